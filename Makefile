@@ -1,0 +1,30 @@
+# Two commands do everything: `make search` runs the main job, `make test` runs lint, types and all tests.
+# Both set up .venv first; after that they work without a network.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: search test lint types clean
+search: $(STAMP)
+	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
+
+test: lint types
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# torchvision's own requirements would draw another torch: it is a test dependency and comes without them.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) results build *.egg-info

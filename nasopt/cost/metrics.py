@@ -1,0 +1,91 @@
+"""Which numbers does a network cost? Metrics: pure functions of a `LayerShape`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nasopt.errors import ConfigError, nearest
+from nasopt.graph.layer_shape import LayerShape
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A cost that is a sum over layers.
+
+    Attributes:
+        name: how a regularizer, a table or an error calls it.
+        unit: of the result.
+        per_call: True for work and time (counted at every call of a layer), False for storage (counted once,
+            however often the layer is called).
+        cost: `LayerShape -> number`; fields of the shape may be ints or float64 tensors `(n,)`.
+    """
+
+    name: str
+    unit: str
+    per_call: bool
+    cost: Callable[[LayerShape], Any]
+
+
+def layer_size(shape: LayerShape) -> Any:
+    """Weights stored for a layer [weights], norms folded.
+
+    `out * in / groups * taps`, plus one bias per output channel where `shape.bias` is set. A product of activations
+    stores nothing.
+    """
+    if shape.kind == "matmul":
+        return 0 * shape.out_channels
+    return (shape.in_channels * shape.taps / shape.groups + shape.bias) * shape.out_channels
+
+
+def layer_macs(shape: LayerShape) -> Any:
+    """Multiply-accumulates of one call of a layer for one sample [MAC].
+
+    Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
+    Bias, norms, activations, lookups and elementwise weights are free.
+    """
+    if shape.kind in ("norm", "parameter", "embedding"):
+        return 0 * shape.out_channels
+    return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
+
+
+SIZE = Metric("size", "weights", per_call=False, cost=layer_size)
+MACS = Metric("macs", "MAC", per_call=True, cost=layer_macs)
+
+_METRICS: dict[str, Metric] = {}
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Make `metric` available to regularizers and `get_cost` under its name.
+
+    Raises:
+        ConfigError: another metric has the same name.
+    """
+    if _METRICS.setdefault(metric.name, metric) is not metric:
+        raise ConfigError(f"a metric named {metric.name!r} exists already: choose another name")
+    return metric
+
+
+def metric_names() -> list[str]:
+    """Names that a regularizer may use."""
+    return sorted(_METRICS)
+
+
+def get_metric(metric: str | Metric) -> Metric:
+    """The metric of that name; a `Metric` is returned as it is.
+
+    Raises:
+        ConfigError: no metric has that name; the message lists the known ones.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str) and metric in _METRICS:
+        return _METRICS[metric]
+    known = metric_names()
+    hint = nearest(metric, known) if isinstance(metric, str) else ""
+    raise ConfigError(f"unknown metric {metric!r}: known are {', '.join(known)}, or pass a nasopt.cost.Metric.{hint}")
+
+
+register_metric(SIZE)
+register_metric(MACS)

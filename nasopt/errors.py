@@ -1,0 +1,47 @@
+"""What can go wrong, as types: every exception and warning that nasopt raises on purpose.
+
+All errors derive from `NasoptError`; each also derives from the built-in type that a caller would expect.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NasoptError(Exception):
+    """Base of every error that nasopt raises on purpose."""
+
+
+class ConfigError(NasoptError, ValueError):
+    """An argument of a public function is not usable: the message names it, what arrived, and what is allowed."""
+
+
+class TraceError(NasoptError, RuntimeError):
+    """The model's `forward` cannot be turned into a graph."""
+
+
+class UnknownOperationError(NasoptError, RuntimeError):
+    """With `strict=True`: an operation has no rule."""
+
+
+class ExportError(NasoptError, RuntimeError):
+    """The found network could not be built, or does not compute what the search model computes."""
+
+
+class ArchitectureError(NasoptError, ValueError):
+    """Architecture parameters hold values that describe no network (NaN, infinity)."""
+
+
+class NoEffectWarning(UserWarning):
+    """The search can change nothing, or almost nothing, in this model."""
+
+
+class TraceWarning(UserWarning):
+    """The traced graph differs from the model in a way that a user may care about."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'macs'?"` for a word close to a known one, else an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""
