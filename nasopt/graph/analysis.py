@@ -110,20 +110,19 @@ class Analysis:
             signature.index_add_(0, self.roots[use], weight.expand(len(use)))
         written = self._mark(labels for _, labels in self.propagation.writers)
         read = self._mark(r.labels for r in self.reads)
-        reasons: dict[int, str] = {}
-        for fixing in self.labels.fixings:
-            for root in torch.unique(self.roots[fixing.labels]).tolist():
-                reasons.setdefault(root, fixing.reason)
-        fixed = torch.zeros(count, dtype=torch.bool)
-        fixed[list(reasons)] = True
+        first_reason = torch.full((count,), -1)
+        for i, fixing in reversed(list(enumerate(self.labels.fixings))):
+            first_reason[self.roots[fixing.labels]] = i
         candidates = torch.nonzero(written & (self.roots == torch.arange(count))).reshape(-1)
-        by_signature: dict[tuple[int, bool, str], list[int]] = {}
-        for root, key in zip(candidates.tolist(), signature[candidates].tolist()):
-            by_signature.setdefault((key, bool(fixed[root]), reasons.get(root, "")), []).append(root)
+        by_signature: dict[tuple[int, int], list[int]] = {}
+        keys = zip(signature[candidates].tolist(), first_reason[candidates].tolist())
+        for root, key in zip(candidates.tolist(), keys):
+            by_signature.setdefault(key, []).append(root)
         writers = self._names_by_root(self.propagation.writers)
         readers = self._names_by_root((r.layer, r.labels) for r in self.reads)
         groups, names = [], set()
-        for (_, is_fixed, reason), roots in by_signature.items():
+        for (_, reason_index), roots in by_signature.items():
+            is_fixed = reason_index >= 0
             first = roots[0]
             name = writers[first][0]
             number = 1
@@ -132,7 +131,7 @@ class Analysis:
                 name = f"{writers[first][0]}#{number}"
             names.add(name)
             is_read = bool(read[first])
-            reason = reason if is_fixed else "" if is_read else "no layer reads them"
+            reason = self.labels.fixings[reason_index].reason if is_fixed else "" if is_read else "no layer reads them"
             groups.append(
                 Group(name, torch.tensor(roots), writers[first], readers.get(first, ()), is_read and not is_fixed, reason)
             )

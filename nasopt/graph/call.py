@@ -139,6 +139,11 @@ class Call:
         """Samples in the example batch."""
         return self._propagation.batch
 
+    @property
+    def of_parameters(self) -> bool:
+        """Whether the result is made of parameters and constants only: their labels are one per element."""
+        return self.node not in self._propagation.activations
+
     # --- channels
 
     def channels(self, labels: Tensor, dim: int) -> Tensor:
@@ -162,8 +167,12 @@ class Call:
                 self.labels.fix(tensor, f"{self.name}: {reason}")
 
     def fixed_unit(self, reason: str) -> Any:
-        """Fix everything that comes in; what goes out has no labels."""
-        self.fix((self.args, self.kwargs), reason)
+        """Fix everything that comes in, parameters passed directly included; what goes out has no labels."""
+        for node in self.node.all_input_nodes:
+            if node.op == "get_attr":
+                self._propagation.use_whole(str(node.target), f"{self.name}: {reason}")
+            else:
+                self.fix(self._propagation.resolve(node), reason)
         return no_labels(self.value)
 
     def unite(self, left: Tensor, right: Tensor) -> None:

@@ -28,16 +28,19 @@ class Labels:
     """A union-find over labels; label 0 (`NO_LABEL`) is never united with others."""
 
     parent: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    count: int = 1
     fixings: list[Fixing] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.parent)
+        return self.count
 
     def fresh(self, count: int) -> Tensor:
         """`count` labels that nobody has yet, shape `(count,)`."""
-        labels = torch.arange(len(self.parent), len(self.parent) + count)
-        self.parent = torch.cat([self.parent, labels])
-        return labels
+        start = len(self)
+        self.count += count
+        if self.count > len(self.parent):
+            self.parent = torch.cat([self.parent, torch.arange(len(self.parent), 2 * self.count)])
+        return torch.arange(start, self.count)
 
     def find(self, labels: Tensor) -> Tensor:
         """The root of every label's class, same shape."""

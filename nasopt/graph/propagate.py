@@ -45,8 +45,10 @@ class Propagation:
         self.costs: list[CostTerm] = []
         self.unpriced: list[str] = []
         self.unknown: list[str] = []
+        self.activations: set[fx.Node] = set()
         self.term_of_node: dict[fx.Node, CostTerm] = {}
         self._direct: dict[str, Tensor] = {}
+        self._whole: dict[str, str] = {}
         self._priced: set[str] = set()
         everything = list(module.named_parameters(remove_duplicate=False))
         everything += module.named_buffers(remove_duplicate=False)
@@ -61,6 +63,8 @@ class Propagation:
             UnknownOperationError: with `strict`, a call has no rule.
         """
         for node in self.module.graph.nodes:
+            if node.op == "placeholder" or any(before in self.activations for before in node.all_input_nodes):
+                self.activations.add(node)
             if node.op == "placeholder":
                 self.values[node] = no_labels(node.meta["value"])
             elif node.op == "output":
@@ -99,8 +103,21 @@ class Propagation:
 
     def slice(self, path: str, dim: int, labels: Tensor) -> None:
         """Register that a parameter is sliced along `dim`; a second registration unites the labels."""
-        known = self.slices.setdefault((self.canonical(path), dim), labels)
+        path = self.canonical(path)
+        if path in self._whole:
+            self.labels.fix(labels, self._whole[path])
+        known = self.slices.setdefault((path, dim), labels)
         self.labels.unite(known, labels, f"{path} is shared with a place without channels")
+
+    def use_whole(self, path: str, reason: str) -> None:
+        """A parameter is used as it is: it is never sliced, and what is sliced with it is fixed."""
+        path = self.canonical(path)
+        self._whole[path] = reason
+        for (sliced, _), labels in self.slices.items():
+            if sliced == path:
+                self.labels.fix(labels, reason)
+        if path in self._direct:
+            self.labels.fix(self._direct[path], reason)
 
     def add_cost(self, call: Call, term: CostTerm) -> None:
         """Add a term; the layer's own parameters count as priced."""
@@ -158,6 +175,8 @@ class Propagation:
         path = self.canonical(path)
         if path not in self._direct:
             self._direct[path] = self.labels.fresh(value.numel()).reshape(value.shape)
+            if path in self._whole:
+                self.labels.fix(self._direct[path], self._whole[path])
         return self._direct[path]
 
     def _slice_direct_parameters(self) -> None:

@@ -39,6 +39,7 @@ class RuleEntry:
 _LAYERS: dict[type[nn.Module], RuleEntry] = {}
 _FUNCTIONS: dict[Callable[..., Any], RuleEntry] = {}
 _METHODS: dict[str, RuleEntry] = {}
+_QUALIFIED: dict[str, RuleEntry] = {}
 
 
 def layer_rule(*layers: type[nn.Module], searchable: str = "passes channels on", run: Runner | None = None) -> Callable[[Rule], Rule]:
@@ -77,6 +78,8 @@ def layer_rule(*layers: type[nn.Module], searchable: str = "passes channels on",
 def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = False) -> Callable[[Rule], Rule]:
     """Teach nasopt a function, or a tensor method by its name: how channels pass and what it costs.
 
+    A function of a package that may be absent is named in full, `"package.module.function"`.
+
     A Python function of your own is kept whole in the graph where the module that calls it finds it under a global name.
 
     Args:
@@ -91,7 +94,7 @@ def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = Fals
         for target in dict.fromkeys(functions):
             entry = RuleEntry(function, takes_sizes=takes_sizes)
             if isinstance(target, str):
-                _add(_METHODS, target, entry)
+                _add(_QUALIFIED if "." in target else _METHODS, target, entry)
             else:
                 _add(_FUNCTIONS, target, entry)
         return function
@@ -119,7 +122,10 @@ def find_rule(node: fx.Node, module: nn.Module | None) -> RuleEntry | None:
         return find_layer_rule(module)
     if node.op == "call_method":
         return _METHODS.get(str(node.target))
-    return _FUNCTIONS.get(node.target) if callable(node.target) else None  # type: ignore[call-overload]
+    if not callable(node.target):
+        return None
+    name = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', '')}"
+    return _FUNCTIONS.get(node.target) or _QUALIFIED.get(name)
 
 
 def own_functions() -> set[Callable[..., Any]]:

@@ -64,7 +64,9 @@ _UNARY = named(
 )
 
 
-@function_rule(*_UNARY, operator.neg, operator.pos, operator.abs, operator.invert)
+@function_rule(
+    *_UNARY, operator.neg, operator.pos, operator.abs, operator.invert, "torchvision.ops.stochastic_depth.stochastic_depth"
+)
 def unary_function(call: Call) -> Any:
     return call.argument(0, "input")
 

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
@@ -144,13 +144,6 @@ def _rectangles(call: Call, result: Any) -> Any:
     """Unite where labels vary along several dimensions; parameters wait until they meet an activation."""
     if isinstance(result, (list, tuple)):
         return tuple(_rectangles(call, item) for item in result)
-    if not isinstance(result, Tensor) or _is_parameter(call.node):
+    if not isinstance(result, Tensor) or call.of_parameters:
         return result
     return call.labels.make_rectangle(result)
-
-
-def _is_parameter(node: fx.Node) -> bool:
-    """Whether a value is made of parameters and constants only."""
-    if node.op == "placeholder":
-        return False
-    return node.op == "get_attr" or all(_is_parameter(n) for n in node.all_input_nodes)
