@@ -55,7 +55,11 @@ class Analysis:
     """
 
     def __init__(
-        self, module: fx.GraphModule, batch: int, strict: bool = False, keep_outputs: Callable[[str, nn.Module], bool] | None = None
+        self,
+        module: fx.GraphModule,
+        batch: int,
+        strict: bool = False,
+        keep_outputs: Callable[[str, nn.Module], bool] | None = None,
     ) -> None:
         self.module = module
         self.propagation = Propagation(module, batch, strict).run()
@@ -133,7 +137,9 @@ class Analysis:
             is_read = bool(read[first])
             reason = self.labels.fixings[reason_index].reason if is_fixed else "" if is_read else "no layer reads them"
             groups.append(
-                Group(name, torch.tensor(roots), writers[first], readers.get(first, ()), is_read and not is_fixed, reason)
+                Group(
+                    name, torch.tensor(roots), writers[first], readers.get(first, ()), is_read and not is_fixed, reason
+                )
             )
         return sorted(groups, key=lambda group: not group.searchable)
 
@@ -165,7 +171,10 @@ def trace_model(model: nn.Module, example: Example, leaf_modules: LeafModules = 
 
 
 def analyse(
-    module: fx.GraphModule, example: Example, strict: bool = False, keep_outputs: Callable[[str, nn.Module], bool] | None = None
+    module: fx.GraphModule,
+    example: Example,
+    strict: bool = False,
+    keep_outputs: Callable[[str, nn.Module], bool] | None = None,
 ) -> Analysis:
     """Find the channels of a traced model.
 

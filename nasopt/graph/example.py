@@ -130,9 +130,7 @@ def make_example(model: nn.Module, input_shape: Any, input_example: Any) -> Exam
         order.extend(key for key in spread if key not in order)
         arguments.update(spread)
     traced = tuple(
-        name
-        for name in order
-        if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(arguments.get(name)))
+        name for name in order if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(arguments.get(name)))
     )
     return Example(tuple(order), arguments, defaults, traced, int(tensors[0].shape[0]))
 

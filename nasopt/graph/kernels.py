@@ -49,9 +49,7 @@ def cut_kernel(module: fx.GraphModule, name: str, cut: KernelCut) -> None:
         weight = weight[(slice(None),) * (2 + i) + (slice(axis.first, last + 1, axis.step),)]
     layer.weight = nn.Parameter(weight.clone(), layer.weight.requires_grad)
     layer.kernel_size = tuple(axis.count for axis in cut)
-    layer.dilation = tuple(
-        axis.step * dilation if axis.count > 1 else 1 for axis, dilation in zip(cut, layer.dilation)
-    )
+    layer.dilation = tuple(axis.step * dilation if axis.count > 1 else 1 for axis, dilation in zip(cut, layer.dilation))
     if all(left == right >= 0 for left, right in sides) and layer.padding_mode == "zeros":
         _set_padding(layer, tuple(left for left, _ in sides))
         return

@@ -190,7 +190,10 @@ class Propagation:
         """Whether some label was united with one from outside this parameter."""
         first = int(labels.reshape(-1)[0]) if labels.numel() else 0
         roots = self.labels.find(labels)
-        return bool(((roots < first) | (roots >= first + labels.numel())).any()) or len(torch.unique(roots)) < roots.numel()
+        return (
+            bool(((roots < first) | (roots >= first + labels.numel())).any())
+            or len(torch.unique(roots)) < roots.numel()
+        )
 
     def _price_other_parameters(self) -> None:
         parameters = dict(self.module.named_parameters())

@@ -42,7 +42,9 @@ _METHODS: dict[str, RuleEntry] = {}
 _QUALIFIED: dict[str, RuleEntry] = {}
 
 
-def layer_rule(*layers: type[nn.Module], searchable: str = "passes channels on", run: Runner | None = None) -> Callable[[Rule], Rule]:
+def layer_rule(
+    *layers: type[nn.Module], searchable: str = "passes channels on", run: Runner | None = None
+) -> Callable[[Rule], Rule]:
     """Teach nasopt a layer type: how channels pass, what it costs, how it is sliced.
 
     The decorated function takes a `nasopt.graph.Call` and returns the labels of the output. Instances of the classes,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from nasopt.errors import ConfigError, TraceError, TraceWarning, nearest
+from nasopt.errors import ConfigError, TraceError, nearest
 from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.modes import follow_mode
 from nasopt.graph.values import UNKNOWN, Evaluator
@@ -315,12 +315,16 @@ def is_in_place(node: fx.Node) -> bool:
     """Whether a node may change one of its inputs, so that it stays even where nobody uses its result."""
     if node.op == "call_method":
         name = str(node.target)
-        return name.endswith("_") and not name.endswith("__") or name == "__setitem__"
+        return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
     if node.op == "call_function":
         name = getattr(node.target, "__name__", "")
         module = getattr(node.target, "__module__", "") or ""
-        in_place_operator = module == "_operator" and (name == "setitem" or (name.startswith("i") and hasattr_in_place(name)))
-        return in_place_operator or (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
+        in_place_operator = module == "_operator" and (
+            name == "setitem" or (name.startswith("i") and hasattr_in_place(name))
+        )
+        return (
+            in_place_operator or (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
+        )
     if node.op == "call_module" and node.graph.owning_module is not None:
         return bool(getattr(node.graph.owning_module.get_submodule(str(node.target)), "inplace", False))
     return False

@@ -57,7 +57,12 @@ def _convolution(
     spatial = tensor.dim() - 2
     read = call.channels(call.argument(0, "input"), -spatial - 1)
     size = tuple(call.value.shape[-spatial:])
-    sizes = {"kernel": tuple(tensor.shape[2:]), "positions": math.prod(size), "output_size": size, "stride": tuple(stride)}
+    sizes = {
+        "kernel": tuple(tensor.shape[2:]),
+        "positions": math.prod(size),
+        "output_size": size,
+        "stride": tuple(stride),
+    }
     if _is_depthwise(tensor, groups):
         written = read.repeat_interleave(tensor.shape[0] // groups)
         call.slices(weight, 0, written)

@@ -65,7 +65,12 @@ _UNARY = named(
 
 
 @function_rule(
-    *_UNARY, operator.neg, operator.pos, operator.abs, operator.invert, "torchvision.ops.stochastic_depth.stochastic_depth"
+    *_UNARY,
+    operator.neg,
+    operator.pos,
+    operator.abs,
+    operator.invert,
+    "torchvision.ops.stochastic_depth.stochastic_depth",
 )
 def unary_function(call: Call) -> Any:
     return call.argument(0, "input")
@@ -80,9 +85,7 @@ _ARITHMETIC = named(
 )
 _OPERATORS = [
     getattr(operator, name)
-    for name in (
-        "add sub mul truediv floordiv mod pow iadd isub imul itruediv ifloordiv ipow and_ or_ xor iand ior ixor eq ne lt le gt ge"
-    ).split()
+    for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "and_", "or_", "xor", "iand", "ior", "ixor", "eq", "ne", "lt", "le", "gt", "ge"]
 ]
 
 

@@ -126,7 +126,9 @@ def constructor(call: Call) -> Any:
     return labels
 
 
-@function_rule(torch.arange, torch.eye, torch.linspace, torch.randint, torch.randperm, torch.tensor, torch.as_tensor, "new_tensor")
+@function_rule(
+    torch.arange, torch.eye, torch.linspace, torch.randint, torch.randperm, torch.tensor, torch.as_tensor, "new_tensor"
+)
 def positions(call: Call) -> Any:
     return call.fixed_unit("its content depends on the position")
 

@@ -95,7 +95,9 @@ def _unite_norm_groups(call: Call, channels: Tensor, groups: int) -> Tensor:
     return table[:, 0]
 
 
-@layer_rule(nn.LayerNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []), searchable="fixes the dimensions it normalises")
+@layer_rule(
+    nn.LayerNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []), searchable="fixes the dimensions it normalises"
+)
 def layer_norm(call: Call) -> Any:
     layer: Any = call.module
     _fix_last(call, call.args[0], len(layer.normalized_shape))

@@ -16,7 +16,19 @@ from nasopt.graph.registry import function_rule
 _REASON = "a product of activations sums over its channels"
 
 
-@function_rule(torch.matmul, torch.mm, torch.bmm, torch.mv, operator.matmul, "matmul", "mm", "bmm", "mv", "__matmul__", "__rmatmul__")
+@function_rule(
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.mv,
+    operator.matmul,
+    "matmul",
+    "mm",
+    "bmm",
+    "mv",
+    "__matmul__",
+    "__rmatmul__",
+)
 def matrix_product(call: Call) -> Any:
     left = call.args[0]
     _price(call, left.shape[-1])

@@ -46,7 +46,11 @@ def _first(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else value[0]
 
 
-_MIXING = named("softmax log_softmax softmin cumsum cumprod sort argsort normalize gumbel_softmax cummax cummin logcumsumexp", torch, F)
+_MIXING = named(
+    "softmax log_softmax softmin cumsum cumprod sort argsort normalize gumbel_softmax cummax cummin logcumsumexp",
+    torch,
+    F,
+)
 
 
 @function_rule(*_MIXING)
@@ -54,7 +58,9 @@ def mixing(call: Call) -> Any:
     """Same shape in and out, one dimension mixed."""
     x = call.argument(0, "input")
     name = getattr(call.node.target, "__name__", call.node.target)
-    position, default = {"normalize": (2, 1), "gumbel_softmax": (4, -1), "sort": (1, -1), "argsort": (1, -1)}.get(name, (1, None))
+    position, default = {"normalize": (2, 1), "gumbel_softmax": (4, -1), "sort": (1, -1), "argsort": (1, -1)}.get(
+        name, (1, None)
+    )
     return _mix(call, x, call.argument(position, "dim", default))
 
 

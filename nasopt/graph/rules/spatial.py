@@ -95,7 +95,11 @@ def pad_function(call: Call) -> Any:
         if not call.labels.varies(x, dim):
             shape = list(x.shape)
             shape[dim] += before + after
-            x = x.narrow(dim, 0, 1).expand(shape) if shape[dim] and x.shape[dim] else x.new_full((), NO_LABEL).expand(shape)
+            x = (
+                x.narrow(dim, 0, 1).expand(shape)
+                if shape[dim] and x.shape[dim]
+                else x.new_full((), NO_LABEL).expand(shape)
+            )
         elif mode != "constant" or before < 0 or after < 0:
             return call.fixed_unit("it is padded along its channels by reflection, or cropped")
         else:
