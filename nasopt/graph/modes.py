@@ -73,7 +73,7 @@ def add_module(root: nn.Module, name: str, module: nn.Module) -> str:
 
 
 def _to_dropout_module(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
-    given = dict(zip(("input", "p", "training", "inplace"), node.args)) | dict(node.kwargs)
+    given: dict[str, Any] = dict(zip(("input", "p", "training", "inplace"), node.args)) | dict(node.kwargs)
     layer = _DROPOUTS[node.target](p=given.get("p", 0.5), inplace=given.get("inplace", False))  # type: ignore[index]
     with graph.inserting_before(node):
         name = add_module(root, str(node.name), layer)

@@ -50,7 +50,7 @@ class Propagation:
         self._direct: dict[str, Tensor] = {}
         self._whole: dict[str, str] = {}
         self._priced: set[str] = set()
-        everything = list(module.named_parameters(remove_duplicate=False))
+        everything: list[tuple[str, Tensor]] = list(module.named_parameters(remove_duplicate=False))
         everything += module.named_buffers(remove_duplicate=False)
         self._tensors: dict[str, Tensor] = dict(everything)
         first: dict[int, str] = {}

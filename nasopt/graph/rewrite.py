@@ -21,8 +21,8 @@ class Rewrite:
 
     analysis: Analysis
     keep: Tensor
-    node: fx.Node
-    original: fx.Node
+    node: Any
+    original: Any
 
     def labels(self, argument: Any) -> Any:
         """Label tensors of an argument of the original node."""
@@ -94,9 +94,7 @@ def _split(rewrite: Rewrite) -> None:
     """`chunk` and `split` in any form become `split` with explicit sizes."""
     node = rewrite.node
     x = rewrite.labels(rewrite.original.args[0])
-    name = getattr(node.target, "__name__", node.target)
     dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    del name
     sizes = [rewrite.new_shape(part)[dim] for part in rewrite.result]
     assert isinstance(x, Tensor)
     node.op, node.target, node.args, node.kwargs = "call_function", torch.split, (node.args[0], sizes, dim), {}

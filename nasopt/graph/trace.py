@@ -10,6 +10,7 @@ import copy
 import fnmatch
 import itertools
 import linecache
+import operator
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -83,9 +84,10 @@ class ValueProxy(fx.Proxy):
             raise _DataDependent("the truth of a tensor's data is asked for")
         return item in list(self) if not isinstance(self.value, str) else item in self.value
 
-    def __setitem__(self, index: Any, value: Any) -> None:
-        import operator
+    def __getitem__(self, index: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
+    def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def keys(self) -> Any:
@@ -95,11 +97,11 @@ class ValueProxy(fx.Proxy):
         return [(key, self[key]) for key in self.value]
 
     def __getattr__(self, name: str) -> Any:
-        value = self.node.meta.get("value", UNKNOWN)
+        value: Any = self.node.meta.get("value", UNKNOWN)
         if value is not UNKNOWN and not hasattr(value, name):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
         if isinstance(value, tuple) and name in getattr(value, "_fields", ()):
-            return self[value._fields.index(name)]
+            return self[list(value._fields).index(name)]  # type: ignore[attr-defined]
         return ValueAttribute(self, name)
 
 
@@ -113,7 +115,7 @@ class ValueAttribute(ValueProxy):
         self._node: fx.Node | None = None
 
     @property
-    def node(self) -> fx.Node:
+    def node(self) -> fx.Node:  # type: ignore[override]
         if self._node is None:
             self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attribute), {}).node
         return self._node

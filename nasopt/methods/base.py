@@ -35,6 +35,7 @@ class SearchModel(nn.Module, ABC):
     """
 
     _arch_names: tuple[str, ...] = ()
+    _derived: dict[str, Any]
 
     def __init__(
         self,

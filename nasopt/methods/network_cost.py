@@ -56,7 +56,7 @@ class NetworkCost:
         for term in terms:
             term["bias"] = float(term["key"] in biased)
         self._batches = {True: _batches(terms), False: _batches(once)}
-        self._on_device: dict[torch.device, dict[str, Any]] = {}
+        self._on_device: dict[torch.device, dict[Any, Any]] = {}
 
     def __call__(self, metric: Metric, group_channels: Tensor, kernel_taps: Tensor | None = None) -> Tensor:
         """Cost of the network under `metric`, a float64 scalar, differentiable.

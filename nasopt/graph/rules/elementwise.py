@@ -50,15 +50,16 @@ def by_mode(call: Call) -> Any:
 
 
 _UNARY = named(
-    "relu relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ rrelu rrelu_ hardtanh hardtanh_ "
-    "hardsigmoid hardswish hardshrink softshrink tanhshrink threshold threshold_ sigmoid sigmoid_ logsigmoid tanh tanh_ "
-    "softplus softsign abs abs_ absolute neg neg_ negative exp exp_ exp2 expm1 log log2 log10 log1p sqrt sqrt_ rsqrt rsqrt_ square "
-    "square_ reciprocal reciprocal_ sin sin_ cos cos_ tan asin acos atan sinh cosh asinh acosh atanh erf erfc floor ceil "
-    "round trunc frac sign sgn signbit isnan isinf isfinite logical_not bitwise_not nan_to_num dropout dropout_ alpha_dropout feature_alpha_dropout "
-    "dropout1d dropout2d dropout3d zero_ fill_ uniform_ normal_ bernoulli_ contiguous clone detach detach_ to type type_as float double half "
-    "bfloat16 int long short bool byte cpu cuda requires_grad_ deg2rad rad2deg positive logit sinc "
-    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli alias tril_ masked_fill_value "
-    "real conj resolve_conj data",
+    "relu relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ rrelu rrelu_ hardtanh "
+    "hardtanh_ hardsigmoid hardswish hardshrink softshrink tanhshrink threshold threshold_ sigmoid sigmoid_ "
+    "logsigmoid tanh tanh_ softplus softsign abs abs_ absolute neg neg_ negative exp exp_ exp2 expm1 log log2 "
+    "log10 log1p sqrt sqrt_ rsqrt rsqrt_ square square_ reciprocal reciprocal_ sin sin_ cos cos_ tan asin acos "
+    "atan sinh cosh asinh acosh atanh erf erfc floor ceil round trunc frac sign sgn signbit isnan isinf isfinite "
+    "logical_not bitwise_not nan_to_num dropout dropout_ alpha_dropout feature_alpha_dropout dropout1d dropout2d "
+    "dropout3d zero_ fill_ uniform_ normal_ bernoulli_ contiguous clone detach detach_ to type type_as float "
+    "double half bfloat16 int long short bool byte cpu cuda requires_grad_ deg2rad rad2deg positive logit sinc "
+    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli alias tril_ "
+    "masked_fill_value real conj resolve_conj data",
     torch,
     F,
 )
@@ -77,15 +78,42 @@ def unary_function(call: Call) -> Any:
 
 
 _ARITHMETIC = named(
-    "add add_ sub sub_ subtract mul mul_ multiply div div_ divide true_divide floor_divide remainder fmod pow pow_ "
-    "float_power maximum minimum fmax fmin atan2 where masked_fill masked_fill_ clamp clamp_ clip clip_ clamp_min clamp_max lerp lerp_ addcmul addcmul_ "
-    "addcdiv addcdiv_ eq ne lt le gt ge greater less equal_ logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor "
-    "isclose copysign hypot logaddexp rsub xlogy heaviside copy_ ldexp __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__",
+    "add add_ sub sub_ subtract mul mul_ multiply div div_ divide true_divide floor_divide remainder fmod pow "
+    "pow_ float_power maximum minimum fmax fmin atan2 where masked_fill masked_fill_ clamp clamp_ clip clip_ "
+    "clamp_min clamp_max lerp lerp_ addcmul addcmul_ addcdiv addcdiv_ eq ne lt le gt ge greater less equal_ "
+    "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor isclose copysign hypot logaddexp rsub "
+    "xlogy heaviside copy_ ldexp __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__",
     torch,
 )
 _OPERATORS = [
     getattr(operator, name)
-    for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "and_", "or_", "xor", "iand", "ior", "ixor", "eq", "ne", "lt", "le", "gt", "ge"]
+    for name in [
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "iadd",
+        "isub",
+        "imul",
+        "itruediv",
+        "ifloordiv",
+        "ipow",
+        "and_",
+        "or_",
+        "xor",
+        "iand",
+        "ior",
+        "ixor",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+    ]
 ]
 
 

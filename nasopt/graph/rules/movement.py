@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -109,15 +110,16 @@ def broadcast(call: Call) -> Any:
     return call.fixed_unit("tensors are spread over each other")
 
 
-_CONSTRUCTORS = [torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn]
+_CONSTRUCTORS: list[Callable[..., Any]] = [torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn]
 
 
 @function_rule(*_CONSTRUCTORS, "new_zeros", "new_ones", "new_empty", "new_full", takes_sizes=True)
 def constructor(call: Call) -> Any:
     """A tensor without content of its own: where a size follows some channels, so do its labels."""
     first = 1 if call.node.op == "call_method" else 0
-    given = call.args[first:] or (call.kwargs.get("size", ()),)
-    sizes = given[0] if isinstance(given[0], (tuple, list)) else given
+    positional: tuple[Any, ...] = call.args[first:]
+    given: Any = positional[0] if positional else call.kwargs.get("size", ())
+    sizes = given if isinstance(given, (tuple, list)) else positional
     labels = no_labels(call.value)
     for dim, size in enumerate(sizes[: call.value.dim()]):
         lines = getattr(size, "labels", ())

@@ -57,10 +57,14 @@ _MIXING = named(
 def mixing(call: Call) -> Any:
     """Same shape in and out, one dimension mixed."""
     x = call.argument(0, "input")
-    name = getattr(call.node.target, "__name__", call.node.target)
-    position, default = {"normalize": (2, 1), "gumbel_softmax": (4, -1), "sort": (1, -1), "argsort": (1, -1)}.get(
-        name, (1, None)
-    )
+    name = str(getattr(call.node.target, "__name__", call.node.target))
+    places: dict[str, tuple[int, int]] = {
+        "normalize": (2, 1),
+        "gumbel_softmax": (4, -1),
+        "sort": (1, -1),
+        "argsort": (1, -1),
+    }
+    position, default = places.get(name, (1, None))
     return _mix(call, x, call.argument(position, "dim", default))
 
 

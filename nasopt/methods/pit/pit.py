@@ -71,6 +71,11 @@ class PIT(SearchModel):
     """
 
     _arch_names = ("alpha", "beta", "gamma")
+    alpha: nn.Parameter
+    beta: nn.Parameter
+    gamma: nn.Parameter
+    channel_block: int
+    kernel_search: bool
 
     def __init__(
         self,
