@@ -33,11 +33,6 @@ def autocast(device: str, amp: bool) -> contextlib.AbstractContextManager[object
     return torch.autocast(kind, dtype=torch.bfloat16) if amp else contextlib.nullcontext()
 
 
-def to_device(x: Tensor, device: str) -> Tensor:
-    """Move a batch; images go channels last, which convolutions on a CPU prefer."""
-    return x.to(device, memory_format=torch.channels_last) if x.dim() == 4 else x.to(device)
-
-
 @dataclass(frozen=True)
 class Engine:
     """What stays the same in all epochs of a run."""
@@ -47,6 +42,13 @@ class Engine:
     device: str
     amp: bool
     batch_size: int
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """A raw batch as network inputs, on the device; images channels last, which convolutions on a CPU prefer."""
+        x = x.to(self.device)
+        if self.data.prepare is not None:
+            x = self.data.prepare(x)
+        return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     def train_epoch(
         self,
@@ -77,7 +79,7 @@ class Engine:
         for x, y in self.data.train.shuffled(self.batch_size, generator):
             if self.data.augment is not None:
                 x = self.data.augment(x, generator)
-            x, y = to_device(x, self.device), y.to(self.device)
+            x, y = self.arrange(x), y.to(self.device)
             optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.amp):
                 task_loss = self.task.loss(forward(x), x, y)
@@ -101,6 +103,6 @@ class Engine:
         outputs = []
         for x, _ in split.batches(256):
             with autocast(self.device, self.amp):
-                outputs.append(model(to_device(x, self.device)).float().cpu())
+                outputs.append(model(self.arrange(x)).float().cpu())
         model.train(was_training)
         return self.task.figure(torch.cat(outputs), split)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Prepare = Callable[[Tensor], Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -57,6 +58,7 @@ class TaskData:
         num_classes: outputs a classifier needs.
         synthetic: True for generated data; every figure made from it says so.
         augment: random variation of a training batch, or None.
+        prepare: what turns a batch into network inputs, after `augment`, or None.
     """
 
     name: str
@@ -66,6 +68,7 @@ class TaskData:
     num_classes: int
     synthetic: bool = False
     augment: Augment | None = None
+    prepare: Prepare | None = None
 
 
 def stratified_parts(y: np.ndarray, fractions: tuple[float, ...], seed: int = 0) -> list[np.ndarray]:
