@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks_mlperf_tiny import image_classification
+from benchmarks_mlperf_tiny import anomaly_detection, image_classification, keyword_spotting, visual_wake_words
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.task import Task
 from nasopt.errors import nearest
 
-TASKS: dict[str, Task] = {task.name: task for task in (image_classification.TASK,)}
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK
+    for module in (image_classification, keyword_spotting, visual_wake_words, anomaly_detection)
+}
 
 
 def get_task(name: str) -> Task:
