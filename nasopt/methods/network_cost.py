@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,178 +20,155 @@ KernelAxis = tuple[str, int]
 
 @dataclass(frozen=True)
 class _Batch:
-    """Terms of one kind and rank; every field indexes the vector of numbers."""
+    """Terms of one kind and rank.
 
-    kind: Any
-    fields: Mapping[str, Tensor]
-    kernel: tuple[Tensor, ...]
-    output_size: tuple[Tensor, ...]
-    stride: tuple[Tensor, ...]
-    bias: Tensor
-    groups_are_soft: bool
+    Attributes:
+        shape: their constant fields as vectors; the soft ones are filled in at every evaluation.
+        soft: names of the soft fields; `kernel` stands once per dimension.
+        count: number of terms.
+    """
+
+    shape: LayerShape
+    soft: tuple[str, ...]
+    count: int
+
+    def fill(self, columns: Sequence[Tensor]) -> LayerShape:
+        """The shape with its soft fields, each of shape `(count,)`."""
+        fields: dict[str, Any] = {name: column for name, column in zip(self.soft, columns) if name != "kernel"}
+        kernel = tuple(column for name, column in zip(self.soft, columns) if name == "kernel")
+        if kernel:
+            fields["kernel"] = kernel
+        return replace(self.shape, **fields)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """One evaluation: soft fields of all batches are `matrix @ counts + offset`, one after the other."""
+
+    matrix: Tensor
+    offset: Tensor
+    batches: tuple[_Batch, ...]
+    lengths: tuple[int, ...]
 
 
 class NetworkCost:
     """The cost of a network as a function of the channels per group and the taps per kernel axis.
 
-    Every channel count in a `LayerShape` is linear in the number of channels of the groups, so all counts of the network
-    are one matrix product; a metric then sees one `LayerShape` per kind of layer, whose fields are vectors.
+    Every channel count in a `LayerShape` is linear in the channels of the groups, so all counts of the network are one
+    matrix product; a metric then sees one `LayerShape` per kind of layer, whose fields are vectors.
     """
 
     def __init__(self, analysis: Analysis, kernel_axes: Sequence[KernelAxis] = ()) -> None:
         self._analysis = analysis
-        self._axis_of = {axis: i for i, axis in enumerate(kernel_axes)}
         self._groups = len(analysis.searchable)
-        self._rows: list[Tensor] = []
-        self._constants: list[float] = []
-        self._known: dict[Any, int] = {}
-        terms = [self._encode(term) for term in analysis.costs]
-        columns = self._groups + len(kernel_axes)
-        self._matrix = torch.stack(self._rows) if self._rows else torch.zeros(0, columns, dtype=torch.float64)
-        self._offset = torch.tensor(self._constants, dtype=torch.float64)
-        stored = {term.key: i for i, term in reversed(list(enumerate(analysis.costs)))}
+        self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
+        self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
         biased = {term.key for term in analysis.costs if term.bias}
-        once = [terms[i] for term, i in zip(analysis.costs, range(len(terms))) if stored[term.key] == i]
-        for term in terms:
-            term["bias"] = float(term["key"] in biased)
-        self._batches = {True: _batches(terms), False: _batches(once)}
-        self._on_device: dict[torch.device, dict[Any, Any]] = {}
+        terms = [replace(term, bias=term.key in biased) for term in analysis.costs]
+        stored = list({term.key: term for term in reversed(terms)}.values())
+        cpu = torch.device("cpu")
+        self._programs = {(cpu, True): self._program(terms), (cpu, False): self._program(stored)}
 
-    def __call__(self, metric: Metric, group_channels: Tensor, kernel_taps: Tensor | None = None) -> Tensor:
-        """Cost of the network under `metric`, a float64 scalar, differentiable.
+    def __call__(self, metric: Metric, counts: Tensor) -> Tensor:
+        """Cost of the network under `metric`, a scalar of the type of `counts`, differentiable.
 
         Args:
             metric: counted per call or once, as it says.
-            group_channels: channels of every searchable group, shape `(groups,)`.
-            kernel_taps: taps of every searched kernel axis, shape `(axes,)`.
+            counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`.
         """
-        device = group_channels.device
-        state = self._state(device)
-        counts = group_channels if kernel_taps is None else torch.cat([group_channels, kernel_taps])
-        numbers = torch.addmv(state["offset"], state["matrix"], counts.to(state["offset"].dtype))
-        total: Any = 0
-        for batch in state[metric.per_call]:
-            pick = partial(torch.index_select, numbers, 0)
-            groups = pick(batch.fields["groups"]) if batch.groups_are_soft else batch.fields["constant_groups"]
-            shape = LayerShape(
-                kind=batch.kind,
-                in_channels=pick(batch.fields["in_channels"]),
-                out_channels=pick(batch.fields["out_channels"]),
-                kernel=tuple(pick(k) if k.dtype == torch.int64 else k for k in batch.kernel),
-                positions=batch.fields["positions"],
-                output_size=batch.output_size,
-                stride=batch.stride,
-                groups=groups,
-                bias=batch.bias,
+        program = self._on_device(counts.device, metric.per_call)
+        columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
+        first, costs = 0, []
+        for batch in program.batches:
+            shape = batch.fill(columns[first : first + len(batch.soft)])
+            costs.append(metric.cost(shape).sum())
+            first += len(batch.soft)
+        return torch.stack(costs).sum() if costs else counts.new_zeros(())
+
+    def _on_device(self, device: torch.device, per_call: bool) -> _Program:
+        if (device, per_call) not in self._programs:
+            program = self._programs[torch.device("cpu"), per_call]
+            # Counts stay exact in float64; devices without it (mps) get the nearest that they have.
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+
+            def move(value: Any) -> Any:
+                if isinstance(value, tuple):
+                    return tuple(move(item) for item in value)
+                return value.to(device=device, dtype=dtype) if isinstance(value, Tensor) else value
+
+            batches = tuple(
+                replace(batch, shape=LayerShape(**{name: move(value) for name, value in vars(batch.shape).items()}))
+                for batch in program.batches
             )
-            total = total + metric.cost(shape).sum()
-        return total if isinstance(total, Tensor) else numbers.new_zeros(())
+            moved = _Program(move(program.matrix), move(program.offset), batches, program.lengths)
+            self._programs[device, per_call] = moved
+        return self._programs[device, per_call]
 
     # --- encoding
 
-    def _encode(self, term: CostTerm) -> dict[str, Any]:
-        return {
-            "kind": term.kind,
-            "key": term.key,
-            "in_channels": self._number(term.in_channels),
-            "out_channels": self._number(term.out_channels),
-            "groups": self._number(term.groups),
-            "soft_groups": isinstance(term.groups, Tensor),
-            "constant_groups": float(term.groups) if isinstance(term.groups, int) else 1.0,
-            "kernel": [self._taps(term, dim) for dim in range(len(term.kernel))],
-            "positions": float(term.positions),
-            "output_size": [float(size) for size in term.output_size],
-            "stride": [float(size) for size in term.stride],
-        }
+    def _program(self, terms: Sequence[CostTerm]) -> _Program:
+        members: dict[Any, list[CostTerm]] = {}
+        for term in terms:
+            soft_groups = isinstance(term.groups, Tensor)
+            members.setdefault((term.kind, len(term.kernel), len(term.output_size), soft_groups), []).append(term)
+        batches, rows, lengths = [], [], []
+        for batch_terms in members.values():
+            soft = ["in_channels", "out_channels"] + ["groups"] * isinstance(batch_terms[0].groups, Tensor)
+            columns = [[self._channels(getattr(term, name)) for term in batch_terms] for name in soft]
+            if any((term.layer, dim) in self._axis for term in batch_terms for dim in range(len(term.kernel))):
+                soft += ["kernel"] * len(batch_terms[0].kernel)
+                columns += [
+                    [self._taps(term, dim) for term in batch_terms] for dim in range(len(batch_terms[0].kernel))
+                ]
+            batches.append(_Batch(_constant_shape(batch_terms), tuple(soft), len(batch_terms)))
+            rows += [row for column in columns for row in column]
+            lengths += [len(batch_terms)] * len(columns)
+        width = self._groups + len(self._axis)
+        stacked = torch.stack(rows) if rows else torch.zeros(0, width + 1, dtype=torch.float64)
+        return _Program(stacked[:, :width].contiguous(), stacked[:, width].contiguous(), tuple(batches), tuple(lengths))
 
-    def _number(self, count: Count) -> int:
-        """Row of a channel count in the matrix."""
-        columns = self._groups + len(self._axis_of)
-        row = torch.zeros(columns, dtype=torch.float64)
+    def _row(self, constant: float) -> Tensor:
+        row = torch.zeros(self._groups + len(self._axis) + 1, dtype=torch.float64)
+        row[-1] = constant
+        return row
+
+    def _channels(self, count: Count) -> Tensor:
+        """A channel count as factors of the groups' counts, and a constant."""
         if isinstance(count, int):
-            return self._row(("constant", count), row, float(count))
+            return self._row(count)
         atoms = self._analysis.atom[count]
         free = atoms[atoms >= 0]
+        row = self._row(len(count) - len(free))
         if len(free):
-            per_group = torch.bincount(self._analysis.atom_group[free], minlength=self._groups).to(torch.float64)
-            sizes = torch.tensor([group.size for group in self._analysis.searchable], dtype=torch.float64)
-            row[: self._groups] = per_group / sizes
-        constant = float(len(count) - len(free))
-        return self._row((tuple(row.tolist()), constant), row, constant)
+            row[: self._groups] = torch.bincount(self._analysis.atom_group[free], minlength=self._groups) / self._sizes
+        return row
 
-    def _taps(self, term: CostTerm, dim: int) -> int | float:
-        """Row of a searched kernel axis, as an int; a fixed size, as a float."""
-        axis = self._axis_of.get((term.layer, dim))
+    def _taps(self, term: CostTerm, dim: int) -> Tensor:
+        axis = self._axis.get((term.layer, dim))
         if axis is None:
-            return float(term.kernel[dim])
-        row = torch.zeros(self._groups + len(self._axis_of), dtype=torch.float64)
-        row[self._groups + axis] = 1
-        return self._row(("taps", axis), row, 0.0)
-
-    def _row(self, key: Any, row: Tensor, constant: float) -> int:
-        if key not in self._known:
-            self._known[key] = len(self._rows)
-            self._rows.append(row)
-            self._constants.append(constant)
-        return self._known[key]
-
-    def _state(self, device: torch.device) -> dict[Any, Any]:
-        if device not in self._on_device:
-            # Counts stay exact in float64; devices without it (mps) get the nearest that they have.
-            dtype = torch.float32 if device.type == "mps" else torch.float64
-            move = partial(_move, device=device, dtype=dtype)
-            self._on_device[device] = {
-                "matrix": move(self._matrix),
-                "offset": move(self._offset),
-                True: [_move_batch(batch, move) for batch in self._batches[True]],
-                False: [_move_batch(batch, move) for batch in self._batches[False]],
-            }
-        return self._on_device[device]
+            return self._row(term.kernel[dim])
+        row = self._row(0)
+        row[axis] = 1
+        return row
 
 
-def _batches(terms: list[dict[str, Any]]) -> list[_Batch]:
-    sorted_terms: dict[Any, list[dict[str, Any]]] = {}
-    for term in terms:
-        searched = tuple(isinstance(size, int) for size in term["kernel"])
-        key = (term["kind"], searched, len(term["output_size"]), len(term["stride"]), term["soft_groups"])
-        sorted_terms.setdefault(key, []).append(term)
-    return [_batch(members) for members in sorted_terms.values()]
+def _constant_shape(terms: Sequence[CostTerm]) -> LayerShape:
+    """One shape whose fields are vectors over the terms; soft fields hold placeholders."""
 
+    def vector(values: Sequence[Any]) -> Tensor:
+        return torch.tensor([value if isinstance(value, (int, bool)) else 0 for value in values], dtype=torch.float64)
 
-def _batch(members: list[dict[str, Any]]) -> _Batch:
-    def column(name: str) -> Tensor:
-        values = [member[name] for member in members]
-        return torch.tensor(values, dtype=torch.int64 if isinstance(values[0], int) else torch.float64)
+    def vectors(values: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+        return tuple(vector(column) for column in zip(*values))
 
-    def columns(name: str) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.tensor(values, dtype=torch.int64 if isinstance(values[0], int) else torch.float64)
-            for values in zip(*(member[name] for member in members))
-        )
-
-    names = ("in_channels", "out_channels", "groups", "constant_groups", "positions")
-    return _Batch(
-        kind=members[0]["kind"],
-        fields={name: column(name) for name in names},
-        kernel=columns("kernel"),
-        output_size=columns("output_size"),
-        stride=columns("stride"),
-        bias=column("bias"),
-        groups_are_soft=members[0]["soft_groups"],
-    )
-
-
-def _move(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return tensor.to(device) if tensor.dtype == torch.int64 else tensor.to(device=device, dtype=dtype)
-
-
-def _move_batch(batch: _Batch, move: Any) -> _Batch:
-    return _Batch(
-        batch.kind,
-        {name: move(tensor) for name, tensor in batch.fields.items()},
-        tuple(move(t) for t in batch.kernel),
-        tuple(move(t) for t in batch.output_size),
-        tuple(move(t) for t in batch.stride),
-        move(batch.bias),
-        batch.groups_are_soft,
+    return LayerShape(
+        kind=terms[0].kind,
+        in_channels=vector([term.in_channels for term in terms]),
+        out_channels=vector([term.out_channels for term in terms]),
+        kernel=vectors([term.kernel for term in terms]),
+        positions=vector([term.positions for term in terms]),
+        output_size=vectors([term.output_size for term in terms]),
+        stride=vectors([term.stride for term in terms]),
+        groups=vector([term.groups for term in terms]),
+        bias=vector([term.bias for term in terms]),
     )
