@@ -10,6 +10,7 @@ from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.job import run_job
 from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.report import write_report
 from benchmarks_mlperf_tiny.results import run_name, save_result
 from benchmarks_mlperf_tiny.runner import LocalRunner
 from benchmarks_mlperf_tiny.search import Run
@@ -101,6 +102,15 @@ def sweep(args: argparse.Namespace) -> None:
     print(f"{len(rows) - len(failed)} networks in {args.out / 'networks.csv'}")
     for row in failed:
         print(f"failed: {row['task']} {row['method']} {row['strength']:g} seed {row['seed']}: {row['error']}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the page about all networks below a folder.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    print(f"Report: {write_report(args.out)}")
 
 
 def job(args: argparse.Namespace) -> None:
