@@ -1,0 +1,17 @@
+"""nasopt: differentiable neural architecture search that makes a PyTorch network fit a microcontroller.
+
+```python
+from nasopt import PIT
+
+model = PIT(model, input_shape=(3, 32, 32), regularizer="macs")               # wrap: the seed becomes a search model
+loss = criterion(model(x), y) + strength * model.get_regularization_loss()    # price: pay for what the network costs
+model = model.arch_export()                                                   # take: the slimmed model
+```
+"""
+
+from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.methods import PIT, restore
+
+__version__ = "0.1.0"
+
+__all__ = ["PIT", "function_rule", "layer_rule", "restore"]

@@ -1,0 +1,6 @@
+"""Search methods: each wraps a seed and exports the network that it found."""
+
+from nasopt.methods.pit import PIT
+from nasopt.methods.structure import restore
+
+__all__ = ["PIT", "restore"]

@@ -1,0 +1,278 @@
+"""What does a rule say about one call in a graph? Channels, cost and slicing of a layer or function, in one object.
+
+A rule is a function of a `Call`. It returns the labels of the output and, where the layer has parameters, says how they are
+sliced and what the layer costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nasopt.graph.labels import NO_LABEL
+from nasopt.graph.layer_shape import Kind
+
+if TYPE_CHECKING:
+    from nasopt.graph.propagate import Propagation
+
+# A number of channels: a constant, or the labels that are counted.
+Count = int | Tensor
+
+
+class Extent(int):
+    """A size of an activation, as an int that remembers the labels along it."""
+
+    labels: tuple[Tensor, ...]
+
+    def __new__(cls, value: int, labels: Sequence[Tensor]) -> Extent:
+        extent = super().__new__(cls, value)
+        extent.labels = tuple(labels)
+        return extent
+
+
+@dataclass
+class CostTerm:
+    """What one call costs: a `LayerShape` whose channel counts are label vectors where channels may go.
+
+    `key` names the stored weights: terms of one key share them, and storage is counted once.
+    """
+
+    layer: str
+    node: str
+    key: str
+    kind: Kind
+    in_channels: Count
+    out_channels: Count
+    kernel: tuple[int, ...]
+    positions: int
+    output_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    groups: Count
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Read:
+    """A layer mixes channels: position i of its `weight` along `dim` multiplies the channel with label `labels[i]`."""
+
+    layer: str
+    node: str
+    weight: str
+    dim: int
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An int that must follow the channels: of a module, or an argument of a function call.
+
+    Its value is the number of labels kept, times `factor`.
+    """
+
+    node: str
+    module: str | None
+    name: str | int
+    labels: Tensor
+    factor: int = 1
+
+
+class Call:
+    """One call of a layer or function, as a rule sees it.
+
+    Attributes:
+        node: the graph node.
+        module: the layer, or None for a function or method.
+        name: the layer's path in the model, else the node's name.
+        value: fake value of the result: shapes and dtypes.
+    """
+
+    def __init__(self, propagation: Propagation, node: fx.Node) -> None:
+        self._propagation = propagation
+        self.labels = propagation.labels
+        self.node = node
+        self.module: nn.Module | None = None
+        self.name = node.name
+        if node.op == "call_module":
+            self.name = str(node.target)
+            self.module = propagation.module.get_submodule(self.name)
+        self.value = node.meta["value"]
+
+    # --- arguments
+
+    @cached_property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments: label tensors in place of tensors, Python values elsewhere."""
+        return tuple(self._propagation.resolve(arg) for arg in self.node.args)
+
+    @cached_property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments, in the same form."""
+        return {key: self._propagation.resolve(arg) for key, arg in self.node.kwargs.items()}
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument given by position or by name, in the same form."""
+        if position < len(self.node.args):
+            return self._propagation.resolve(self.node.args[position])
+        return self._propagation.resolve(self.node.kwargs[name]) if name in self.node.kwargs else default
+
+    def argument_node(self, position: int, name: str) -> Any:
+        """The graph's own argument: a node or a constant, None where it is not given."""
+        return self.node.args[position] if position < len(self.node.args) else self.node.kwargs.get(name)
+
+    def parameter_path(self, position: int, name: str) -> str | None:
+        """Path of the parameter or buffer that is passed directly as this argument, else None."""
+        node = self.argument_node(position, name)
+        return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """All label tensors among the arguments, nested ones included."""
+        return [x for x in flatten((self.args, self.kwargs)) if isinstance(x, Tensor)]
+
+    @cached_property
+    def batch(self) -> int:
+        """Samples in the example batch."""
+        return self._propagation.batch
+
+    @property
+    def of_parameters(self) -> bool:
+        """Whether the result is made of parameters and constants only: their labels are one per element."""
+        return self.node not in self._propagation.activations
+
+    # --- channels
+
+    def channels(self, labels: Tensor, dim: int) -> Tensor:
+        """Labels along `dim`, shape `(n,)`. Labels that also vary along other dimensions are united along those."""
+        for other in self.labels.varying(labels):
+            if other != dim % labels.dim():
+                self.labels.unite_along(labels, other, f"{self.name} reads channels across other dimensions")
+        return self.labels.line(labels, dim)
+
+    def spread(self, channels: Tensor, dim: int, shape: Sequence[int] | None = None) -> Tensor:
+        """A label tensor of `shape` (default: that of the result) with `channels` along `dim`."""
+        shape = self.value.shape if shape is None else shape
+        sizes = [1] * len(shape)
+        sizes[dim] = len(channels)
+        return channels.reshape(sizes).expand(tuple(shape))
+
+    def fix(self, labels: Any, reason: str) -> None:
+        """Never remove the channels of these label tensors; `explain()` shows the reason with the call's name."""
+        for tensor in flatten(labels):
+            if isinstance(tensor, Tensor):
+                self.labels.fix(tensor, f"{self.name}: {reason}")
+
+    def fixed_unit(self, reason: str) -> Any:
+        """Fix everything that comes in, parameters passed directly included; what goes out has no labels."""
+        for node in self.node.all_input_nodes:
+            if node.op == "get_attr":
+                self._propagation.use_whole(str(node.target), f"{self.name}: {reason}")
+            else:
+                self.fix(self._propagation.resolve(node), reason)
+        return no_labels(self.value)
+
+    def unite(self, left: Tensor, right: Tensor) -> None:
+        """Channels that stand at the same position of the two label tensors live and die together."""
+        self.labels.unite(left, right, f"{self.name}: meets a tensor without channels")
+
+    # --- parameters
+
+    def writes(self, parameter: str, dim: int, count: int, repeat: int = 1) -> Tensor:
+        """Labels of the channels that a layer makes, shape `(count * repeat,)`, position i of `parameter` along `dim`.
+
+        A layer that is called again writes the same labels. With `repeat`, the `count` labels stand `repeat` times in
+        a row of groups.
+        """
+        known = self._propagation.slices.get((self._propagation.canonical(self._path(parameter)), dim))
+        labels = self.labels.fresh(count).repeat(repeat) if known is None else known
+        self.slices(parameter, dim, labels)
+        self._propagation.writers.append((self.name, labels))
+        return labels
+
+    def slices(self, parameter: str, dim: int, labels: Tensor) -> None:
+        """Position i of a parameter or buffer along `dim` belongs to the channel `labels[i]`; absent ones are passed over."""
+        path = self._path(parameter)
+        if self._propagation.tensor(path) is not None:
+            self._propagation.slice(path, dim, labels)
+
+    def reads(self, weight: str, dim: int, labels: Tensor) -> None:
+        """The layer mixes channels, and position i of `weight` along `dim` multiplies channel `labels[i]`."""
+        path = self._path(weight)
+        self._propagation.slice(path, dim, labels)
+        self._propagation.reads.append(Read(self.name, self.node.name, self._propagation.canonical(path), dim, labels))
+
+    def attribute(self, name: str | int, labels: Tensor, factor: int = 1) -> None:
+        """An int attribute of the layer (or argument of the function) is `factor` times the number of kept labels."""
+        module = self.name if self.module is not None else None
+        self._propagation.attributes.append(Attribute(self.node.name, module, name, labels, factor))
+
+    def _path(self, parameter: str) -> str:
+        return f"{self.name}.{parameter}" if self.module is not None else parameter
+
+    # --- cost
+
+    def cost(
+        self,
+        kind: Kind,
+        in_channels: Count,
+        out_channels: Count,
+        *,
+        kernel: Sequence[int] = (),
+        positions: int = 1,
+        output_size: Sequence[int] = (),
+        stride: Sequence[int] = (),
+        groups: Count = 1,
+        bias: bool = False,
+        weight: str | None = None,
+    ) -> CostTerm:
+        """Price this call: the fields of a `LayerShape`, with label vectors where channels are counted.
+
+        `weight` names the stored weights (default: those of the layer); they are counted once for all calls.
+        """
+        key = self._propagation.canonical(self._path(weight)) if weight is not None else self.name
+        sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
+        term = CostTerm(self.name, self.node.name, key, kind, in_channels, out_channels, *sizes, groups, bias)
+        self._propagation.add_cost(self, term)
+        return term
+
+    def fold_bias_into(self, before: fx.Node) -> bool:
+        """Give the layer `before` a bias if it can absorb a per-channel scale and shift and nobody else reads it."""
+        term = self._propagation.term_of_node.get(before)
+        if term is None or len(before.users) > 1 or term.kind not in ("conv", "conv_transpose", "depthwise", "linear"):
+            return False
+        term.bias = True
+        self._propagation.mark_priced(self)
+        return True
+
+    def unpriced(self) -> None:
+        """Nobody knows what this call costs: it is listed, never silently zero."""
+        self._propagation.unpriced.append(self.name)
+
+
+Rule = Callable[[Call], Any]
+
+
+def flatten(value: Any) -> list[Any]:
+    """Leaves of nested lists, tuples, dicts and slices."""
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in flatten(item)]
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in flatten(item)]
+    if isinstance(value, slice):
+        return flatten((value.start, value.stop, value.step))
+    return [value]
+
+
+def no_labels(value: Any) -> Any:
+    """A result of the form of `value`, with `NO_LABEL` at every position of its tensors."""
+    if isinstance(value, Tensor):
+        return torch.tensor(NO_LABEL).expand(value.shape)
+    if isinstance(value, (list, tuple)):
+        return tuple(no_labels(item) for item in value)
+    if isinstance(value, dict):
+        return {key: no_labels(item) for key, item in value.items()}
+    return value

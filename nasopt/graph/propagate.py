@@ -1,0 +1,247 @@
+"""Which channels does a model have? The traced graph is run once on label tensors instead of activations."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from nasopt.errors import UnknownOperationError
+from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
+from nasopt.graph.labels import Labels
+from nasopt.graph.registry import find_rule
+from nasopt.graph.values import UNKNOWN
+
+# Parameters used directly get one label per element; larger ones count as fixed.
+_MOST_DIRECT_ELEMENTS = 1 << 22
+
+
+class Propagation:
+    """One run of a graph on labels, and everything that the rules said on the way.
+
+    Attributes:
+        values: label tensors (or Python values) of every node.
+        slices: (parameter path, dim) -> labels along that dimension; paths are canonical (tied weights have one).
+        reads: where layers mix channels.
+        writers: (layer, labels) of every layer that makes channels.
+        attributes: ints that follow the number of channels.
+        costs: what the calls cost.
+        unpriced: names of the calls that nobody can price.
+        unknown: names of the calls that have no rule.
+    """
+
+    def __init__(self, module: fx.GraphModule, batch: int, strict: bool = False) -> None:
+        self.module = module
+        self.batch = batch
+        self.strict = strict
+        self.labels = Labels()
+        self.values: dict[fx.Node, Any] = {}
+        self.slices: dict[tuple[str, int], Tensor] = {}
+        self.reads: list[Read] = []
+        self.writers: list[tuple[str, Tensor]] = []
+        self.attributes: list[Attribute] = []
+        self.costs: list[CostTerm] = []
+        self.unpriced: list[str] = []
+        self.unknown: list[str] = []
+        self.activations: set[fx.Node] = set()
+        self.term_of_node: dict[fx.Node, CostTerm] = {}
+        self._direct: dict[str, Tensor] = {}
+        self._whole: dict[str, str] = {}
+        self._priced: set[str] = set()
+        everything: list[tuple[str, Tensor]] = list(module.named_parameters(remove_duplicate=False))
+        everything += module.named_buffers(remove_duplicate=False)
+        self._tensors: dict[str, Tensor] = dict(everything)
+        first: dict[int, str] = {}
+        self._canonical = {path: first.setdefault(id(tensor), path) for path, tensor in everything}
+
+    def run(self) -> Propagation:
+        """Propagate labels through the whole graph; returns itself.
+
+        Raises:
+            UnknownOperationError: with `strict`, a call has no rule.
+        """
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder" or any(before in self.activations for before in node.all_input_nodes):
+                self.activations.add(node)
+            if node.op == "placeholder":
+                self.values[node] = no_labels(node.meta["value"])
+            elif node.op == "output":
+                outputs = [x for x in flatten(self.resolve(node.args[0])) if isinstance(x, Tensor)]
+                for labels in outputs:
+                    self.labels.fix(labels, "it is an output of the network")
+            elif node.op != "get_attr":
+                self.values[node] = self._call(Call(self, node))
+        self._slice_direct_parameters()
+        self._price_other_parameters()
+        return self
+
+    # --- what a `Call` asks for
+
+    def resolve(self, argument: Any) -> Any:
+        """Label tensors and Python values in place of the nodes in an argument."""
+        if isinstance(argument, fx.Node):
+            if argument.op == "get_attr" and argument not in self.values:
+                self.values[argument] = self._direct_labels(str(argument.target), argument.meta["value"])
+            return self.values[argument]
+        if isinstance(argument, (list, tuple)):
+            return tuple(self.resolve(item) for item in argument)
+        if isinstance(argument, dict):
+            return {key: self.resolve(item) for key, item in argument.items()}
+        if isinstance(argument, slice):
+            return slice(*(self.resolve(x) for x in (argument.start, argument.stop, argument.step)))
+        return argument
+
+    def canonical(self, path: str) -> str:
+        """The one path of a parameter that may have several."""
+        return self._canonical.get(path, path)
+
+    def tensor(self, path: str) -> Tensor | None:
+        """Parameter or buffer of that path, None where there is none."""
+        return self._tensors.get(path)
+
+    def slice(self, path: str, dim: int, labels: Tensor) -> None:
+        """Register that a parameter is sliced along `dim`; a second registration unites the labels."""
+        path = self.canonical(path)
+        if path in self._whole:
+            self.labels.fix(labels, self._whole[path])
+        known = self.slices.setdefault((path, dim), labels)
+        self.labels.unite(known, labels, f"{path} is shared with a place without channels")
+
+    def use_whole(self, path: str, reason: str) -> None:
+        """A parameter is used as it is: it is never sliced, and what is sliced with it is fixed."""
+        path = self.canonical(path)
+        self._whole[path] = reason
+        for (sliced, _), labels in self.slices.items():
+            if sliced == path:
+                self.labels.fix(labels, reason)
+        if path in self._direct:
+            self.labels.fix(self._direct[path], reason)
+
+    def add_cost(self, call: Call, term: CostTerm) -> None:
+        """Add a term; the layer's own parameters count as priced."""
+        self.costs.append(term)
+        self.term_of_node[call.node] = term
+        self.mark_priced(call)
+
+    def mark_priced(self, call: Call) -> None:
+        """All parameters that the call uses are covered by what its rule said."""
+        if call.module is not None:
+            names = dict(call.module.named_parameters(remove_duplicate=False))
+            self._priced.update(self.canonical(f"{call.name}.{name}") for name in names)
+        for node in call.node.all_input_nodes:
+            if node.op == "get_attr":
+                self._priced.add(self.canonical(str(node.target)))
+
+    # --- one call
+
+    def _call(self, call: Call) -> Any:
+        if call.value is UNKNOWN:
+            call.unpriced()
+            return call.fixed_unit("its result depends on data")
+        if not any(isinstance(leaf, Tensor) for leaf in flatten(call.value)) and call.node.op != "call_module":
+            return _numbers(call)
+        rule = find_rule(call.node, call.module)
+        if rule is None:
+            return self._unknown(call)
+        if not rule.takes_sizes:
+            for leaf in flatten((call.args, call.kwargs)):
+                if isinstance(leaf, Extent):
+                    call.fix(leaf.labels, "their number is used as a value")
+        result = rule.function(call)
+        if rule.prices:
+            self.mark_priced(call)
+        return _compact(self.labels, result)
+
+    def _unknown(self, call: Call) -> Any:
+        kind = type(call.module).__name__ if call.module is not None else f"{call.node.op} {call.node.target}"
+        if self.strict:
+            shapes = [tuple(x.shape) for x in call.tensors]
+            raise UnknownOperationError(
+                f"{call.name}: {kind} on shapes {shapes} has no rule, so its channels could not be searched. Teach it "
+                "with @nasopt.layer_rule (a layer) or @nasopt.function_rule (a function), or leave strict=False: then it "
+                "is a unit with fixed channels"
+            )
+        self.unknown.append(call.name)
+        call.unpriced()
+        return call.fixed_unit(f"{kind} has no rule (nasopt.layer_rule, nasopt.function_rule)")
+
+    # --- parameters that no layer owns
+
+    def _direct_labels(self, path: str, value: Tensor) -> Tensor:
+        if not isinstance(value, Tensor) or value.numel() > _MOST_DIRECT_ELEMENTS:
+            return no_labels(value)
+        path = self.canonical(path)
+        if path not in self._direct:
+            self._direct[path] = self.labels.fresh(value.numel()).reshape(value.shape)
+            if path in self._whole:
+                self.labels.fix(self._direct[path], self._whole[path])
+        return self._direct[path]
+
+    def _slice_direct_parameters(self) -> None:
+        for path, labels in self._direct.items():
+            labels = self.labels.make_rectangle(labels) if self._meets_channels(labels) else labels
+            dims = self.labels.varying(labels)
+            if len(dims) == 1:
+                self.slice(path, dims[0], self.labels.line(labels, dims[0]))
+
+    def _meets_channels(self, labels: Tensor) -> bool:
+        """Whether some label was united with one from outside this parameter."""
+        first = int(labels.reshape(-1)[0]) if labels.numel() else 0
+        roots = self.labels.find(labels)
+        return (
+            bool(((roots < first) | (roots >= first + labels.numel())).any())
+            or len(torch.unique(roots)) < roots.numel()
+        )
+
+    def _price_other_parameters(self) -> None:
+        parameters = dict(self.module.named_parameters())
+        for path, tensor in parameters.items():
+            if self.canonical(path) != path or path in self._priced or tensor.numel() == 0:
+                continue
+            along = [labels for (sliced, _), labels in self.slices.items() if sliced == path]
+            channels: Any = along[0] if len(along) == 1 else tensor.numel()
+            rows = tensor.numel() // len(channels) if isinstance(channels, Tensor) else 1
+            sizes = ((), 1, (), ())
+            self.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, False))
+
+
+def _compact(labels: Labels, result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return labels.compact(result)
+    if isinstance(result, (list, tuple)):
+        return tuple(_compact(labels, item) for item in result)
+    if isinstance(result, dict):
+        return {key: _compact(labels, item) for key, item in result.items()}
+    return result
+
+
+def _numbers(call: Call) -> Any:
+    """A call whose result holds no tensor: sizes remember the labels along them."""
+    target = call.node.target
+    if target is operator.getitem:
+        return call.args[0][call.args[1]]
+    asks_size = target in ("size", "numel", "nelement") or (target is getattr and call.args[1] == "shape")
+    if asks_size and isinstance(call.args[0], Tensor):
+        return _size(call, call.args[0], call.value)
+    labels = [x for leaf in flatten((call.args, call.kwargs)) if isinstance(leaf, Extent) for x in leaf.labels]
+    if not labels:
+        return call.value
+    if isinstance(call.value, int) and not isinstance(call.value, bool):
+        return Extent(call.value, labels)
+    if not isinstance(call.value, (bool, type(None), torch.Size)):
+        call.fix(labels, "their number is used as a value")
+    return call.value
+
+
+def _size(call: Call, labels: Tensor, value: Any) -> Any:
+    def extent(dim: int, size: int) -> int:
+        return Extent(size, [call.labels.line(labels, dim)]) if call.labels.varies(labels, dim) else size
+
+    if call.node.target in ("numel", "nelement"):
+        lines = [call.labels.line(labels, dim) for dim in call.labels.varying(labels)]
+        return Extent(value, lines) if lines else value
+    if isinstance(value, tuple):
+        return tuple(extent(dim, size) for dim, size in enumerate(value))
+    return extent(int(call.argument(1, "dim")), value)

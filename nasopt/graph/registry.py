@@ -1,0 +1,140 @@
+"""Which rule belongs to a layer or function? The table, and the decorators that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from nasopt.errors import ConfigError
+from nasopt.graph.call import Rule
+
+# How a layer runs with another weight in the place of its own.
+Runner = Callable[[Any, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class RuleEntry:
+    """One record of the table.
+
+    Attributes:
+        function: the rule.
+        layer: the class of the layer, None for a function.
+        searchable: what of the layer can be searched, for the support matrix.
+        takes_sizes: the function takes sizes of activations as sizes (a view, a constructor), not as values.
+        prices: what the rule says covers all parameters of the call.
+        run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
+    """
+
+    function: Rule
+    layer: type[nn.Module] | None = None
+    searchable: str = ""
+    takes_sizes: bool = False
+    prices: bool = True
+    run: Runner | None = None
+
+
+_LAYERS: dict[type[nn.Module], RuleEntry] = {}
+_FUNCTIONS: dict[Callable[..., Any], RuleEntry] = {}
+_METHODS: dict[str, RuleEntry] = {}
+_QUALIFIED: dict[str, RuleEntry] = {}
+
+
+def layer_rule(
+    *layers: type[nn.Module], searchable: str = "passes channels on", run: Runner | None = None
+) -> Callable[[Rule], Rule]:
+    """Teach nasopt a layer type: how channels pass, what it costs, how it is sliced.
+
+    The decorated function takes a `nasopt.graph.Call` and returns the labels of the output. Instances of the classes,
+    and of subclasses that keep their `forward`, become leaves of the graph.
+
+    ```python
+    @nasopt.layer_rule(Scale)                      # y = x * self.gain[None, :, None, None]
+    def scale(call):
+        channels = call.channels(call.args[0], dim=1)
+        call.slices("gain", 0, channels)           # gain[i] belongs to channel i
+        call.cost("parameter", 1, channels)        # one weight per channel
+        return call.args[0]                        # channels pass on
+    ```
+
+    Args:
+        layers: the classes.
+        searchable: what of the layer can be searched, in words, for the support matrix.
+        run: for a layer that mixes channels (`call.reads`): `(layer, input, weight) -> output`, the layer with another
+            weight in the place of its own. Default: `torch.func.functional_call`.
+
+    Raises:
+        ConfigError: a class has a rule already.
+    """
+
+    def register(function: Rule) -> Rule:
+        for layer in dict.fromkeys(layers):
+            _add(_LAYERS, layer, RuleEntry(function, layer, searchable, run=run))
+        return function
+
+    return register
+
+
+def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = False) -> Callable[[Rule], Rule]:
+    """Teach nasopt a function, or a tensor method by its name: how channels pass and what it costs.
+
+    A function of a package that may be absent is named in full, `"package.module.function"`.
+
+    A Python function of your own is kept whole in the graph where the module that calls it finds it under a global name.
+
+    Args:
+        functions: functions, or names of tensor methods.
+        takes_sizes: the function takes sizes of activations as sizes, like `view`, so that they may shrink with the channels.
+
+    Raises:
+        ConfigError: a function has a rule already.
+    """
+
+    def register(function: Rule) -> Rule:
+        for target in dict.fromkeys(functions):
+            entry = RuleEntry(function, takes_sizes=takes_sizes)
+            if isinstance(target, str):
+                _add(_QUALIFIED if "." in target else _METHODS, target, entry)
+            else:
+                _add(_FUNCTIONS, target, entry)
+        return function
+
+    return register
+
+
+def _add(table: dict[Any, RuleEntry], key: Any, entry: RuleEntry) -> None:
+    if key in table:
+        raise ConfigError(f"{getattr(key, '__name__', key)} has a rule already: {table[key].function.__name__}")
+    table[key] = entry
+
+
+def find_layer_rule(module: nn.Module) -> RuleEntry | None:
+    """Rule of a layer: of its class, or of the nearest base class whose `forward` it keeps."""
+    if "forward" in module.__dict__:
+        return None
+    bases = (base for base in type(module).__mro__ if base in _LAYERS)
+    return next((_LAYERS[base] for base in bases if base.forward is type(module).forward), None)
+
+
+def find_rule(node: fx.Node, module: nn.Module | None) -> RuleEntry | None:
+    """Rule of a graph node, None where there is none."""
+    if module is not None:
+        return find_layer_rule(module)
+    if node.op == "call_method":
+        return _METHODS.get(str(node.target))
+    if not callable(node.target):
+        return None
+    name = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', '')}"
+    return _FUNCTIONS.get(node.target) or _QUALIFIED.get(name)
+
+
+def own_functions() -> set[Callable[..., Any]]:
+    """Python functions with a rule that torch does not dispatch by itself: tracing must keep them whole."""
+    return {f for f in _FUNCTIONS if hasattr(f, "__globals__") and not (f.__module__ or "").startswith("torch")}
+
+
+def layer_table() -> list[RuleEntry]:
+    """All records of layers, for the support matrix."""
+    return list(_LAYERS.values())

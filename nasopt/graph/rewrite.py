@@ -1,0 +1,204 @@
+"""Which constants in a graph are channel counts in disguise? Sizes of views, split sizes, slices, channel padding."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from nasopt.graph.analysis import Analysis
+from nasopt.graph.call import flatten
+
+
+@dataclass
+class Rewrite:
+    """One node of the smaller graph, beside its original with labels."""
+
+    analysis: Analysis
+    keep: Tensor
+    node: Any
+    original: Any
+
+    def labels(self, argument: Any) -> Any:
+        """Label tensors of an argument of the original node."""
+        return self.analysis.propagation.resolve(argument)
+
+    @property
+    def result(self) -> Any:
+        """Label tensors of the result."""
+        return self.analysis.propagation.values[self.original]
+
+    def kept(self, labels: Tensor, dim: int) -> Tensor:
+        """One bool per position along `dim`, shape `(n,)`."""
+        if not self.analysis.labels.varies(labels, dim):
+            return torch.ones(labels.shape[dim], dtype=torch.bool)
+        return self.keep[self.analysis.labels.line(labels, dim)]
+
+    def new_shape(self, labels: Tensor) -> tuple[int, ...]:
+        """Shape in the smaller network."""
+        return tuple(int(self.kept(labels, dim).sum()) for dim in range(labels.dim()))
+
+    def is_cut(self) -> bool:
+        """Whether some input or output becomes smaller."""
+        tensors = flatten([self.labels(list(self.original.args)), self.labels(dict(self.original.kwargs)), self.result])
+        return any(isinstance(x, Tensor) and self.new_shape(x) != tuple(x.shape) for x in tensors)
+
+
+def _sizes(rewrite: Rewrite) -> None:
+    """`view(x, sizes)` and its like: constants, and computed sizes that do not follow, become the new sizes."""
+    node, shape = rewrite.node, rewrite.new_shape(rewrite.result)
+    keyword = next((k for k in ("size", "shape", "sizes") if k in node.kwargs), None)
+    given = node.kwargs[keyword] if keyword else node.args[1] if len(node.args) == 2 else node.args[1:]
+    if not isinstance(given, (tuple, list)):
+        given = (given,)
+    if len(given) != len(shape):
+        return
+    old = rewrite.result.shape
+    sizes = tuple(_follow(size, new, int(was)) for size, new, was in zip(given, shape, old))
+    if keyword:
+        node.update_kwarg(keyword, sizes)
+    else:
+        node.args = (node.args[0], sizes)
+
+
+def _follow(size: Any, new: int, old: int) -> Any:
+    value = size.meta["value"] if isinstance(size, fx.Node) else size
+    return size if new == old or value in (-1, new) else new
+
+
+def _unflatten(rewrite: Rewrite) -> None:
+    node, labels = rewrite.node, rewrite.result
+    first = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+    sizes = node.args[2] if len(node.args) > 2 else node.kwargs["sizes"]
+    first = first % rewrite.labels(rewrite.original.args[0]).dim()
+    shape = rewrite.new_shape(labels)[first : first + len(sizes)]
+    old = labels.shape[first : first + len(sizes)]
+    node.args = (node.args[0], first, tuple(_follow(size, new, int(was)) for size, new, was in zip(sizes, shape, old)))
+    node.kwargs = {}
+
+
+def _unflatten_layer(rewrite: Rewrite) -> None:
+    owner = rewrite.node.graph.owning_module
+    assert owner is not None
+    layer: Any = owner.get_submodule(str(rewrite.node.target))
+    first = layer.dim % rewrite.labels(rewrite.original.args[0]).dim()
+    layer.unflattened_size = rewrite.new_shape(rewrite.result)[first : first + len(layer.unflattened_size)]
+
+
+def _split(rewrite: Rewrite) -> None:
+    """`chunk` and `split` in any form become `split` with explicit sizes."""
+    node = rewrite.node
+    x = rewrite.labels(rewrite.original.args[0])
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    sizes = [rewrite.new_shape(part)[dim] for part in rewrite.result]
+    assert isinstance(x, Tensor)
+    node.op, node.target, node.args, node.kwargs = "call_function", torch.split, (node.args[0], sizes, dim), {}
+
+
+def _index(rewrite: Rewrite) -> None:
+    """`x[...]`: slices and single positions along a dimension with channels."""
+    container = rewrite.labels(rewrite.original.args[0])
+    if not isinstance(container, Tensor):
+        return
+    index = rewrite.node.args[1]
+    parts = list(index) if isinstance(index, (tuple, list)) else [index]
+    if Ellipsis in [p for p in parts if not isinstance(p, fx.Node)]:
+        at = parts.index(Ellipsis)
+        used = sum(p is not None and p is not Ellipsis for p in parts)
+        parts[at : at + 1] = [slice(None)] * (container.dim() - used)
+    dim = 0
+    for i, part in enumerate(parts):
+        if part is None:
+            continue
+        kept = rewrite.kept(container, dim)
+        if not bool(kept.all()):
+            parts[i] = _cut_index(part, kept)
+        dim += 1
+    rewrite.node.args = (rewrite.node.args[0], tuple(parts))
+
+
+def _cut_index(part: Any, kept: Tensor) -> Any:
+    """The same positions, counted among the kept ones."""
+    position = torch.cumsum(kept, 0) - 1
+    if isinstance(part, slice):
+        if part == slice(None):
+            return part
+        bounds = [x.meta["value"] if isinstance(x, fx.Node) else x for x in (part.start, part.stop, part.step)]
+        # Sizes in the bounds were traced on the seed.
+        chosen = torch.arange(len(kept))[slice(*bounds)]
+        return compact_positions(position[chosen[kept[chosen]]].tolist())
+    if isinstance(part, int):
+        return int(position[part])
+    return part
+
+
+def compact_positions(positions: list[int]) -> Any:
+    """A slice where the positions are evenly spaced, else the list."""
+    if not positions:
+        return slice(0, 0)
+    step = positions[1] - positions[0] if len(positions) > 1 else 1
+    if step > 0 and positions == list(range(positions[0], positions[-1] + 1, step)):
+        return slice(positions[0], positions[-1] + 1, step if step != 1 else None)
+    return positions
+
+
+def _narrow(rewrite: Rewrite) -> None:
+    """`narrow(x, dim, start, length)` and `select(x, dim, position)` along channels become indexing."""
+    node = rewrite.node
+    x = rewrite.labels(rewrite.original.args[0])
+    names = ("input", "dim", "start", "length") if _name(node) == "narrow" else ("input", "dim", "index")
+    given = dict(zip(names, node.args)) | dict(node.kwargs)
+    numbers = {k: v.meta["value"] if isinstance(v, fx.Node) else v for k, v in given.items() if k != "input"}
+    dim = numbers["dim"] % x.dim()
+    kept = rewrite.kept(x, dim)
+    if bool(kept.all()):
+        return
+    part = slice(numbers["start"], numbers["start"] + numbers["length"]) if "start" in numbers else numbers["index"]
+    index = (slice(None),) * dim + (_cut_index(part, kept),)
+    node.op, node.target, node.args, node.kwargs = "call_function", operator.getitem, (node.args[0], index), {}
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _pad(rewrite: Rewrite) -> None:
+    """Constant padding along channels: as many as are kept of the added ones."""
+    node = rewrite.node
+    x = rewrite.labels(rewrite.original.args[0])
+    pad = list(node.args[1] if len(node.args) > 1 else node.kwargs["pad"])
+    for i in range(len(pad) // 2):
+        dim = x.dim() - 1 - i
+        kept = rewrite.kept(rewrite.result, dim)
+        if len(kept) != x.shape[dim] and not bool(kept.all()):
+            before, after = pad[2 * i], pad[2 * i + 1]
+            pad[2 * i] = int(kept[:before].sum())
+            pad[2 * i + 1] = int(kept[len(kept) - after :].sum())
+    node.args = (node.args[0], tuple(pad), *node.args[2:])
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k != "pad"}
+
+
+_BY_NAME: dict[Callable[[Rewrite], None], str] = {
+    _sizes: "view reshape expand broadcast_to",
+    _unflatten: "unflatten",
+    _split: "chunk split split_with_sizes tensor_split",
+    _narrow: "narrow select",
+}
+
+REWRITERS: dict[Any, Callable[[Rewrite], None]] = {
+    operator.getitem: _index,
+    "__getitem__": _index,
+    F.pad: _pad,
+    torch._C._nn.pad: _pad,
+    nn.Unflatten: _unflatten_layer,
+}
+for _rewriter, _names in _BY_NAME.items():
+    for _word in _names.split():
+        REWRITERS[_word] = _rewriter
+        if hasattr(torch, _word):
+            REWRITERS[getattr(torch, _word)] = _rewriter

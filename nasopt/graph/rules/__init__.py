@@ -1,0 +1,13 @@
+"""The table of rules: one record per layer type or function, filled by importing these modules."""
+
+from nasopt.graph.rules import (  # noqa: F401
+    convolution,
+    elementwise,
+    linear,
+    movement,
+    norms,
+    products,
+    reductions,
+    spatial,
+    units,
+)

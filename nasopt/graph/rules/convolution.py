@@ -1,0 +1,127 @@
+"""Convolutions: dense, depthwise (with a multiplier), grouped, and transposed; as layers and as functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt.graph.call import Call
+from nasopt.graph.registry import function_rule, layer_rule
+
+
+def _run_convolution(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    return layer._conv_forward(x, weight, layer.bias)
+
+
+@layer_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, searchable="channels, kernel", run=_run_convolution)
+def convolution_layer(call: Call) -> Any:
+    layer = call.module
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    bias = "bias" if layer.bias is not None else None
+    read, written = _convolution(call, "weight", bias, layer.weight, layer.groups, layer.stride)
+    call.attribute("in_channels", read)
+    call.attribute("out_channels", written)
+    if _is_depthwise(layer.weight, layer.groups):
+        call.attribute("groups", read)
+    return call.spread(written, 1 - layer.weight.dim())
+
+
+@function_rule(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
+def convolution_function(call: Call) -> Any:
+    weight, bias = call.parameter_path(1, "weight"), call.parameter_path(2, "bias")
+    if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
+        call.unpriced()
+        return call.fixed_unit("its weight is computed, not a parameter of the model")
+    tensor = call.argument_node(1, "weight").meta["value"]
+    stride, groups = call.argument(3, "stride", 1), call.argument(6, "groups", 1)
+    strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * (tensor.dim() - 2)
+    read, written = _convolution(call, weight, bias, tensor, groups, strides)
+    if _is_depthwise(tensor, groups):
+        call.attribute("groups" if "groups" in call.node.kwargs else 6, read)
+    return call.spread(written, 1 - tensor.dim())
+
+
+def _is_depthwise(weight: Tensor, groups: int) -> bool:
+    return groups > 1 and weight.shape[1] == 1
+
+
+def _convolution(
+    call: Call, weight: str, bias: str | None, tensor: Tensor, groups: int, stride: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Channels read and written, shapes `(in,)` and `(out,)`."""
+    spatial = tensor.dim() - 2
+    read = call.channels(call.argument(0, "input"), -spatial - 1)
+    size = tuple(call.value.shape[-spatial:])
+    sizes = {
+        "kernel": tuple(tensor.shape[2:]),
+        "positions": math.prod(size),
+        "output_size": size,
+        "stride": tuple(stride),
+    }
+    if _is_depthwise(tensor, groups):
+        written = read.repeat_interleave(tensor.shape[0] // groups)
+        call.slices(weight, 0, written)
+        call.cost("depthwise", read, written, groups=read, bias=bias is not None, weight=weight, **sizes)
+    else:
+        in_one_group = unite_groups(call, read, groups)
+        written = call.writes(weight, 0, tensor.shape[0] // groups, repeat=groups)
+        call.reads(weight, 1, in_one_group)
+        call.cost("conv", read, written, groups=groups, bias=bias is not None, weight=weight, **sizes)
+    if bias is not None:
+        call.slices(bias, 0, written)
+    return read, written
+
+
+def unite_groups(call: Call, channels: Tensor, groups: int) -> Tensor:
+    """Labels of one group's channels, after position j of every group has been united, so that all keep equal counts."""
+    table = channels.reshape(groups, -1)
+    call.unite(table, table[:1].expand_as(table))
+    return table[0]
+
+
+def _run_transposed(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    function = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[weight.dim() - 2]
+    return function(
+        x, weight, layer.bias, layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+    )
+
+
+@layer_rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, searchable="channels", run=_run_transposed)
+def transposed_convolution(call: Call) -> Any:
+    layer = call.module
+    assert isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+    if len(call.args) + len(call.kwargs) > 1:
+        call.unpriced()
+        return call.fixed_unit("a transposed convolution with output_size is not followed")
+    weight, groups = layer.weight, layer.groups
+    spatial = weight.dim() - 2
+    x = call.args[0]
+    read = call.channels(x, -spatial - 1)
+    sizes = {
+        "kernel": tuple(weight.shape[2:]),
+        "positions": x.shape[-spatial:].numel(),
+        "output_size": tuple(call.value.shape[-spatial:]),
+        "stride": tuple(layer.stride),
+        "bias": layer.bias is not None,
+        "weight": "weight",
+    }
+    if groups > 1 and groups == layer.in_channels:
+        written = read.repeat_interleave(weight.shape[1])
+        call.slices("weight", 0, read)
+        call.cost("conv_transpose", read, written, groups=read, **sizes)
+        call.attribute("groups", read)
+    else:
+        unite_groups(call, read, groups)
+        # The weight holds the output channels of one group only: position j stands in every group.
+        written = call.writes("weight", 1, weight.shape[1]).repeat(groups)
+        call.reads("weight", 0, read)
+        call.cost("conv_transpose", read, written, groups=groups, **sizes)
+    call.attribute("in_channels", read)
+    call.attribute("out_channels", written)
+    call.slices("bias", 0, written)
+    return call.spread(written, -spatial - 1)

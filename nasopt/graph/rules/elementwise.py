@@ -1,0 +1,159 @@
+"""Element by element: activations and dropout pass labels on, arithmetic unites the labels that meet."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt.graph.call import Call, flatten, no_labels
+from nasopt.graph.labels import NO_LABEL, squash
+from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.nn import ByMode
+
+
+def named(names: str, *owners: Any) -> list[Callable[..., Any] | str]:
+    """Functions of these names in the owners, and the methods of these names; the same function is listed once."""
+    found: dict[Any, None] = {}
+    for name in names.split():
+        for owner in owners:
+            if hasattr(owner, name):
+                found[getattr(owner, name)] = None
+        if hasattr(Tensor, name):
+            found[name] = None
+    return list(found)
+
+
+def _layers(names: str) -> list[type[nn.Module]]:
+    return [getattr(nn, name) for name in names.split() if hasattr(nn, name)]
+
+
+_ACTIVATIONS = _layers(
+    "ReLU ReLU6 ELU SELU CELU GELU SiLU Mish LeakyReLU RReLU Hardtanh Hardsigmoid Hardswish Hardshrink Softshrink "
+    "Tanhshrink Threshold Sigmoid LogSigmoid Tanh Softplus Softsign"
+)
+_DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout")
+
+
+@layer_rule(*_ACTIVATIONS, *_DROPOUTS, nn.Identity)
+def unary_layer(call: Call) -> Any:
+    return call.args[0] if call.args else call.tensors[0]
+
+
+@layer_rule(ByMode, searchable="no channels")
+def by_mode(call: Call) -> Any:
+    return call.value
+
+
+_UNARY = named(
+    "relu relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ rrelu rrelu_ hardtanh "
+    "hardtanh_ hardsigmoid hardswish hardshrink softshrink tanhshrink threshold threshold_ sigmoid sigmoid_ "
+    "logsigmoid tanh tanh_ softplus softsign abs abs_ absolute neg neg_ negative exp exp_ exp2 expm1 log log2 "
+    "log10 log1p sqrt sqrt_ rsqrt rsqrt_ square square_ reciprocal reciprocal_ sin sin_ cos cos_ tan asin acos "
+    "atan sinh cosh asinh acosh atanh erf erfc floor ceil round trunc frac sign sgn signbit isnan isinf isfinite "
+    "logical_not bitwise_not nan_to_num dropout dropout_ alpha_dropout feature_alpha_dropout dropout1d dropout2d "
+    "dropout3d zero_ fill_ uniform_ normal_ bernoulli_ contiguous clone detach detach_ to type type_as float "
+    "double half bfloat16 int long short bool byte cpu cuda requires_grad_ deg2rad rad2deg positive logit sinc "
+    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli real "
+    "conj resolve_conj",
+    torch,
+    F,
+)
+
+
+@function_rule(
+    *_UNARY,
+    operator.neg,
+    operator.pos,
+    operator.abs,
+    operator.invert,
+    "torchvision.ops.stochastic_depth.stochastic_depth",
+)
+def unary_function(call: Call) -> Any:
+    return call.argument(0, "input")
+
+
+_ARITHMETIC = named(
+    "add add_ sub sub_ subtract mul mul_ multiply div div_ divide true_divide floor_divide remainder fmod pow "
+    "pow_ float_power maximum minimum fmax fmin atan2 where masked_fill masked_fill_ clamp clamp_ clip clip_ "
+    "clamp_min clamp_max lerp lerp_ addcmul addcmul_ addcdiv addcdiv_ eq ne lt le gt ge greater less equal_ "
+    "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor isclose copysign hypot logaddexp rsub "
+    "xlogy heaviside copy_ ldexp __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__",
+    torch,
+)
+_OPERATORS = [
+    getattr(operator, prefix + name)
+    for prefix in ("", "i")
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "xor")
+] + [operator.mod, operator.and_, operator.or_, operator.iand, operator.ior]
+_OPERATORS += [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
+
+
+@function_rule(*_ARITHMETIC, *_OPERATORS)
+def arithmetic(call: Call) -> Any:
+    return meet(call, call.tensors, call.value.shape)
+
+
+def meet(call: Call, operands: Iterable[Tensor], shape: Sequence[int]) -> Tensor:
+    """Unite what meets under broadcasting to `shape`; returns the labels of the result.
+
+    An operand of size 1 where another one varies is used by all channels of that other: it is fixed, and unites nothing.
+    """
+    rank = len(shape)
+    aligned = [x.reshape((1,) * (rank - x.dim()) + tuple(x.shape)) for x in operands]
+    full = []
+    for i, x in enumerate(aligned):
+        others = [y for j, y in enumerate(aligned) if j != i]
+        spread = [d for d in range(rank) if x.shape[d] == 1 and shape[d] > 1]
+        if any(y.shape[d] > 1 and call.labels.varies(y, d) for y in others for d in spread):
+            call.fix(x, "it is used by all channels of another tensor")
+        else:
+            full.append(x.expand(tuple(shape)))
+    if not full:
+        return no_labels(call.value)
+    result = full[0]
+    for x in full[1:]:
+        call.unite(result, x)
+        small_result, small_x = squash(result, x)
+        if bool((small_result == NO_LABEL).any()):
+            result = torch.where(small_result == NO_LABEL, small_x, small_result).expand(tuple(shape))
+    return result
+
+
+@layer_rule(nn.GLU, searchable="passes pairs of channels on")
+def glu_layer(call: Call) -> Any:
+    layer: Any = call.module
+    return _glu(call, layer.dim)
+
+
+@function_rule(F.glu)
+def glu_function(call: Call) -> Any:
+    return _glu(call, call.argument(1, "dim", -1))
+
+
+def _glu(call: Call, dim: int) -> Any:
+    left, right = call.argument(0, "input").chunk(2, dim)
+    call.unite(left, right)
+    return left
+
+
+@function_rule(operator.setitem, "__setitem__")
+def assignment(call: Call) -> Any:
+    target, index, value = call.args
+    if any(call.labels.varies(target, dim) for dim in range(target.dim())) and not _whole_channels(index):
+        call.fix((target, value), "single channels are assigned")
+    elif isinstance(value, Tensor):
+        place = target[index]
+        if place.shape == value.shape:
+            call.unite(place, value)
+        else:
+            call.fix((target, value), "a tensor of another shape is assigned")
+    return None
+
+
+def _whole_channels(index: Any) -> bool:
+    return all(leaf is None or leaf is Ellipsis for leaf in flatten(index))

@@ -1,0 +1,153 @@
+"""Movement: operations that only rearrange elements are executed on the label tensors with their own arguments."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from nasopt.graph.call import Call, flatten, no_labels
+from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.graph.rules.elementwise import meet, named
+
+_MOVEMENT = named(
+    "cat concat concatenate stack hstack vstack dstack flatten unflatten view reshape reshape_as view_as permute transpose "
+    "t swapaxes swapdims movedim moveaxis chunk split split_with_sizes tensor_split narrow select unsqueeze "
+    "squeeze repeat tile expand broadcast_to flip ravel unfold atleast_1d atleast_2d atleast_3d",
+    torch,
+)
+_SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle, torch.channel_shuffle]
+
+
+@function_rule(*_MOVEMENT, *_SHUFFLES, takes_sizes=True)
+def movement(call: Call) -> Any:
+    return _execute(call, call.node.target, call.args, call.kwargs)
+
+
+@layer_rule(nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+def movement_layer(call: Call) -> Any:
+    return _execute(call, call.module, call.args, call.kwargs)
+
+
+@function_rule(getattr, takes_sizes=True)
+def attribute(call: Call) -> Any:
+    """Properties of a tensor that are tensors: `x.T`, `x.mT`, `x.data`, `x.real`."""
+    x, name = call.args
+    if name in ("T", "mT", "H", "mH"):
+        return _rectangles(call, getattr(x, "mT" if name in ("mT", "mH") else "T"))
+    if name in ("data", "real", "grad"):
+        return x
+    return call.fixed_unit(f"tensor attribute {name!r} has no rule")
+
+
+@function_rule(operator.getitem, "__getitem__", takes_sizes=True)
+def indexing(call: Call) -> Any:
+    container, index = call.args
+    if not isinstance(container, Tensor):
+        return container[index]
+    if any(isinstance(leaf, Tensor) for leaf in flatten(index)):
+        return _index_with_tensors(call, container, index)
+    return _rectangles(call, container[index])
+
+
+def _index_with_tensors(call: Call, container: Tensor, index: Any) -> Any:
+    """Positions known only at run time: nothing may vary along the dimensions that they index."""
+    position = 0
+    for part in index if isinstance(index, tuple) else (index,):
+        if part is Ellipsis:
+            position = container.dim() - sum(p is not None and p is not Ellipsis for p in index) + position
+        elif part is not None:
+            if isinstance(part, Tensor) and call.labels.varies(container, position):
+                return call.fixed_unit("channels are chosen by a tensor")
+            position += 1
+    # Along these dimensions all labels are equal: any position will do.
+    zeros = pytree.tree_map_only(Tensor, lambda t: torch.zeros(t.shape, dtype=torch.int64), index)
+    result = container[zeros]
+    if result.shape != call.value.shape:
+        return call.fixed_unit("channels are chosen by a tensor")
+    return _rectangles(call, result)
+
+
+@function_rule(*named("gather take_along_dim scatter scatter_add", torch))
+def gather(call: Call) -> Any:
+    return call.fixed_unit("channels are chosen by a tensor")
+
+
+@function_rule(*named("index_select roll repeat_interleave", torch))
+def along_one_dimension(call: Call) -> Any:
+    """Free along a dimension without channels; a dimension with channels is fixed."""
+    x = call.argument(0, "input")
+    name = getattr(call.node.target, "__name__", call.node.target)
+    dims = call.argument(1 if name == "index_select" else 2, "dims" if name == "roll" else "dim")
+    for dim in range(x.dim()) if dims is None else [dims] if isinstance(dims, int) else dims:
+        if call.labels.varies(x, dim):
+            return call.fixed_unit("its channels are rearranged one by one")
+        x = x.narrow(dim, 0, 1).expand([-1 if d != dim % x.dim() else call.value.shape[dim] for d in range(x.dim())])
+    return x.reshape(call.value.shape) if dims is None else x
+
+
+@function_rule("expand_as", takes_sizes=True)
+def expand_as(call: Call) -> Any:
+    x, like = call.args
+    return meet(call, [x, like], call.value.shape)
+
+
+@function_rule(torch.unbind, "unbind", takes_sizes=True)
+def unbind(call: Call) -> Any:
+    x, dim = call.args[0], call.argument(1, "dim", 0)
+    if call.labels.varies(x, dim):
+        call.fix(x, "every channel becomes a tensor of its own")
+    return _rectangles(call, x.unbind(dim))
+
+
+@function_rule(torch.broadcast_tensors, torch.meshgrid)
+def broadcast(call: Call) -> Any:
+    return call.fixed_unit("tensors are spread over each other")
+
+
+_CONSTRUCTORS: list[Callable[..., Any]] = [torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn]
+
+
+@function_rule(*_CONSTRUCTORS, "new_zeros", "new_ones", "new_empty", "new_full", takes_sizes=True)
+def constructor(call: Call) -> Any:
+    """A tensor without content of its own: where a size follows some channels, so do its labels."""
+    first = 1 if call.node.op == "call_method" else 0
+    positional: Any = call.args[first:]
+    given: Any = positional[0] if positional else call.kwargs.get("size", ())
+    sizes = given if isinstance(given, (tuple, list)) else positional
+    labels = no_labels(call.value)
+    for dim, size in enumerate(sizes[: call.value.dim()]):
+        lines: list[Tensor] = list(getattr(size, "labels", ()))
+        if len(lines) == 1 and len(lines[0]) == int(size):
+            labels = call.spread(lines[0], dim)
+    return labels
+
+
+@function_rule(
+    torch.arange, torch.eye, torch.linspace, torch.randint, torch.randperm, torch.tensor, torch.as_tensor, "new_tensor"
+)
+def positions(call: Call) -> Any:
+    return call.fixed_unit("its content depends on the position")
+
+
+def _execute(call: Call, target: Any, args: Any, kwargs: Any) -> Any:
+    if target in ("view", "unflatten") or isinstance(target, nn.Unflatten):
+        # Expanded label tensors have strides that a view refuses.
+        args = (args[0].contiguous(), *args[1:])
+    if isinstance(target, str):
+        return _rectangles(call, getattr(args[0], target)(*args[1:], **kwargs))
+    return _rectangles(call, target(*args, **kwargs))
+
+
+def _rectangles(call: Call, result: Any) -> Any:
+    """Unite where labels vary along several dimensions; parameters wait until they meet an activation."""
+    if isinstance(result, (list, tuple)):
+        return tuple(_rectangles(call, item) for item in result)
+    if not isinstance(result, Tensor) or call.of_parameters:
+        return result
+    return call.labels.make_rectangle(result)

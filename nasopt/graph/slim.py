@@ -1,0 +1,135 @@
+"""Kept labels in, smaller network out: sliced layers and parameters, rewritten shape constants, no dead code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nasopt.errors import ExportError
+from nasopt.graph.analysis import Analysis
+from nasopt.graph.call import flatten
+from nasopt.graph.kernels import KernelCut, cut_kernel
+from nasopt.graph.rewrite import REWRITERS, Rewrite
+from nasopt.graph.trace import remove_dead_code
+from nasopt.graph.values import UNKNOWN, Evaluator
+
+
+def slim(analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut] | None = None) -> fx.GraphModule:
+    """The network without the channels and kernel taps that are not kept; `analysis.module` stays as it is.
+
+    Args:
+        keep: one bool per label, from `Analysis.keep`.
+        kernels: taps kept of some convolutions, by layer name.
+
+    Raises:
+        ExportError: a shape in the smaller graph does not follow the channels; names the node.
+    """
+    small = copy.deepcopy(analysis.module)
+    _slice_tensors(analysis, keep, small)
+    _set_attributes(analysis, keep, small)
+    for name, cut in (kernels or {}).items():
+        cut_kernel(small, name, cut)
+    _rewrite_nodes(analysis, keep, small)
+    remove_dead_code(small.graph)
+    small.delete_all_unused_submodules()
+    small.graph.lint()
+    small.recompile()
+    return small
+
+
+def _slice_tensors(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> None:
+    paths = [path for path, _ in small.named_parameters(remove_duplicate=False)]
+    paths += [path for path, _ in small.named_buffers(remove_duplicate=False)]
+    sliced: dict[str, Tensor] = {}
+    dims: dict[str, list[tuple[int, Tensor]]] = {}
+    for (path, dim), labels in analysis.propagation.slices.items():
+        if not bool(keep[labels].all()):
+            dims.setdefault(path, []).append((dim, torch.nonzero(keep[labels]).reshape(-1)))
+    for path in paths:
+        canonical = analysis.propagation.canonical(path)
+        if canonical not in dims:
+            continue
+        owner, name = _owner(small, path)
+        if canonical not in sliced:
+            tensor = getattr(owner, name)
+            data = tensor.detach()
+            for dim, index in dims[canonical]:
+                data = data.index_select(dim, index.to(data.device))
+            is_parameter = isinstance(tensor, nn.Parameter)
+            sliced[canonical] = nn.Parameter(data, tensor.requires_grad) if is_parameter else data
+        if name in owner._parameters:
+            owner._parameters[name] = sliced[canonical]  # type: ignore[assignment]
+        else:
+            owner._buffers[name] = sliced[canonical]
+
+
+def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
+    prefix, _, name = path.rpartition(".")
+    return module.get_submodule(prefix), name
+
+
+def _set_attributes(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> None:
+    nodes = {node.name: node for node in small.graph.nodes}
+    for attribute in analysis.propagation.attributes:
+        value = int(keep[attribute.labels].sum()) * attribute.factor
+        if attribute.module is not None:
+            setattr(small.get_submodule(attribute.module), str(attribute.name), value)
+        elif isinstance(attribute.name, int):
+            if attribute.name < len(nodes[attribute.node].args):
+                nodes[attribute.node].update_arg(attribute.name, value)
+        else:
+            nodes[attribute.node].update_kwarg(attribute.name, value)
+
+
+def _rewrite_nodes(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> None:
+    """Rewrite constants that are channel counts in disguise; check every shape on the way."""
+    evaluate = Evaluator(small)
+    originals = {node.name: node for node in analysis.module.graph.nodes}
+    for node in list(small.graph.nodes):
+        original = originals.get(node.name)
+        if node.op == "placeholder":
+            node.meta["value"] = evaluate.to_fake(node.meta["value"])
+            continue
+        if original is None or node.op == "output":
+            node.meta["value"] = evaluate(node)
+            continue
+        rewrite = Rewrite(analysis, keep, node, original)
+        rewriter = _rewriter(node, small)
+        if rewriter is not None and rewrite.is_cut():
+            rewriter(rewrite)
+        node.meta["value"] = _evaluate(evaluate, node)
+        _check_shapes(node, original, rewrite)
+
+
+def _rewriter(node: fx.Node, module: fx.GraphModule) -> Callable[[Rewrite], None] | None:
+    if node.op == "call_module":
+        return REWRITERS.get(type(module.get_submodule(str(node.target))))
+    return REWRITERS.get(node.target)
+
+
+def _evaluate(evaluate: Evaluator, node: fx.Node) -> Any:
+    try:
+        return evaluate(node)
+    except Exception as error:
+        raise ExportError(
+            f"{node.name} ({node.op} {node.target}) does not fit the smaller network: {error}. Its channels can be kept: "
+            "name the layers around it in exclude_names, or teach nasopt the operation (nasopt.function_rule)"
+        ) from error
+
+
+def _check_shapes(node: fx.Node, original: fx.Node, rewrite: Rewrite) -> None:
+    if node.op == "get_attr" or node.meta["value"] is UNKNOWN:
+        return
+    found = [tuple(x.shape) for x in flatten(node.meta["value"]) if isinstance(x, Tensor)]
+    labels = [x for x in flatten(rewrite.analysis.propagation.values.get(original)) if isinstance(x, Tensor)]
+    expected = [rewrite.new_shape(x) for x in labels]
+    # A unit may have further outputs in one mode only (attention weights); those carry no channels.
+    if len(labels) == len(found) and found != expected:
+        raise ExportError(
+            f"{node.name} ({node.op} {node.target}): the smaller network makes {found} where {expected} is wanted. A number "
+            "in the model's forward is a channel count in disguise: take it from a tensor's shape, or exclude the layer"
+        )

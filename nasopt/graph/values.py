@@ -1,0 +1,91 @@
+"""Which value does a graph node have? Nodes evaluated on fake tensors: shapes, dtypes and Python numbers, no data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses import fake_tensor as fake
+from torch.utils import _pytree as pytree
+
+
+class _Unknown:
+    """The value of a node that depends on data; asking for it is an error of the caller."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN = _Unknown()
+
+_DATA_DEPENDENT = (
+    fake.DataDependentOutputException,
+    fake.DynamicOutputShapeException,
+    fake.UnsupportedFakeTensorException,
+    fake.UnsupportedOperatorException,
+)
+
+
+class Evaluator:
+    """Evaluates graph nodes one by one on fake tensors, and keeps the result in `node.meta["value"]`."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self.mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
+        self._states: dict[nn.Module, dict[str, Tensor]] = {}
+
+    def to_fake(self, value: Any) -> Any:
+        """`value` with every tensor replaced by a fake one of the same shape, dtype and device."""
+        return pytree.tree_map_only(
+            Tensor, lambda t: t if isinstance(t, fake.FakeTensor) else self.mode.from_tensor(t.detach()), value
+        )
+
+    def __call__(self, node: fx.Node) -> Any:
+        """Value of `node`, from the values of its arguments; `UNKNOWN` where it depends on data."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        if any(leaf is UNKNOWN for leaf in pytree.tree_leaves((args, kwargs))):
+            return UNKNOWN
+        if node.op == "get_attr":
+            return self.to_fake(_attribute(self.root, str(node.target)))
+        if node.op == "output":
+            return args[0]
+        function: Callable[..., Any]
+        if node.op == "call_function":
+            assert callable(node.target)
+            function = node.target
+        elif node.op == "call_method":
+            args, function = args[1:], getattr(args[0], str(node.target))
+        elif node.op == "call_module":
+            function = self._module(self.root.get_submodule(str(node.target)))
+        else:
+            raise AssertionError(f"{node.op} node {node.name} has no value of its own")
+        try:
+            with torch.no_grad(), self.mode:
+                return function(*args, **kwargs)
+        except _DATA_DEPENDENT:
+            return UNKNOWN
+
+    def _module(self, module: nn.Module) -> Callable[..., Any]:
+        # Fake parameters are made once per module: a call with real ones converts them every time, at ten times the price.
+        if module not in self._states:
+            tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+            self._states[module] = self.to_fake(tensors)
+        state = self._states[module]
+        return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs)
+
+
+def annotate(module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Set `meta["value"]` of every node, for the given values of the placeholders."""
+    evaluate = Evaluator(module)
+    remaining = iter(inputs)
+    for node in module.graph.nodes:
+        node.meta["value"] = evaluate.to_fake(next(remaining)) if node.op == "placeholder" else evaluate(node)
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    value: Any = root
+    for atom in path.split("."):
+        value = getattr(value, atom)
+    return value

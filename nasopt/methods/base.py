@@ -1,0 +1,348 @@
+"""What is common to all search models: forward, price, the two halves of the parameters, export."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasopt.cost import Metric, get_metric
+from nasopt.errors import ArchitectureError, ConfigError, nearest
+from nasopt.graph.analysis import Analysis, analyse, trace_model
+from nasopt.graph.example import Example, make_example
+from nasopt.graph.trace import LeafModules, matches_module
+from nasopt.methods.explain import Explanation
+from nasopt.methods.regularizer import make_regularizer
+from nasopt.methods.verify import verify_export
+
+# Derived from the traced network and the settings; rebuilt after copying and loading.
+_DERIVED = "_derived"
+
+
+class SearchModel(nn.Module, ABC):
+    """A model under search: a traced copy of the seed, and architecture parameters beside it.
+
+    Subclasses say what is searched (`_derive`), how the network runs under the current decisions (`_run`), what it costs
+    (`_cost`) and what is decided (`_decide`).
+
+    Attributes:
+        net: the traced copy of the seed, plain torch layers under the seed's names.
+    """
+
+    _arch_names: tuple[str, ...] = ()
+    _derived: dict[str, Any]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: Sequence[Any] | None = None,
+        *,
+        input_example: Any = None,
+        regularizer: Any = "size",
+        relative: bool = False,
+        exclude_names: Sequence[str] = (),
+        exclude_types: Sequence[type[nn.Module]] = (),
+        leaf_modules: LeafModules = (),
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        if isinstance(model, SearchModel):
+            raise ConfigError(
+                f"{type(self).__name__} got a {type(model).__name__}, which is under search already: wrap the seed, or "
+                "what model.arch_export() returns"
+            )
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{type(self).__name__} wraps an nn.Module, got {type(model).__name__}")
+        self.example: Example = make_example(model, input_shape, input_example)
+        self.regularizer = make_regularizer(regularizer, relative)
+        self.strict = strict
+        self.exclude = _patterns(exclude_names, "exclude_names") + _patterns(exclude_types, "exclude_types")
+        self.net = trace_model(model, self.example, _patterns(leaf_modules, "leaf_modules"))
+        self.seed_names = frozenset(model.state_dict())
+        self.training = model.training
+        self._check_exclude(model)
+        self._rebuild()
+
+    # --- what a method says
+
+    @abstractmethod
+    def _derive(self, analysis: Analysis) -> Any:
+        """Everything computed from the analysis once; architecture parameters are created if they do not exist."""
+
+    @abstractmethod
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
+        """Forward pass under the current decisions."""
+
+    @abstractmethod
+    def _cost(self, metric: Metric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
+        """Cost under `metric`: expected now, of the current hard decisions, of the smallest network, or of the seed."""
+
+    @abstractmethod
+    def _export(self) -> nn.Module:
+        """The found network, parameters copied."""
+
+    @abstractmethod
+    def arch_summary(self) -> dict[str, Any]:
+        """What has been decided, per layer, as plain values."""
+
+    @abstractmethod
+    def arch_structure(self) -> dict[str, Any]:
+        """The found structure as a versioned dict of plain values (JSON), for `nasopt.restore`."""
+
+    # --- forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the seed's `forward`, of the network under the current decisions."""
+        return self._run(self.example.bind(args, kwargs))
+
+    # --- price
+
+    def get_regularization_loss(self) -> Tensor:
+        """The configured cost, a scalar, differentiable in the architecture parameters.
+
+        Raises:
+            ArchitectureError: an architecture parameter is NaN or infinite.
+        """
+        self.check_architecture()
+        total: Any = 0
+        for metric, weight in self.regularizer.weights:
+            cost = self._cost(metric)
+            total = total + (weight / self._seed_cost(metric) if self.regularizer.relative else weight) * cost
+        return total.to(torch.get_default_dtype())
+
+    def get_cost(self, metric: str | Metric, discrete: bool = False) -> Any:
+        """Cost under a metric, by name or object.
+
+        Returns:
+            A float64 scalar tensor, differentiable; with `discrete=True` the exact int of what `arch_export` would give
+            now (a float where the metric is not made of integers).
+
+        Raises:
+            ConfigError: an unknown metric.
+            ArchitectureError: an architecture parameter is NaN or infinite.
+        """
+        self.check_architecture()
+        if not discrete:
+            return self._cost(get_metric(metric))
+        with torch.no_grad():
+            return _plain(self._cost(get_metric(metric), discrete=True))
+
+    def get_size(self) -> Tensor:
+        """Stored weights now [weights], a scalar, differentiable."""
+        return self.get_cost("size")
+
+    def get_macs(self) -> Tensor:
+        """Multiply-accumulates for one sample now [MAC], a scalar, differentiable."""
+        return self.get_cost("macs")
+
+    def search_space(self) -> dict[str, Any]:
+        """Before a search: the smallest and the seed's cost per metric, and how much is searchable.
+
+        Returns:
+            `{"cost": {metric: {"smallest", "now", "seed"}}, "channels", "searchable_channels", "weights",
+            "searchable_weights", "unpriced"}`; `searchable_weights` are those in layers that can lose something.
+        """
+        metrics = [metric for metric, _ in self.regularizer.weights]
+        metrics += [get_metric(name) for name in ("size", "macs") if get_metric(name) not in metrics]
+        with torch.no_grad():
+            cost = {
+                metric.name: {
+                    "smallest": _plain(self._cost(metric, smallest=True)),
+                    "now": _plain(self._cost(metric, discrete=True)),
+                    "seed": _plain(self._cost(metric, seed=True)),
+                }
+                for metric in metrics
+            }
+        analysis = self.analysis
+        weights = {path: p.numel() for path, p in self.net.named_parameters()}
+        cut = {
+            path
+            for (path, _), labels in analysis.propagation.slices.items()
+            if bool((analysis.atom[labels] >= 0).any())
+        }
+        return {
+            "cost": cost,
+            "channels": sum(group.size for group in analysis.groups),
+            "searchable_channels": sum(group.size for group in analysis.searchable),
+            "weights": sum(weights.values()),
+            "searchable_weights": sum(count for path, count in weights.items() if path in cut),
+            "unpriced": list(analysis.propagation.unpriced),
+        }
+
+    def _seed_cost(self, metric: Metric) -> float:
+        known = self._derived["seed_costs"]
+        if metric.name not in known:
+            with torch.no_grad():
+                cost = float(self._cost(metric, seed=True))
+            if not cost > 0:
+                raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {cost}")
+            known[metric.name] = cost
+        return known[metric.name]
+
+    # --- parameters
+
+    def named_arch_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and tensors of the architecture parameters."""
+        own = dict(self.named_parameters(recurse=False))
+        return iter([(name, own[name]) for name in self._arch_names if name in own])
+
+    def arch_parameters(self) -> Iterator[nn.Parameter]:
+        """The architecture parameters."""
+        return (parameter for _, parameter in self.named_arch_parameters())
+
+    def named_net_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and tensors of all other parameters."""
+        arch = {id(parameter) for parameter in self.arch_parameters()}
+        return ((name, p) for name, p in self.named_parameters() if id(p) not in arch)
+
+    def net_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters that are not architecture parameters."""
+        return (parameter for _, parameter in self.named_net_parameters())
+
+    def param_groups(self, lr: float, arch_lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Two groups for an optimizer: network and architecture parameters, the latter without weight decay."""
+        return [
+            {"params": list(self.net_parameters()), "lr": lr, "weight_decay": weight_decay},
+            {"params": list(self.arch_parameters()), "lr": arch_lr, "weight_decay": 0.0},
+        ]
+
+    def freeze_arch(self) -> None:
+        """Stop the search: architecture parameters get no gradient, decisions stay."""
+        for parameter in self.arch_parameters():
+            parameter.requires_grad_(False)
+
+    def unfreeze_arch(self) -> None:
+        """Let the search go on."""
+        for parameter in self.arch_parameters():
+            parameter.requires_grad_(True)
+
+    def freeze_net(self) -> None:
+        """Stop training the network's weights; norms in train mode still update their statistics."""
+        trainable = self._trainable_names()
+        if trainable:
+            self._frozen_names = trainable
+        for parameter in self.net_parameters():
+            parameter.requires_grad_(False)
+
+    def unfreeze_net(self) -> None:
+        """Train those weights again that were trained before `freeze_net`."""
+        parameters = dict(self.named_net_parameters())
+        for name in getattr(self, "_frozen_names", ()):
+            parameters[name].requires_grad_(True)
+
+    def _trainable_names(self) -> tuple[str, ...]:
+        return tuple(name for name, p in self.named_net_parameters() if p.requires_grad)
+
+    def check_architecture(self) -> None:
+        """Raise an `ArchitectureError` where an architecture parameter is NaN or infinite."""
+        if torch.compiler.is_compiling():
+            return
+        for name, parameter in self.named_arch_parameters():
+            if not math.isfinite(float(parameter.detach().sum())) and not bool(torch.isfinite(parameter).all()):
+                bad = int((~torch.isfinite(parameter)).sum())
+                raise ArchitectureError(
+                    f"{bad} of {parameter.numel()} values of the architecture parameter {name!r} are NaN or infinite, so "
+                    "they describe no network. Lower the learning rate of the architecture or the strength, clip "
+                    "gradients, and go back to a checkpoint from before"
+                )
+
+    def check_gradients(self) -> dict[str, int]:
+        """After a backward pass: for every architecture parameter, how many of its values got no gradient (None or 0)."""
+        return {
+            name: p.numel() if p.grad is None else int((p.grad == 0).sum()) for name, p in self.named_arch_parameters()
+        }
+
+    # --- take
+
+    def arch_export(self, verify: bool = True) -> nn.Module:
+        """The found network: an `fx.GraphModule` of plain torch layers, trained weights and statistics carried over.
+
+        The search model is untouched. With `verify`, both run once in eval mode on random inputs.
+
+        Raises:
+            ExportError: the outputs differ, or a shape of the model does not follow its channels.
+            ArchitectureError: an architecture parameter is NaN or infinite.
+        """
+        self.check_architecture()
+        with torch.no_grad():
+            network = self._export()
+        if verify:
+            verify_export(self, network, self.example)
+        return network
+
+    def explain(self) -> Explanation:
+        """Every group of channels: who writes it, who reads it, searchable or fixed and why."""
+        return Explanation(self.analysis)
+
+    # --- derived state
+
+    @property
+    def analysis(self) -> Analysis:
+        """The channels of the seed."""
+        return self._derived["analysis"]
+
+    def _rebuild(self) -> None:
+        analysis = analyse(self.net, self.example, self.strict, self._keeps_outputs)
+        self.__dict__[_DERIVED] = {"analysis": analysis, "seed_costs": {}}
+        self._derived["method"] = self._derive(analysis)
+
+    def _keeps_outputs(self, name: str, layer: nn.Module) -> bool:
+        return matches_module(name, layer, self.exclude)
+
+    def _check_exclude(self, model: nn.Module) -> None:
+        modules = [(name, module) for name, module in model.named_modules() if name]
+        for pattern in self.exclude:
+            if any(matches_module(name, module, [pattern]) for name, module in modules):
+                continue
+            which = "exclude_names" if isinstance(pattern, str) else "exclude_types"
+            hint = nearest(pattern, [name for name, _ in modules]) if isinstance(pattern, str) else ""
+            raise ConfigError(
+                f"{which}: {pattern!r} matches no layer of {type(model).__name__}. Names are those of "
+                f"model.named_modules(), globs like 'layer1.*' are allowed.{hint}"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != _DERIVED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._rebuild()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SearchModel:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Accept the seed's own state dict, too: its names are those of `net`, and it holds no architecture."""
+        own = self.state_dict()
+        given = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+        if given and given <= self.seed_names and not given & set(own):
+            for name in given:
+                tensor = state_dict.pop(prefix + name)
+                if f"net.{name}" in own:
+                    state_dict[f"{prefix}net.{name}"] = tensor
+            for name, tensor in own.items():
+                if name.removeprefix("net.") not in self.seed_names:
+                    state_dict[prefix + name] = tensor
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _plain(cost: Tensor) -> int | float:
+    number = float(cost)
+    return int(number) if number.is_integer() else number
+
+
+def _patterns(value: Any, name: str) -> tuple[Any, ...]:
+    if isinstance(value, (str, type)):
+        value = (value,)
+    for item in value:
+        if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, nn.Module)):
+            raise ConfigError(f"{name} holds names, globs or nn.Module classes; got {item!r}")
+    return tuple(value)

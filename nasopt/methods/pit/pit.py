@@ -1,0 +1,285 @@
+"""PIT, pruning in time: which channels, receptive fields and dilations does a network need?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt.cost import Metric
+from nasopt.errors import ConfigError, NoEffectWarning
+from nasopt.graph.analysis import Analysis
+from nasopt.graph.kernels import KernelCut
+from nasopt.graph.mask import WeightMask, masked_function
+from nasopt.graph.slim import slim
+from nasopt.methods.base import SearchModel
+from nasopt.methods.network_cost import NetworkCost
+from nasopt.methods.pit.channels import ChannelMasks
+from nasopt.methods.pit.kernels import KernelMasks, tap_axes
+from nasopt.methods.report import describe, layer_summary
+from nasopt.methods.structure import make_structure
+
+# Below this share of searchable weights a search can change little.
+_LITTLE = 0.1
+
+
+@dataclass
+class _Derived:
+    """What PIT computes once from the analysis."""
+
+    channels: ChannelMasks
+    kernels: KernelMasks
+    cost: NetworkCost
+    forward: Callable[..., Any]
+    index: Tensor
+    lengths: list[int]
+
+
+class PIT(SearchModel):
+    """A model whose channels and kernels are searched together with its weights.
+
+    Architecture parameters are three flat vectors, initially 1: `alpha` (one entry per block of channels), `beta` (receptive
+    fields and rings) and `gamma` (dilations); the latter two exist where there are kernels to search. A mask is the step
+    H(parameter - 0.5) forward and the identity backward. At least one block of every group of channels is always alive.
+
+    Source: Risso et al., "Lightweight neural architecture search for temporal convolutional networks at the edge"
+    (PIT), IEEE Transactions on Computers, 2023; rings of 2-D kernels are an addition.
+
+    Args:
+        model: the seed; it is copied, never altered.
+        input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
+        input_example: instead of `input_shape`: a batch as a tensor, a tuple of tensors, or a dict of keyword arguments.
+        regularizer: `"size"`, `"macs"`, a `nasopt.cost.Metric`, or a dict of several with weights.
+        relative: express every cost as a fraction of the seed's, so that one strength fits every model.
+        exclude_names: names or globs of layers that keep their outputs and kernels; their inputs still follow their
+            neighbours. The name of a container stands for all layers in it.
+        exclude_types: classes of such layers.
+        channel_block: channels live and die in blocks of this many; a smaller remainder is a block of its own.
+        kernel_search: whether receptive fields, dilations (Conv1d) and kernel rings (Conv2d) are searched.
+        leaf_modules: names, globs or classes of modules that are not traced into: units with fixed channels.
+        strict: raise for an operation without a rule, instead of fixing its channels.
+
+    Raises:
+        ConfigError: an argument is not usable, or the model fails on the example input.
+        TraceError: the model's `forward` depends on data.
+        UnknownOperationError: with `strict`.
+    """
+
+    _arch_names = ("alpha", "beta", "gamma")
+    alpha: nn.Parameter
+    beta: nn.Parameter
+    gamma: nn.Parameter
+    channel_block: int
+    kernel_search: bool
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: Sequence[Any] | None = None,
+        *,
+        input_example: Any = None,
+        regularizer: Any = "size",
+        relative: bool = False,
+        exclude_names: Sequence[str] = (),
+        exclude_types: Sequence[type[nn.Module]] = (),
+        channel_block: int = 1,
+        kernel_search: bool = True,
+        leaf_modules: Sequence[Any] = (),
+        strict: bool = False,
+    ) -> None:
+        if isinstance(channel_block, bool) or not isinstance(channel_block, int) or channel_block < 1:
+            raise ConfigError(f"channel_block must be an int >= 1, got {channel_block!r}")
+        self.__dict__.update(channel_block=channel_block, kernel_search=bool(kernel_search))
+        super().__init__(
+            model,
+            input_shape,
+            input_example=input_example,
+            regularizer=regularizer,
+            relative=relative,
+            exclude_names=exclude_names,
+            exclude_types=exclude_types,
+            leaf_modules=leaf_modules,
+            strict=strict,
+        )
+        self._warn_without_effect()
+
+    # --- decisions
+
+    def _channel_mask(self) -> Tensor:
+        return self._method.channels.mask(self.alpha)
+
+    def _tap_mask(self) -> Tensor | None:
+        if not self._method.kernels.axes:
+            return None
+        return self._method.kernels.mask(self.beta, getattr(self, "gamma", None))
+
+    def _masks(self) -> tuple[Tensor, ...]:
+        """Vectors that the search graph multiplies to weights: channels of every reader, then taps of every axis."""
+        channels = F.pad(self._channel_mask(), (0, 1), value=1.0)
+        masks = torch.split(channels.index_select(0, self._index(channels.device)), self._method.lengths)
+        taps = self._tap_mask()
+        if taps is None:
+            return masks
+        return (*masks, *torch.split(taps, [axis.size for axis in self._method.kernels.axes]))
+
+    def _index(self, device: torch.device) -> Tensor:
+        if self._method.index.device != device:
+            self._method.index = self._method.index.to(device)
+        return self._method.index
+
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
+        return self._method.forward(self.net, self._masks(), *inputs)
+
+    def _cost(self, metric: Metric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
+        method = self._method
+        if smallest:
+            alpha, beta, gamma = (torch.zeros_like(p) for p in self._vectors())
+        elif seed:
+            alpha, beta, gamma = (torch.ones_like(p) for p in self._vectors())
+        else:
+            alpha, beta, gamma = self._vectors()
+        counts = method.channels.counts(method.channels.mask(alpha))
+        if smallest:
+            counts = self._smallest_blocks(counts)
+        taps = method.kernels.counts(method.kernels.mask(beta, gamma)) if method.kernels.axes else None
+        return method.cost(metric, counts, taps)
+
+    def _vectors(self) -> tuple[Tensor, Tensor, Tensor]:
+        empty = self.alpha.new_zeros(0)
+        return self.alpha, getattr(self, "beta", empty), getattr(self, "gamma", empty)
+
+    def _smallest_blocks(self, like: Tensor) -> Tensor:
+        channels = self._method.channels
+        least = channels.unit_size.new_full((channels.groups,), 1 << 60)
+        least = least.scatter_reduce(0, channels.unit_group, channels.unit_size, "amin")
+        return least.to(device=like.device, dtype=like.dtype)
+
+    def _kept_labels(self) -> Tensor:
+        channels = self._method.channels
+        alive = channels.alive(self.alpha).cpu()
+        return self.analysis.keep(alive[channels.channel_unit])
+
+    def _kernel_cuts(self) -> dict[str, KernelCut]:
+        taps = self._tap_mask()
+        if taps is None:
+            return {}
+        layers = {axis.axis[0] for axis in self._method.kernels.axes}
+        sizes: Mapping[str, Any] = {name: self.net.get_submodule(name).kernel_size for name in layers}
+        return self._method.kernels.cuts(taps, sizes)
+
+    # --- results
+
+    def _export(self) -> nn.Module:
+        return slim(self.analysis, self._kept_labels(), self._kernel_cuts())
+
+    def arch_summary(self) -> dict[str, Any]:
+        """What has been decided.
+
+        Returns:
+            `{"method", "layers", "cost"}`. Every layer that writes channels has `type`, `in_channels`, `out_channels`,
+            `seed_in_channels`, `seed_out_channels`, `kernel_size`, `seed_kernel_size`, `dilation`, `searchable` and the
+            `reason` why not; `cost` has `now` and `seed` for every metric of the regularizer, size and macs.
+        """
+        self.check_architecture()
+        with torch.no_grad():
+            layers = layer_summary(self.analysis, self._kept_labels(), self._kernel_cuts())
+        cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
+        return {"method": type(self).__name__, "layers": layers, "cost": cost}
+
+    def arch_structure(self) -> dict[str, Any]:
+        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
+        self.check_architecture()
+        with torch.no_grad():
+            return make_structure("PIT", self.analysis, self.example, self._kept_labels(), self._kernel_cuts())
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    # --- derived state
+
+    @property
+    def _method(self) -> _Derived:
+        return self._derived["method"]
+
+    def _derive(self, analysis: Analysis) -> _Derived:
+        channels = ChannelMasks(analysis, self.channel_block)
+        excluded = [name for name, layer in self.net.named_modules() if self._keeps_outputs(name, layer)]
+        kernels = KernelMasks(tap_axes(analysis, excluded) if self.kernel_search else [])
+        if "alpha" not in self._parameters:
+            device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
+            for name, size in zip(self._arch_names, (channels.units, kernels.beta_size, kernels.gamma_size)):
+                if name == "alpha" or size:
+                    self.register_parameter(name, nn.Parameter(torch.ones(size, device=device)))
+        index, lengths, of_layer, of_node = _mask_plan(analysis, channels, kernels)
+        return _Derived(
+            channels,
+            kernels,
+            NetworkCost(analysis, [axis.axis for axis in kernels.axes]),
+            masked_function(analysis, of_layer, of_node),
+            index,
+            lengths,
+        )
+
+    def _warn_without_effect(self) -> None:
+        space = self.search_space()
+        share = space["searchable_weights"] / max(space["weights"], 1)
+        if not self.alpha.numel() and not self._method.kernels.axes:
+            warnings.warn(
+                "PIT has no effect on this model: no channel and no kernel is searchable. explain() tells why",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+        elif share < _LITTLE:
+            warnings.warn(
+                f"PIT can change little: only {share:.1%} of the weights are searchable. explain() tells why",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+
+
+def _mask_plan(
+    analysis: Analysis, channels: ChannelMasks, kernels: KernelMasks
+) -> tuple[Tensor, list[int], dict[str, list[WeightMask]], dict[str, list[WeightMask]]]:
+    """Which vector masks which weight: (gather index, lengths, masks by layer, masks by node).
+
+    Readers of the same channels share one vector. The index points into the unit mask with a constant 1 behind it.
+    """
+    positions: dict[tuple[int, ...], int] = {}
+    vectors: list[Tensor] = []
+    plan: dict[str, dict[str, dict[int, int]]] = {}
+    is_layer: dict[str, bool] = {}
+    for read in analysis.reads:
+        atoms = analysis.atom[read.labels]
+        if not bool((atoms >= 0).any()):
+            continue
+        units = torch.where(atoms >= 0, channels.channel_unit[atoms.clamp(min=0)], channels.units)
+        position = positions.setdefault(tuple(units.tolist()), len(vectors))
+        if position == len(vectors):
+            vectors.append(units)
+        is_layer[read.layer] = analysis.nodes[read.node].op == "call_module"
+        plan.setdefault(read.layer, {}).setdefault(read.weight, {})[read.dim] = position
+    for i, axis in enumerate(kernels.axes):
+        layer, dim = axis.axis
+        is_layer[layer] = True
+        weight = analysis.propagation.canonical(f"{layer}.weight")
+        plan.setdefault(layer, {}).setdefault(weight, {})[2 + dim] = len(vectors) + i
+    of_layer: dict[str, list[WeightMask]] = {}
+    of_node: dict[str, list[WeightMask]] = {}
+    for name, weights in plan.items():
+        for weight, dims in weights.items():
+            if is_layer[name]:
+                own = next(
+                    n
+                    for n in dict(analysis.module.get_submodule(name).named_parameters(remove_duplicate=False))
+                    if analysis.propagation.canonical(f"{name}.{n}") == weight
+                )
+                of_layer.setdefault(name, []).append(WeightMask(own, dims))
+            else:
+                of_node.setdefault(name, []).append(WeightMask(weight, dims))
+    index = torch.cat(vectors) if vectors else torch.zeros(0, dtype=torch.int64)
+    return index, [len(v) for v in vectors], of_layer, of_node

@@ -1,0 +1,102 @@
+"""How is a result kept without pickle? A found structure as plain values, and the network rebuilt from seed and structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasopt.errors import ConfigError
+from nasopt.graph.analysis import Analysis, analyse, trace_model
+from nasopt.graph.example import Example, make_example
+from nasopt.graph.kernels import AxisCut, KernelCut
+from nasopt.graph.slim import slim
+
+_FORMAT = "nasopt.structure"
+_VERSION = 1
+
+
+def make_structure(
+    method: str, analysis: Analysis, example: Example, keep: Tensor, kernels: Mapping[str, KernelCut]
+) -> dict[str, Any]:
+    """`{"format", "version", "method", "inputs", "channels", "kernels"}` of plain values.
+
+    `channels` holds for every layer that loses some the positions of those it keeps; `kernels` holds for every layer
+    and spatial dimension `[first tap, step, count]`.
+    """
+    channels: dict[str, list[int]] = {}
+    for layer, labels in analysis.propagation.writers:
+        if not bool(keep[labels].all()):
+            channels[layer] = torch.nonzero(keep[labels]).reshape(-1).tolist()
+    cut = {
+        name: [[axis.first, axis.step, axis.count] for axis in axes]
+        for name, axes in kernels.items()
+        if any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
+    }
+    inputs = {
+        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        for name, value in example.arguments.items()
+        if isinstance(value, Tensor)
+    }
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "method": method,
+        "inputs": inputs,
+        "channels": channels,
+        "kernels": cut,
+    }
+
+
+def restore(
+    seed: nn.Module, structure: Mapping[str, Any], *, input_example: Any = None, leaf_modules: tuple[Any, ...] = ()
+) -> nn.Module:
+    """The found network, rebuilt from its seed; a `state_dict` of the exported network loads into it.
+
+    ```python
+    json.dump(model.arch_structure(), file)                    # with the state_dict: all that is to keep
+    network = nasopt.restore(make_seed(), json.load(file))
+    network.load_state_dict(torch.load("weights.pt"))
+    ```
+
+    Args:
+        seed: a model of the same architecture as the one that was wrapped; its weights are cut, it stays as it is.
+        structure: from `arch_structure()`.
+        input_example: only where an input of the model is not a plain tensor.
+        leaf_modules: as given to the search model.
+
+    Raises:
+        ConfigError: the dict is no structure of this version, or names layers or channels that the seed does not have.
+    """
+    if structure.get("format") != _FORMAT or structure.get("version") != _VERSION:
+        raise ConfigError(
+            f"not a structure that this version reads: format {structure.get('format')!r}, version "
+            f"{structure.get('version')!r}; wanted {_FORMAT!r}, {_VERSION}"
+        )
+    device = next((p.device for p in seed.parameters()), torch.device("cpu"))
+    if input_example is None:
+        input_example = {
+            name: torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device)
+            for name, spec in structure["inputs"].items()
+        }
+    example = make_example(seed, None, input_example)
+    analysis = analyse(trace_model(seed, example, leaf_modules), example)
+    keep = torch.ones(len(analysis.labels), dtype=torch.bool)
+    written: dict[str, Tensor] = dict(analysis.propagation.writers)
+    for layer, kept in structure["channels"].items():
+        if layer not in written or max(kept, default=-1) >= len(written[layer]) or not kept:
+            have = len(written[layer]) if layer in written else "no"
+            raise ConfigError(f"the structure keeps channels {kept} of {layer!r}, the seed has {have} channels there")
+        labels = written[layer]
+        dead = torch.ones(len(labels), dtype=torch.bool)
+        dead[kept] = False
+        keep[analysis.roots[labels[dead]]] = False
+    keep = keep[analysis.roots]
+    kernels: dict[str, KernelCut] = {}
+    for layer, axes in structure["kernels"].items():
+        if not isinstance(dict(analysis.module.named_modules()).get(layer), (nn.Conv1d, nn.Conv2d)):
+            raise ConfigError(f"the structure cuts the kernel of {layer!r}, which is no convolution of the seed")
+        kernels[layer] = tuple(AxisCut(*axis) for axis in axes)
+    return slim(analysis, keep, kernels)
