@@ -41,13 +41,18 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.close(folder)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_atomic` for bytes at hand."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_atomic(path, write)
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_atomic` for text in UTF-8."""
-    write_atomic(path, lambda file: _write_all(file, text.encode()))
-
-
-def _write_all(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+    write_bytes(path, text.encode())
 
 
 def save_checkpoint(path: Path, config: dict[str, Any], state: dict[str, Any]) -> None:

@@ -49,7 +49,20 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(search)
     search.add_argument("--strength", type=float, help="weight of the cost, as a fraction of the seed's, in the loss")
     search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
+    search.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard")
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
+    sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")
+    add_run_options(sweep)
+    sweep.add_argument("--strengths", default="0.1:10:5", help="low:high:count or a,b,c; default: 0.1:10:5")
+    sweep.add_argument("--seeds", default="0", help="list of seeds; default: 0")
+    sweep.add_argument("--jobs", type=int, default=1, help="searches at a time; default: 1")
+    sweep.set_defaults(command_line=None)
+    report = commands.add_parser("report", help="HTML page with Pareto fronts of all networks in a folder")
+    report.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
+    report.set_defaults(threads=None)
+    job = commands.add_parser("job", help="one job of a sweep, as its runner starts it")
+    job.add_argument("folder", type=Path)
+    job.add_argument("--threads", type=int)
     return parser
 
 

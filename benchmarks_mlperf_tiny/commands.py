@@ -1,21 +1,23 @@
-"""What does `search` do, from arguments to files?"""
+"""What does each command do, from arguments to files?"""
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
-from typing import Any
+import os
 
-import torch
-
-from benchmarks_mlperf_tiny.checkpoint import write_atomic, write_text
-from benchmarks_mlperf_tiny.config import RunConfig, make_config
+from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.job import run_job
 from benchmarks_mlperf_tiny.lock import locked
-from benchmarks_mlperf_tiny.search import Run, RunResult
-from benchmarks_mlperf_tiny.summary import draw_channels, summarise, text_table
+from benchmarks_mlperf_tiny.report import write_report
+from benchmarks_mlperf_tiny.results import run_name, save_result
+from benchmarks_mlperf_tiny.runner import LocalRunner
+from benchmarks_mlperf_tiny.search import Run
+from benchmarks_mlperf_tiny.summary import summarise, text_table
+from benchmarks_mlperf_tiny.sweep import parse_seeds, parse_strengths, run_sweep
 from benchmarks_mlperf_tiny.tasks import get_task
+from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 
 SETTINGS = (
     "strength",
@@ -32,23 +34,6 @@ SETTINGS = (
     "amp",
     "compile",
 )
-
-
-def run_name(config: RunConfig) -> str:
-    """Folder name of a run: readable, and different for different searches."""
-    parts = [config.task, config.data, config.method]
-    if config.method != "seed":
-        parts += [config.regularizer, f"{config.strength:g}"]
-    return "-".join([*parts, f"s{config.seed}"])
-
-
-def save_result(folder: Path, summary: dict[str, Any], found: RunResult) -> None:
-    """Write what a search leaves behind: module, weights, summary, picture."""
-    network = found.network.cpu().eval()
-    write_atomic(folder / "found_module.pt", lambda file: torch.save(network, file))
-    write_atomic(folder / "found_weights.pt", lambda file: torch.save(network.state_dict(), file))
-    draw_channels(summary, folder / "channels.png")
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def search(args: argparse.Namespace) -> None:
@@ -74,7 +59,8 @@ def search(args: argparse.Namespace) -> None:
         if config.method != "seed" and not args.no_baseline:
             seed_config = make_config(task, args.data, "seed", **changes)
             seed_result = Run(seed_config, task, data, checkpoints["seed"], every, args.quiet).run()
-        found = Run(config, task, data, checkpoints["found"], every, args.quiet).run()
+        curves = CurveWriter(folder / "curves") if args.tensorboard else None
+        found = Run(config, task, data, checkpoints["found"], every, args.quiet, curves).run()
         seed = seed_result.network if seed_result else task.seed(data.num_classes)
         summary = summarise(config, task, seed.cpu(), seed_result, found, data.synthetic)
         save_result(folder, summary, found)
@@ -87,3 +73,48 @@ def search(args: argparse.Namespace) -> None:
             f"Seed and found network: the same recipe, {epochs} epochs each, best epoch of the last {config.finetune}."
         )
     print(f"Results: {folder}")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Search with many strengths; one row per network in `networks.csv`.
+
+    Raises:
+        BenchmarkError: anything that cannot be served; the message says what to do.
+    """
+    if args.jobs < 1:
+        raise BenchmarkError(f"--jobs {args.jobs}: at least one must run at a time")
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    runner = (
+        LocalRunner(args.jobs, threads, args.command_line) if args.command_line else LocalRunner(args.jobs, threads)
+    )
+    changes = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "seed")}
+    rows = run_sweep(
+        args.out,
+        get_task(args.task),
+        args.data,
+        args.method.split(","),
+        parse_strengths(args.strengths),
+        parse_seeds(args.seeds),
+        runner,
+        args.data_dir,
+        args.quiet,
+        **changes,
+    )
+    failed = [row for row in rows if row["status"] == "failed"]
+    print(f"{len(rows) - len(failed)} networks in {args.out / 'networks.csv'}")
+    for row in failed:
+        print(f"failed: {row['task']} {row['method']} {row['strength']:g} seed {row['seed']}: {row['error']}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the page about all networks below a folder.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    print(f"Report: {write_report(args.out)}")
+
+
+def job(args: argparse.Namespace) -> None:
+    """Execute one job of a sweep."""
+    run_job(args.folder)

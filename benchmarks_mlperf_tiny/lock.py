@@ -12,8 +12,12 @@ from benchmarks_mlperf_tiny.errors import FolderLockedError
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Own `folder`, which is created if need be, for the duration of the block.
+
+    Args:
+        folder: to own.
+        wait: until another owner is gone, instead of raising.
 
     Raises:
         FolderLockedError: another process owns it.
@@ -22,7 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "unknown"

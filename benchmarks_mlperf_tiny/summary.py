@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import nn
 
@@ -73,7 +72,7 @@ def text_table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_channels(summary: dict[str, Any], path: Path) -> None:
+def draw_channels(summary: dict[str, Any], file: BinaryIO) -> None:
     """A PNG of the channels that every layer of the seed had and has kept."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -96,4 +95,4 @@ def draw_channels(summary: dict[str, Any], path: Path) -> None:
         f"{config['task']} on {config['data']}: {config['method']} keeps {share:.0f} % of the MACs", fontsize=10
     )
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(file, dpi=150, format="png")

@@ -28,6 +28,12 @@ def stand_in_folder() -> Path | None:
     return Path(value) if value else None
 
 
+def has_stand_in(file_name: str) -> bool:
+    """Whether NASOPT_DATA holds the file."""
+    folder = stand_in_folder()
+    return folder is not None and (folder / file_name).is_file()
+
+
 def stand_in(file_name: str, data: str, options: DataOptions) -> Path:
     """Path of a stand-in file in `--data-dir` or NASOPT_DATA.
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks_mlperf_tiny.augment import affine_jitter
-from benchmarks_mlperf_tiny.data.images import digits
+from benchmarks_mlperf_tiny.data import images
+from benchmarks_mlperf_tiny.data.images import CIFAR10, digits, find_cifar10
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.splits import make_split, stratified_parts
 from benchmarks_mlperf_tiny.errors import BenchmarkError, DataError
@@ -67,7 +73,47 @@ def test_flip_mirrors_about_half() -> None:
 
 def test_missing_data_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NASOPT_DATA", raising=False)
-    with pytest.raises(DataError, match=r"cifar10_jpeg\.npz was not found.*Set NASOPT_DATA"):
+    with pytest.raises(DataError, match=r"fsdd_8k\.npz was not found.*Set NASOPT_DATA"):
+        get_task("kws").dataset("fsdd").load(DataOptions())
+
+
+def write_archive(path: Path, names: list[str], records: int = 2) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for place, name in enumerate(names):
+            content = np.full((records, 3073), place, np.uint8).tobytes()
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+NAMES = [*(f"data_batch_{index}.bin" for index in range(1, 6)), "test_batch.bin", "readme.html"]
+
+
+def test_cifar10_archive(tmp_path: Path) -> None:
+    path = tmp_path / CIFAR10.name
+    write_archive(path, NAMES)
+    x_train, y_train, x_test, y_test = find_cifar10(DataOptions(data_dir=tmp_path))
+    assert x_train.shape == (10, 3, 32, 32)
+    assert y_train.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert x_test.shape == (2, 3, 32, 32)
+    assert y_test.tolist() == [5, 5]
+
+
+def test_damaged_archives_are_named(tmp_path: Path) -> None:
+    path = tmp_path / CIFAR10.name
+    path.write_bytes(b"no archive")
+    with pytest.raises(DataError, match="no usable CIFAR-10 archive"):
+        find_cifar10(DataOptions(data_dir=tmp_path))
+    write_archive(path, NAMES[:3])
+    with pytest.raises(DataError, match=r"data_batch_4\.bin"):
+        find_cifar10(DataOptions(data_dir=tmp_path))
+
+
+def test_no_network_and_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NASOPT_DATA", raising=False)
+    monkeypatch.setenv("NASOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(images, "CIFAR10", dataclasses.replace(CIFAR10, url="http://127.0.0.1:9/none"))
+    with pytest.raises(DataError, match=r"could not be downloaded.*Without a network"):
         get_task("ic").dataset("cifar10").load(DataOptions())
 
 
