@@ -126,7 +126,7 @@ class LatencyTable:
         index = torch.minimum(index.clamp(min=0), (lasts - 1).clamp(min=0))
         below = (index * tiles).clamp(min=1)
         above = ((index + 1) * tiles).clamp(min=2)
-        share = torch.minimum((counts.clamp(min=1) - below) / (above - below), torch.ones_like(counts))
+        share = ((counts.clamp(min=1) - below) / (above - below)).clamp(max=1)
         share = torch.where(lasts > 0, share, 0.0)
         corner = (self.offsets + (index.to(torch.int64) * strides).sum(0)).unsqueeze(0)  # (1, l)
         weight = torch.ones_like(corner, dtype=torch.float64)

@@ -168,7 +168,7 @@ def live_sets(graph: MemoryGraph, order: Sequence[Hashable] | None = None) -> li
     """
     order = list(graph.steps if order is None else order)
     at = {step: i for i, step in enumerate(order)}
-    if len(at) != len(order) or at.keys() != graph.edges.nodes:
+    if len(at) != len(order) or at.keys() != set(graph.steps):
         raise ConfigError("memory: the order does not name every step once: permute graph.steps")
     for before, after in graph.edges.edges:
         if at[before] > at[after]:

@@ -1,9 +1,9 @@
 """How does a branchy integer law become differentiable? By interpolation between exact values at its knots.
 
 The knots of a channel axis are 1 and the multiples of the target's tile: between two of them the interpolant is
-straight, so its slope says what the next whole tile costs. (With a knot at every count the slope inside a tile would be 0, and a
-cliff at its edge.) At a knot the slope is that of the segment below: what removing channels saves. Taps have a knot at
-every count. Counts below 1 cost as much as 1: at least one channel of every group survives.
+straight, so its slope says what the next whole tile costs. (With a knot at every count the slope inside a tile would be
+0, and a cliff at its edge.) At a knot the slope is that of the segment below: what removing channels saves. Taps have a
+knot at every count. Counts below 1 cost as much as 1: at least one channel of every group survives.
 
 Nothing is stored: each call evaluates the compiled kernel at the corners of the cells in which the counts lie, which
 takes microseconds for a whole network. `LatencyTable` stores all corners for loops that must not leave the device.

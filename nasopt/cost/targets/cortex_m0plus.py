@@ -13,7 +13,7 @@ TARGET = Target(
     summary="Cortex-M0+, STM32G0B1, Bosch HALE 1.0",
     clock_mhz=64.0,
     kernel=cycles,
-    law=cortex_law(square=6.699, point=7.669, linear=9.092),
+    law=cortex_law(square=6.892, point=9.694, linear=9.535),
     priced=PRICED,
     ram_bytes=147_456,
     flash_bytes=524_288,

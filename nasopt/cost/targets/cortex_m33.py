@@ -12,7 +12,7 @@ TARGET = Target(
     summary="Cortex-M33, STM32U575, X-CUBE-AI 7.3",
     clock_mhz=160.0,
     kernel=cycles,
-    law=cortex_law(square=1.549, point=1.809, linear=2.66),
+    law=cortex_law(square=1.594, point=2.296, linear=2.814),
     priced=PRICED,
     ram_bytes=804_864,
     flash_bytes=2_097_152,

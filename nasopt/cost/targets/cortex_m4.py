@@ -12,7 +12,7 @@ TARGET = Target(
     summary="Cortex-M4, STM32L4R5, X-CUBE-AI 7.3",
     clock_mhz=120.0,
     kernel=cycles,
-    law=cortex_law(square=1.887, point=2.328, linear=3.137),
+    law=cortex_law(square=1.945, point=2.972, linear=3.317),
     priced=PRICED,
     ram_bytes=655_360,
     flash_bytes=2_097_152,

@@ -13,7 +13,7 @@ TARGET = Target(
     summary="Cortex-M4, STM32L4R5, microTVM with CMSIS-NN",
     clock_mhz=120.0,
     kernel=cycles,
-    law=cortex_law(square=3.159, point=2.972, linear=3.6),
+    law=cortex_law(square=3.233, point=3.643, linear=3.738),
     priced=PRICED,
     ram_bytes=655_360,
     flash_bytes=2_097_152,

@@ -12,7 +12,7 @@ TARGET = Target(
     summary="Cortex-M7, STM32H7A3, X-CUBE-AI 7.3",
     clock_mhz=280.0,
     kernel=cycles,
-    law=cortex_law(square=1.052, point=1.199, linear=1.761),
+    law=cortex_law(square=1.082, point=1.515, linear=1.855),
     priced=PRICED,
     ram_bytes=1_441_792,
     flash_bytes=2_097_152,

@@ -13,7 +13,7 @@ TARGET = Target(
     summary="Cortex-M85, Renesas RA8D1, TFLite Micro",
     clock_mhz=480.0,
     kernel=cycles,
-    law=cortex_law(square=0.282, point=0.487, linear=0.84),
+    law=cortex_law(square=0.292, point=0.643, linear=0.904),
     priced=PRICED,
     ram_bytes=1_048_576,
     flash_bytes=2_097_152,

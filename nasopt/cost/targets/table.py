@@ -56,7 +56,8 @@ def target_from_table(
         if macs in known and known[macs][0] != cycles:
             raise ConfigError(
                 f"{source}, rows {known[macs][1]} and {number}: two {kind} layers of {macs} MAC with "
-                f"{known[macs][0]:g} and {cycles:g} cycles, so the interpolation has no value there: keep one row, or their mean"
+                f"{known[macs][0]:g} and {cycles:g} cycles, so the interpolation has no value there: keep one row, "
+                f"or their mean"
             )
         known[macs] = (cycles, number)
     if not points:
