@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -33,25 +34,51 @@ def evaluate(target: str | Target, rows: NDArray[np.integer[Any]]) -> NDArray[np
         rows: integers, shape `(..., 11)`, columns as in `nasopt.cost.targets.COLUMNS`; see `rows_of`.
 
     Returns:
-        Cycles, int64, shape `(...)`: one network of `l` layers in `n` variants is an array `(n, l, 11)`, and its
-        latencies are `evaluate(...).sum(-1)`.
+        Cycles of each layer, int64, shape `(...)`.
 
     Raises:
         ConfigError: the array has another shape or is not of integers.
     """
-    from nasopt.cost.targets.signature import evaluate_rows  # numba is imported when a latency is first asked for
+    rows = _checked(rows, 1)
+    return _sums(get_target(target), rows[..., None, :])
 
-    target = get_target(target)
+
+def evaluate_networks(target: str | Target, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Exact cycles of many networks at once: `evaluate(target, rows).sum(-1)`, summed by compiled code.
+
+    Args:
+        target: name or object.
+        rows: integers, shape `(..., l, 11)`: variants of a network of `l` layers.
+
+    Returns:
+        Cycles of each network, int64, shape `(...)`.
+
+    Raises:
+        ConfigError: the array has another shape or is not of integers.
+    """
+    return _sums(get_target(target), _checked(rows, 2))
+
+
+def _checked(rows: Any, dimensions: int) -> NDArray[np.integer[Any]]:
     rows = np.asarray(rows)
-    if rows.ndim < 1 or rows.shape[-1] != len(COLUMNS) or not np.issubdtype(rows.dtype, np.integer):
+    if rows.ndim < dimensions or rows.shape[-1] != len(COLUMNS) or not np.issubdtype(rows.dtype, np.integer):
+        wanted = "(..., " + "layers, " * (dimensions - 1) + f"{len(COLUMNS)})"
         raise ConfigError(
-            f"evaluate: rows have shape {rows.shape} and type {rows.dtype}, not (..., {len(COLUMNS)}) integers: "
+            f"latency: rows have shape {rows.shape} and type {rows.dtype}, not {wanted} integers: "
             f"columns are {', '.join(COLUMNS)}; rows_of makes them from layer shapes"
         )
-    flat = np.ascontiguousarray(rows.reshape(-1, len(COLUMNS)), dtype=np.int64)
-    cycles = np.empty(len(flat), dtype=np.int64)
-    evaluate_rows(target.kernel, flat, target.law_array(), cycles)
-    return cycles.reshape(rows.shape[:-1])
+    return rows
+
+
+def _sums(target: Target, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Cycles summed over the last but one axis of `rows` (..., l, 11)."""
+    from nasopt.cost.targets.signature import sum_rows  # numba is imported when a latency is first asked for
+
+    leading = rows.shape[:-2]
+    flat = np.ascontiguousarray(rows, dtype=np.int64).reshape(prod(leading), *rows.shape[-2:])
+    totals = np.empty(len(flat), dtype=np.int64)
+    sum_rows(target.kernel, flat, target.law_array(), totals)
+    return totals.reshape(leading)
 
 
 def rows_of(shapes: Sequence[LayerShape]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nasopt.cost import LatencyTable, get_metric, get_target, latency_metric, target_names
-from nasopt.cost.latency import evaluate, rows_of
+from nasopt.cost.latency import evaluate, evaluate_networks, rows_of
 from nasopt.cost.soft_latency import segment
 from nasopt.errors import ArchitectureError, ConfigError, UnpricedError
 from nasopt.graph.layer_shape import LayerShape
@@ -182,6 +182,7 @@ def test_evaluate_keeps_leading_dimensions():
     cycles = evaluate("cortex_m7", batch)
     assert cycles.shape == (2, 3)
     assert (cycles[0] == cycles[1]).all()
+    assert (evaluate_networks("cortex_m7", batch) == cycles.sum(-1)).all()
     assert rows_of([]).shape == (0, 11)
     assert evaluate("cortex_m7", rows_of([])).shape == (0,)
 
@@ -243,6 +244,8 @@ def test_bad_shapes():
         metric.cost(conv(soft([1, 2]), soft([1, 2, 3])))
     with pytest.raises(ConfigError, match=r"rows have shape \(2, 3\)"):
         evaluate("cortex_m4", np.zeros((2, 3), dtype=np.int64))
+    with pytest.raises(ConfigError, match=r"shape \(11,\) .* not \(..., layers, 11\)"):
+        evaluate_networks("cortex_m4", np.zeros(11, dtype=np.int64))
     with pytest.raises(ConfigError, match="float64"):
         evaluate("cortex_m4", np.zeros((2, 11)))
     with pytest.raises(ConfigError, match="unit is 's'"):

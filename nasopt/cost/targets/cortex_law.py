@@ -69,12 +69,13 @@ def cycles(
     taps = k0 * k1
     outputs = h * w * cout
     if kind == 0 or kind == 4:  # dense, grouped or transposed convolution
-        macs = outputs * taps * (cin // groups)
+        read = cin if groups == 1 else cin // groups
+        macs = outputs * taps * read
         if kind == 4:
             outputs = outputs * s0 * s1
         if taps == 1:
             work = macs * law[1]
-        elif cin // groups < 4:
+        elif read < 4:
             work = macs * law[0] * law[5]
         else:
             work = macs * law[0]

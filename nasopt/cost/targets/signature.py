@@ -12,9 +12,12 @@ KERNEL_SIGNATURE = int64(*([int64] * 11), int64[::1])
 _KERNEL = types.FunctionType(KERNEL_SIGNATURE)
 
 
-@njit([types.void(_KERNEL, int64[:, ::1], int64[::1], int64[::1])], cache=True)
-def evaluate_rows(kernel: Any, rows: Any, law: Any, cycles: Any) -> None:
-    """Fill `cycles` (n,) with the kernel's value of every row of `rows` (n, 11)."""
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        cycles[i] = kernel(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], law)
+@njit([types.void(_KERNEL, int64[:, :, ::1], int64[::1], int64[::1])], cache=True)
+def sum_rows(kernel: Any, rows: Any, law: Any, totals: Any) -> None:
+    """Fill `totals` (n,) with the sums of the kernel's values over the rows of `rows` (n, l, 11)."""
+    for n in range(rows.shape[0]):
+        total = 0
+        for i in range(rows.shape[1]):
+            r = rows[n, i]
+            total += kernel(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], law)
+        totals[n] = total
