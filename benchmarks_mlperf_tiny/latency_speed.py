@@ -50,7 +50,7 @@ def mobilenet() -> list[LayerShape]:
     return [*layers, LayerShape("linear", 256, 2, bias=1)]
 
 
-def best_seconds(run: Callable[[], object], repeats: int = 50) -> float:
+def best_seconds(run: Callable[[], object], repeats: int = 100) -> float:
     """Shortest of several runs [s]."""
     times = []
     for _ in range(repeats):
@@ -60,7 +60,7 @@ def best_seconds(run: Callable[[], object], repeats: int = 50) -> float:
     return min(times)
 
 
-def rates(name: str, networks: int = 1_000) -> tuple[float, float]:
+def rates(name: str, networks: int = 10_000) -> tuple[float, float]:
     """ResNet-8 evaluations per second: compiled in batches of `networks`, and in plain Python (the kernel's source)."""
     target = get_target(name)
     batch = np.repeat(rows_of(resnet8())[None], networks, axis=0)  # (networks, 10, 11)
