@@ -1,8 +1,8 @@
 """How does a training step price a whole network in a handful of tensor operations? With all its tables in one buffer.
 
-Every layer's cycles are computed once on its grid of knots; the grids lie one after the other in a flat tensor. A step
-then finds the cell of every layer, gathers its corners in one go, and interpolates: the same values and slopes as
-`soft_cycles`, without leaving the device.
+Every layer's cycles are computed once for all its counts; these grids lie one after the other in a flat tensor. A step
+then finds the knots around every layer's counts, gathers its corners in one go, and interpolates: the same values and
+slopes as `soft_cycles`, without leaving the device.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nasopt.cost.latency import evaluate, exact_row
+from nasopt.cost.soft_latency import is_whole
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.rows import COLUMNS
 from nasopt.cost.targets.target import Target
@@ -36,7 +37,7 @@ class LatencyTable:
         offsets: start of each layer's grid: int64 `(l,)`.
         strides: step of each axis (out, in, k0, k1) in the flat grid: int64 `(4, l)`.
         tiles: distance of knots on each axis, float64 `(4, l)`.
-        lasts: index of the last knot of each axis, 0 for an axis that is not tabulated: float64 `(4, l)`.
+        tiles_held: tiles that each axis of the grid spans, 0 for an axis that is not tabulated: float64 `(4, l)`.
         groups: groups of each layer: channel counts are divided by them, float64 `(l,)`.
     """
 
@@ -45,7 +46,7 @@ class LatencyTable:
     offsets: Tensor
     strides: Tensor
     tiles: Tensor
-    lasts: Tensor
+    tiles_held: Tensor
     groups: Tensor
 
     @staticmethod
@@ -62,7 +63,7 @@ class LatencyTable:
             ConfigError: a count is not a positive integer.
         """
         target = get_target(target)
-        grids, offsets, strides, tiles, lasts, groups = [], [0], [], [], [], []
+        grids, offsets, strides, tiles, held, groups = [], [0], [], [], [], []
         for shape in shapes:
             if shape.kind not in target.priced:
                 raise UnpricedError(
@@ -70,14 +71,14 @@ class LatencyTable:
                     f"leave free ones out, and price only {', '.join(sorted(target.priced))}"
                 )
             row = np.asarray(exact_row(shape))
-            tile, knots = _knots(target, shape.kind, row, soft_kernels)
-            grids.append(evaluate(target, _grid(shape.kind, row, knots)).ravel())
-            lengths = [len(axis) for axis in knots]
+            tile, counts = _counts(target, shape.kind, row, soft_kernels)
+            grids.append(evaluate(target, _grid(shape.kind, row, counts)).ravel())
+            lengths = [len(axis) for axis in counts]
             steps = np.concatenate([np.cumprod(lengths[::-1])[-2::-1], [1]])
             offsets.append(offsets[-1] + len(grids[-1]))
             strides.append(steps)
             tiles.append(tile)
-            lasts.append([length - 1 for length in lengths])
+            held.append([0 if length == 1 else length // step for length, step in zip(lengths, tile, strict=True)])
             groups.append(row[_GROUPS])
         return LatencyTable(
             target,
@@ -85,7 +86,7 @@ class LatencyTable:
             offsets=torch.tensor(offsets[:-1], dtype=torch.int64),
             strides=torch.from_numpy(np.asarray(strides, dtype=np.int64).reshape(-1, 4).T.copy()),
             tiles=torch.tensor(tiles, dtype=torch.float64).reshape(-1, 4).T.contiguous(),
-            lasts=torch.tensor(lasts, dtype=torch.float64).reshape(-1, 4).T.contiguous(),
+            tiles_held=torch.tensor(held, dtype=torch.float64).reshape(-1, 4).T.contiguous(),
             groups=torch.tensor(groups, dtype=torch.float64),
         )
 
@@ -121,48 +122,54 @@ class LatencyTable:
             )
         used = len(axes)
         counts = torch.stack(axes).to(torch.float64)  # (a, l)
-        tiles, lasts, strides = self.tiles[:used], self.lasts[:used], self.strides[:used]
-        index = torch.ceil(counts.detach() / tiles) - 1  # knot below each count
-        index = torch.minimum(index.clamp(min=0), (lasts - 1).clamp(min=0))
-        below = (index * tiles).clamp(min=1)
+        tiles, held, strides = self.tiles[:used], self.tiles_held[:used], self.strides[:used]
+        index = torch.ceil(counts.detach() / tiles) - 1  # tile below each count
+        index = torch.minimum(index.clamp(min=0), (held - 1).clamp(min=0))
+        below = (index * tiles).clamp(min=1)  # knots: the grid holds count c at c - 1
         above = ((index + 1) * tiles).clamp(min=2)
         share = ((counts.clamp(min=1) - below) / (above - below)).clamp(max=1)
-        share = torch.where(lasts > 0, share, 0.0)
-        corner = (self.offsets + (index.to(torch.int64) * strides).sum(0)).unsqueeze(0)  # (1, l)
+        share = torch.where(held > 0, share, 0.0)
+        nearest = torch.minimum(counts.detach().clamp(min=1).round(), (held * tiles).clamp(min=2))
+        whole = (is_whole(counts, nearest) | (held == 0)).all(0)
+
+        corner = self._place(below - 1, strides, held).unsqueeze(0)  # (1, l)
         weight = torch.ones_like(corner, dtype=torch.float64)
+        steps = torch.where(held > 0, above - below, 0.0).to(torch.int64) * strides
         for axis in range(used):  # (1, l) -> (2, l) -> (4, l) ...
-            step = torch.where(lasts[axis] > 0, strides[axis], 0)
-            corner = torch.cat([corner, corner + step])
+            corner = torch.cat([corner, corner + steps[axis]])
             weight = torch.cat([weight * (1 - share[axis]), weight * share[axis]])
-        return (weight * self.values[corner]).sum(0)
+        line = (weight * self.values[corner]).sum(0)
+        exact = self.values[self._place(nearest - 1, strides, held)]
+        return line + torch.where(whole, exact - line.detach(), 0.0)
+
+    def _place(self, positions: Tensor, strides: Tensor, held: Tensor) -> Tensor:
+        """Index (l,) into `values` of one position (a, l) per axis."""
+        return self.offsets + (torch.where(held > 0, positions, 0.0).to(torch.int64) * strides).sum(0)
 
     def to(self, device: torch.device | str) -> LatencyTable:
         """The same table on another device."""
-        tensors = ("values", "offsets", "strides", "tiles", "lasts", "groups")
+        tensors = ("values", "offsets", "strides", "tiles", "tiles_held", "groups")
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
-def _knots(target: Target, kind: str, row: Any, soft_kernels: bool) -> tuple[list[int], list[Any]]:
-    """Tile and knots of the four axes (out, in, k0, k1), channels per group; a fixed axis has one knot."""
+def _counts(target: Target, kind: str, row: Any, soft_kernels: bool) -> tuple[list[int], list[Any]]:
+    """Tile and counts of the four axes (out, in, k0, k1), channels per group; a fixed axis has one count."""
     out, inp, k0, k1 = (int(row[axis]) for axis in _AXES)
     groups = int(row[_GROUPS])
     follows = kind not in ("conv", "conv_transpose", "linear", "matmul")
     tiles = [target.tile_out, target.tile_in, 1, 1]
     largest = [out // groups, 1 if follows else inp // groups, k0, k1]
     fixed = [False, follows, not soft_kernels, not soft_kernels]
-    knots: list[Any] = []
+    counts: list[Any] = []
     for count, tile, still in zip(largest, tiles, fixed, strict=True):
-        if still:
-            knots.append(np.asarray([count]))
-            continue
-        steps = max(-(-count // tile), 2 if tile == 1 else 1)  # at least one segment
-        knots.append(np.maximum(np.arange(steps + 1) * tile, 1))
-    return tiles, knots
+        last = max(-(-count // tile) * tile, 2)  # whole tiles, and at least one segment
+        counts.append(np.asarray([count]) if still else np.arange(1, last + 1))
+    return tiles, counts
 
 
-def _grid(kind: str, row: Any, knots: list[Any]) -> Any:
-    """Rows of a layer at all combinations of its knots: int64 (o, i, k0, k1, 11)."""
-    axes = np.meshgrid(*knots, indexing="ij")
+def _grid(kind: str, row: Any, counts: list[Any]) -> Any:
+    """Rows of a layer at all combinations of its counts: int64 (o, i, k0, k1, 11)."""
+    axes = np.meshgrid(*counts, indexing="ij")
     grid = np.broadcast_to(row, (*axes[0].shape, len(COLUMNS))).copy()
     groups = row[_GROUPS]
     for column, values in zip(_AXES, axes, strict=True):

@@ -5,6 +5,9 @@ straight, so its slope says what the next whole tile costs. (With a knot at ever
 0, and a cliff at its edge.) At a knot the slope is that of the segment below: what removing channels saves. Taps have a
 knot at every count. Counts below 1 cost as much as 1: at least one channel of every group survives.
 
+Whole counts have the exact value of the kernel, also between knots, and the slope of the line: searches with hard
+masks, whose counts are whole, see what the chip will take. Only fractions have the value of the line.
+
 Nothing is stored: each call evaluates the compiled kernel at the corners of the cells in which the counts lie, which
 takes microseconds for a whole network. `LatencyTable` stores all corners for loops that must not leave the device.
 """
@@ -79,8 +82,18 @@ def soft_cycles(target: Target, kind: str, fields: tuple[Any, ...]) -> Tensor:
     if one_count and _soft(given[_OUT]):
         multiplier = (base[..., _OUT] / base[..., _IN]).round().clamp(min=1)
         corners[..., _IN] = torch.ceil(corners[..., _OUT] / multiplier)
-    exact = evaluate(target, corners.to("cpu", torch.int64).numpy()).astype(np.float64)
-    return (weights * torch.from_numpy(exact).to(device)).sum(0)
+    priced = torch.cat([corners, base.unsqueeze(0)]).to("cpu", torch.int64).numpy()
+    exact = torch.from_numpy(evaluate(target, priced).astype(np.float64)).to(device)  # (corners + 1, n)
+    line = (weights * exact[:-1]).sum(0)
+    whole = torch.ones(line.shape, dtype=torch.bool, device=device)
+    for column, _, _ in axes:
+        whole = whole & is_whole(columns[column], base[..., column])
+    return line + torch.where(whole, exact[-1] - line.detach(), 0.0)
+
+
+def is_whole(counts: Tensor, nearest: Tensor) -> Tensor:
+    """Where a count is the whole number `nearest` but for the rounding of float64; counts below 1 count as 1."""
+    return (counts.detach().clamp(min=1) - nearest).abs() < 1e-6
 
 
 def _soft(field: Tensor) -> bool:

@@ -71,8 +71,23 @@ def test_between_knots_it_is_straight(name):
     metric = latency_metric(target)
     tile = target.tile_out
     ends = [metric.cost(conv(64, tile * i)) for i in (4, 5)]
-    middle = metric.cost(conv(64, soft([tile * 4.5])))
-    assert middle.item() == pytest.approx(sum(ends) / 2)
+    middle = metric.cost(conv(64, soft([tile * 4.3])))
+    assert middle.item() == pytest.approx(0.7 * ends[0] + 0.3 * ends[1])
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_whole_counts_are_exact_with_the_slope_of_the_line(name):
+    """What hard masks need: the value of the exported network, and a gradient that sees the next tile."""
+    metric = latency_metric(name)
+    for make in (conv, lambda i, o: depthwise(o), lambda i, o: LayerShape("linear", i, o)):
+        ins, outs = [3, 17, 1, 63], [5, 10, 33, 1]
+        given = soft(outs)
+        values = metric.cost(make(soft(ins), given))
+        assert values.tolist() == [metric.cost(make(i, o)) for i, o in zip(ins, outs, strict=True)]
+        values.sum().backward()
+        near = soft([o - 1e-6 for o in outs])
+        metric.cost(make(soft(ins), near)).sum().backward()
+        torch.testing.assert_close(given.grad[:3], near.grad[:3])
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -95,7 +110,7 @@ def test_gradient_is_the_slope_below(name):
 def test_monotone_from_tile_on(name):
     """Above the smallest counts (a Cortex-M pays extra below four inputs) more channels never cost less."""
     target = get_target(name)
-    counts = soft(np.linspace(4, 200, 500), grad=False)
+    counts = soft(np.linspace(4, 200, 500) + 1e-4, grad=False)
     for shape in (conv(64, counts), conv(counts, 64), depthwise(counts), LayerShape("linear", counts, counts)):
         assert (latency_metric(target).cost(shape).diff() >= -1e-6).all()
 

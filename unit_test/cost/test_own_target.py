@@ -38,10 +38,10 @@ def test_own_target_is_a_regularizer_by_name():
     # 12 inputs are two rounds of 8: 2 x 64 positions x 9 taps x 2 x 16 outputs + 1500
     shape = LayerShape("conv", 12, 16, (3, 3), 64, (8, 8), (1, 1))
     assert metric.cost(shape) == 2 * 64 * 9 * 2 * 16 + 1500
-    # soft: half way between one round and two
-    counts = torch.tensor([12.0], dtype=torch.float64, requires_grad=True)
+    # soft: 12.4 is 0.55 of the way from one round to two
+    counts = torch.tensor([12.4], dtype=torch.float64, requires_grad=True)
     soft = metric.cost(LayerShape("conv", counts, 16, (3, 3), 64, (8, 8), (1, 1)))
-    assert soft.item() == 2 * 64 * 9 * 1.5 * 16 + 1500
+    assert soft.item() == pytest.approx(2 * 64 * 9 * 1.55 * 16 + 1500)
     soft.sum().backward()
     assert counts.grad.item() == 2 * 64 * 9 * 16 / 8
 
