@@ -19,7 +19,7 @@ class Outputs(NamedTuple):
     features: Tensor
 
 
-@toy("inputs_and_outputs", (3, 6, 6), (2, 6, 6), channels=4 + 4)
+@toy("inputs_and_outputs", (3, 6, 6), (2, 6, 6), channels=4)
 class InputsAndOutputs(nn.Module):
     """Two inputs, a default argument, a dict with a tuple; what is returned stays whole."""
 

@@ -92,6 +92,6 @@ class Embedding(nn.Module):
 def parametrized() -> nn.Module:
     """Weights that are computed at every call: such a layer stays whole, its neighbours do not."""
     normed = parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
-    spectral = parametrizations.spectral_norm(nn.Conv2d(5, 6, 1))
-    middle = [nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)]
+    spectral = parametrizations.spectral_norm(nn.Conv2d(4, 6, 1))
+    middle = [nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 1)]
     return nn.Sequential(normed, *middle, spectral, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
