@@ -155,4 +155,6 @@ class Assignment(nn.Module):
         x = self.first(x).clone()
         x.mul_(2.0).add_(y)
         x -= 1
-        return self.head(F.relu_(x).sigmoid_().sum((2, 3)))
+        x[:, :, 0] = 0.5
+        x[..., 1:] = y[..., 1:]
+        return self.head(F.relu_(x).sigmoid().sum((2, 3)))

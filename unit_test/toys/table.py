@@ -18,6 +18,7 @@ class Toy:
     Attributes:
         make: builds the seed.
         inputs: shapes of one sample of every input, or a function that makes a batch of inputs.
+        is_network: one of the benchmark networks, which take longer.
         channels: searchable channels (classes of positions that live and die together), counted by hand.
     """
 
@@ -25,6 +26,7 @@ class Toy:
     make: Callable[[], nn.Module]
     inputs: Any
     channels: int
+    is_network: bool = False
 
     def seed(self, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The seed with random weights and norm statistics, in train mode."""
@@ -42,12 +44,12 @@ class Toy:
 TOYS: dict[str, Toy] = {}
 
 
-def toy(name: str, *inputs: Any, channels: int) -> Callable[[Any], Any]:
+def toy(name: str, *inputs: Any, channels: int, is_network: bool = False) -> Callable[[Any], Any]:
     """Add a seed to the table."""
 
     def add(make: Callable[[], nn.Module]) -> Any:
         assert name not in TOYS
-        TOYS[name] = Toy(name, make, inputs[0] if callable(inputs[0]) else inputs, channels)
+        TOYS[name] = Toy(name, make, inputs[0] if callable(inputs[0]) else inputs, channels, is_network)
         return make
 
     return add
