@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from toys import TOYS, Toy
 
 from nasopt import PIT
-from toys import TOYS, Toy
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def largest_difference(left: Any, right: Any) -> float:
 
 def task_loss(output: Any) -> Tensor:
     """Some differentiable loss of any output, which depends on every element."""
-    return torch.stack([(x.double() * torch.arange(1, x.numel() + 1).view_as(x)).sin().mean() for x in tensors(output)]).sum()
+    return torch.stack(
+        [(x.double() * torch.arange(1, x.numel() + 1).view_as(x)).sin().mean() for x in tensors(output)]
+    ).sum()
 
 
 def train_steps(model: Any, inputs: tuple[Any, ...], count: int = 2, strength: float = 1e-4) -> None:

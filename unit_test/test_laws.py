@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-from nasopt.cost import metric_names
 from settings import (
     ARCHITECTURES,
     SETTINGS,
@@ -23,7 +20,10 @@ from settings import (
     train_steps,
     wrapped,
 )
+from torch import nn
 from toys import TOYS, Toy
+
+from nasopt.cost import metric_names
 
 
 def same_state(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -153,7 +153,10 @@ def test_partition(setting: Setting, toy: Toy) -> None:
     assert [id(p) for p in model.arch_parameters()] == [id(p) for p in arch.values()]
     assert len({id(p) for p in net.values()}) == len(list(model.net_parameters()))
     groups = model.param_groups(lr=0.1, arch_lr=0.2, weight_decay=0.3)
-    assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in groups] == [(len(net), 0.1, 0.3), (len(arch), 0.2, 0)]
+    assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in groups] == [
+        (len(net), 0.1, 0.3),
+        (len(arch), 0.2, 0),
+    ]
 
 
 @every_case
