@@ -43,19 +43,29 @@ def follow_mode(root: nn.Module, graph: fx.Graph, in_training: fx.Graph | None, 
             stacklevel=2,
         )
         return
-    for node, evaluation, train in zip(nodes, leaves, other_leaves):
+    for node, other, evaluation, train in zip(nodes, others, leaves, other_leaves):
         if evaluation == train:
             continue
         if node.op == "call_function" and node.target in _DROPOUTS:
             _to_dropout_module(root, graph, node)
         else:
-            _insert_by_mode(root, graph, node, evaluation, train)
+            _insert_by_mode(root, graph, node, other, [a != b for a, b in zip(evaluation, train)])
+
+
+def _flat_arguments(node: fx.Node) -> tuple[list[Any], Any]:
+    return pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: isinstance(x, slice))
 
 
 def _constants(node: fx.Node, position: dict[fx.Node, int]) -> list[Any]:
     """Flat arguments of a node; other nodes are named by their position."""
-    leaves = pytree.tree_leaves((node.args, dict(node.kwargs)), is_leaf=lambda x: isinstance(x, slice))
-    return [("node", position[x]) if isinstance(x, fx.Node) else x for x in leaves]
+    leaves, _ = _flat_arguments(node)
+    return [_by_position(leaf, position) for leaf in leaves]
+
+
+def _by_position(leaf: Any, position: dict[fx.Node, int]) -> Any:
+    if isinstance(leaf, slice):
+        return ("slice", *(_by_position(bound, position) for bound in (leaf.start, leaf.stop, leaf.step)))
+    return ("node", position[leaf]) if isinstance(leaf, fx.Node) else leaf
 
 
 def _same_structure(nodes: list[fx.Node], others: list[fx.Node]) -> bool:
@@ -83,11 +93,12 @@ def _to_dropout_module(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _insert_by_mode(root: nn.Module, graph: fx.Graph, node: fx.Node, evaluation: list[Any], train: list[Any]) -> None:
-    leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: isinstance(x, slice))
+def _insert_by_mode(root: nn.Module, graph: fx.Graph, node: fx.Node, in_training: fx.Node, differs: list[bool]) -> None:
+    leaves, spec = _flat_arguments(node)
+    other_leaves, _ = _flat_arguments(in_training)
     with graph.inserting_before(node):
-        for i, (off, on) in enumerate(zip(evaluation, train)):
-            if off != on:
+        for i, (off, on) in enumerate(zip(list(leaves), other_leaves)):
+            if differs[i]:
                 choice = graph.call_module(add_module(root, "by_mode", ByMode(on, off)))
                 choice.meta["value"] = off
                 leaves[i] = choice

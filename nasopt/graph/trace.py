@@ -152,6 +152,7 @@ class ValueTracer(fx.Tracer):
         self.leaf_modules = leaf_modules
         self.whole_functions = whole_functions
         self.evaluating = False
+        self.made: dict[int, fx.Node] = {}
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -169,16 +170,33 @@ class ValueTracer(fx.Tracer):
         return ValueProxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
-        return a.node if type(a) in (ValueProxy, ValueAttribute) else super().create_arg(a)
+        if isinstance_proxy(a):
+            return a.node
+        if isinstance(a, Tensor) and id(a) in self.made:
+            return self.made[id(a)]
+        is_made = isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a not in self.tensor_attrs
+        argument = super().create_arg(a)
+        # Tensors made in `forward` and named tuples become nodes on the way.
+        if isinstance(argument, fx.Node) and "value" not in argument.meta:
+            self._evaluate(argument)
+        if is_made and isinstance(argument, fx.Node):
+            # Every call of `forward` makes it anew: what is done to it in place must not last.
+            self.made[id(a)] = self.create_node("call_method", "clone", (argument,), {})
+            self._evaluate(self.made[id(a)])
+            return self.made[id(a)]
+        return argument
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        self._evaluate(proxy.node)
+        return proxy
+
+    def _evaluate(self, node: fx.Node) -> None:
         self.evaluating = True
         try:
-            proxy.node.meta["value"] = self.evaluate(proxy.node)
+            node.meta["value"] = self.evaluate(node)
         finally:
             self.evaluating = False
-        return proxy
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -217,7 +235,10 @@ def trace(
     tracer = ValueTracer(example, is_layer, leaf_modules, whole_functions)
     was_training = {module: module.training for module in root.modules()}
     root.eval()
+    own_attributes = set(vars(root))
     graph = _trace_once(tracer, root)
+    # The second trace shall give the tensors that `forward` makes the same names.
+    constants = {name: vars(root).pop(name) for name in set(vars(root)) - own_attributes}
     # Only the modules that are traced through: a layer's own mode is none of the graph's business.
     leaves = {module for name, module in root.named_modules() if tracer.is_leaf_module(module, name)}
     for module in root.modules():
@@ -226,6 +247,7 @@ def trace(
         in_training = _trace_once(ValueTracer(example, is_layer, leaf_modules, whole_functions), root)
     except (TraceError, ConfigError):
         in_training = None
+    vars(root).update(constants)
     for module, training in was_training.items():
         module.training = training
     follow_mode(root, graph, in_training, type(model).__name__)
@@ -244,7 +266,12 @@ def _trace_once(tracer: ValueTracer, root: nn.Module) -> fx.Graph:
     try:
         for namespace, name, original in patched:
             namespace[name] = _proxy_aware(original, tracer)
-        return tracer.trace(root)
+        graph = tracer.trace(root)
+        if not any(is_in_place(node) for node in graph.nodes):
+            for clone in tracer.made.values():
+                clone.replace_all_uses_with(clone.all_input_nodes[0])
+                graph.erase_node(clone)
+        return graph
     except (TraceError, ConfigError):
         raise
     except _DataDependent as error:
