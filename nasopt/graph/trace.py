@@ -267,6 +267,7 @@ def _trace_once(tracer: ValueTracer, root: nn.Module) -> fx.Graph:
         for namespace, name, original in patched:
             namespace[name] = _proxy_aware(original, tracer)
         graph = tracer.trace(root)
+        graph._tracer_cls = None  # unpickling traces the written code anew, for which the plain tracer is enough
         if not any(is_in_place(node) for node in graph.nodes):
             for clone in tracer.made.values():
                 clone.replace_all_uses_with(clone.all_input_nodes[0])
