@@ -6,9 +6,9 @@
     keep     = analysis.keep(alive)                        # one bool per searchable channel -> one per label
     network  = slim(analysis, keep)                        # sliced layers, rewritten constants, no dead code
 
-`trace` runs `forward` with proxies (`proxy`) that carry fake values (`values`). `propagate` runs the graph on labels (`labels`) and
-asks the table of rules (`registry`, `rules/`) about every call; a rule speaks through a `Call`. `mask` makes the forward pass of a
-search model, `slim` (with `rewrite` and `kernels`) the exported network.
+`trace` runs `forward` with proxies (`proxy`) that carry fake values (`values`). `propagate` runs the graph on labels
+(`labels`) and asks the table of rules (`registry`, `rules/`) about every call; a rule speaks through a `Call`. `mask`
+makes the forward pass of a search model, `slim` (with `rewrite` and `kernels`) the exported network.
 
 Adding a layer type is one entry in `rules/`, or one use of `nasopt.layer_rule` in your own code.
 """
