@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
@@ -13,6 +13,9 @@ from nasopt.graph.call import Rule
 
 # How a layer runs with another weight in the place of its own.
 Runner = Callable[[Any, Tensor, Tensor], Tensor]
+
+# Where a result lives: in memory of its own; in its input's memory, as it is; in its input's memory, written over it.
+Memory = Literal["new", "view", "in_place"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class RuleEntry:
         takes_sizes: the function takes sizes of activations as sizes (a view, a constructor), not as values.
         prices: what the rule says covers all parameters of the call.
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
+        memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
+            still needed.
     """
 
     function: Rule
@@ -34,6 +39,7 @@ class RuleEntry:
     takes_sizes: bool = False
     prices: bool = True
     run: Runner | None = None
+    memory: Memory = "new"
 
 
 _LAYERS: dict[type[nn.Module], RuleEntry] = {}
@@ -43,7 +49,10 @@ _QUALIFIED: dict[str, RuleEntry] = {}
 
 
 def layer_rule(
-    *layers: type[nn.Module], searchable: str = "passes channels on", run: Runner | None = None
+    *layers: type[nn.Module],
+    searchable: str = "passes channels on",
+    run: Runner | None = None,
+    memory: Memory = "new",
 ) -> Callable[[Rule], Rule]:
     """Teach nasopt a layer type: how channels pass, what it costs, how it is sliced.
 
@@ -64,6 +73,8 @@ def layer_rule(
         searchable: what of the layer can be searched, in words, for the support matrix.
         run: for a layer that mixes channels (`call.reads`): `(layer, input, weight) -> output`, the layer with another
             weight in the place of its own. Default: `torch.func.functional_call`.
+        memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
+            `"in_place"` (element by element: over its input where nobody needs that any more).
 
     Raises:
         ConfigError: a class has a rule already.
@@ -71,13 +82,15 @@ def layer_rule(
 
     def register(function: Rule) -> Rule:
         for layer in dict.fromkeys(layers):
-            _add(_LAYERS, layer, RuleEntry(function, layer, searchable, run=run))
+            _add(_LAYERS, layer, RuleEntry(function, layer, searchable, run=run, memory=memory))
         return function
 
     return register
 
 
-def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = False) -> Callable[[Rule], Rule]:
+def function_rule(
+    *functions: Callable[..., Any] | str, takes_sizes: bool = False, memory: Memory = "new"
+) -> Callable[[Rule], Rule]:
     """Teach nasopt a function, or a tensor method by its name: how channels pass and what it costs.
 
     A function of a package that may be absent is named in full, `"package.module.function"`.
@@ -87,6 +100,7 @@ def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = Fals
     Args:
         functions: functions, or names of tensor methods.
         takes_sizes: the function takes sizes of activations as sizes, like `view`, so that they may shrink with the channels.
+        memory: where the result lives, as for `layer_rule`.
 
     Raises:
         ConfigError: a function has a rule already.
@@ -94,7 +108,7 @@ def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = Fals
 
     def register(function: Rule) -> Rule:
         for target in dict.fromkeys(functions):
-            entry = RuleEntry(function, takes_sizes=takes_sizes)
+            entry = RuleEntry(function, takes_sizes=takes_sizes, memory=memory)
             if isinstance(target, str):
                 _add(_QUALIFIED if "." in target else _METHODS, target, entry)
             else:

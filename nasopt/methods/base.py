@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.cost import Metric, get_metric
+from nasopt.cost import AnyMetric, get_metric
 from nasopt.errors import ArchitectureError, ConfigError, nearest
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
@@ -79,7 +79,7 @@ class SearchModel(nn.Module, ABC):
         """Forward pass under the current decisions."""
 
     @abstractmethod
-    def _cost(self, metric: Metric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
+    def _cost(self, metric: AnyMetric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
         """Cost under `metric`: expected now, of the current hard decisions, of the smallest network, or of the seed."""
 
     @abstractmethod
@@ -118,7 +118,7 @@ class SearchModel(nn.Module, ABC):
             self.check_architecture()
         return total
 
-    def get_cost(self, metric: str | Metric, discrete: bool = False) -> Any:
+    def get_cost(self, metric: str | AnyMetric, discrete: bool = False) -> Any:
         """Cost under a metric, by name or object.
 
         Returns:
@@ -177,7 +177,7 @@ class SearchModel(nn.Module, ABC):
             "unpriced": list(analysis.propagation.unpriced),
         }
 
-    def _seed_cost(self, metric: Metric) -> float:
+    def _seed_cost(self, metric: AnyMetric) -> float:
         known = self._derived["seed_costs"]
         if metric.name not in known:
             with torch.no_grad():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nasopt.cost import Metric, get_metric
+from nasopt.cost import AnyMetric, get_metric
 from nasopt.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ class Regularizer:
         relative: whether every metric is divided by its value for the seed.
     """
 
-    weights: tuple[tuple[Metric, float], ...]
+    weights: tuple[tuple[AnyMetric, float], ...]
     relative: bool = False
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt.cost import Metric
+from nasopt.cost import AnyMetric
 from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.kernels import KernelCut
@@ -137,7 +137,7 @@ class PIT(SearchModel):
     def _run(self, inputs: tuple[Any, ...]) -> Any:
         return self._method.forward(self.net, self._masks(), *inputs)
 
-    def _cost(self, metric: Metric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
+    def _cost(self, metric: AnyMetric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
         # Masks are hard, so the expected cost is the discrete one.
         method = self._method
         if smallest:
