@@ -142,7 +142,7 @@ def memory_graph(layout: ActivationMemory, bits: int = 8) -> MemoryGraph:
     for name in layout.inputs:
         graph.add_input(name, sizes[name])
     for step in layout.steps:
-        writes = {name: sizes[name] for name in step.writes}
+        writes: dict[Hashable, Any] = {name: sizes[name] for name in step.writes}
         graph.add_step(step.node, step.reads, writes, {step.node: step.overwrites} if step.overwrites else None)
     graph.keep(*layout.outputs)
     return graph
