@@ -32,9 +32,9 @@ def layer_size(shape: LayerShape) -> Any:
     """Weights stored for a layer [weights], norms folded.
 
     `out * in / groups * taps`, plus one bias per output channel where `shape.bias` is set. A product of activations
-    stores nothing.
+    stores nothing, nor does a pooling.
     """
-    if shape.kind == "matmul":
+    if shape.kind in ("matmul", "pool"):
         return 0 * shape.out_channels
     return (shape.in_channels * shape.taps / shape.groups + shape.bias) * shape.out_channels
 
@@ -45,13 +45,46 @@ def layer_macs(shape: LayerShape) -> Any:
     Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
     Bias, norms, activations, lookups and elementwise weights are free.
     """
-    if shape.kind in ("norm", "parameter", "embedding"):
+    if shape.kind in ("norm", "pool", "parameter", "embedding"):
         return 0 * shape.out_channels
     return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
 
+def layer_size_bits(shape: LayerShape) -> Any:
+    """Storage of a layer's weights [bit]: `layer_size` times `weight_bits` (1 binary, 8 int8, 32 as trained).
+
+    Biases are counted at the same width as weights, as in `layer_size`.
+    """
+    return layer_size(shape) * shape.weight_bits
+
+
+BINARY_SPEEDUP = 64
+"""Products of one bit by one bit that one 64-bit XNOR and population count do at once."""
+
+
+def layer_ops(shape: LayerShape) -> Any:
+    """Bit-aware work of one call [MAC]: MACs, of which those with 1-bit weights and 1-bit activations count 1/64.
+
+    A layer with only its weights binary still multiplies real activations, and counts in full. A pooling that a search
+    added works on real values: one comparison or addition per tap and output but the first, 8 for a 3x3 window.
+    """
+    if shape.kind == "pool":
+        return shape.out_channels * shape.positions * (shape.taps - 1)
+    macs = layer_macs(shape)
+    binary = _is_one(shape.weight_bits) * _is_one(shape.activation_bits)
+    return macs * (1 - binary * (1 - 1 / BINARY_SPEEDUP))
+
+
+def _is_one(bits: Any) -> Any:
+    """1 where a width is one bit, else 0; numbers or tensors."""
+    return (bits == 1) * 1
+
+
 SIZE = Metric("size", "weights", per_call=False, cost=layer_size)
 MACS = Metric("macs", "MAC", per_call=True, cost=layer_macs)
+
+SIZE_BITS = Metric("size_bits", "bit", per_call=False, cost=layer_size_bits)
+OPS = Metric("ops", "MAC", per_call=True, cost=layer_ops)
 
 _METRICS: dict[str, Metric] = {}
 
@@ -88,4 +121,6 @@ def get_metric(metric: str | Metric) -> Metric:
 
 
 register_metric(SIZE)
+register_metric(SIZE_BITS)
 register_metric(MACS)
+register_metric(OPS)

@@ -29,6 +29,8 @@ class _Batch:
     output_size: tuple[Tensor, ...]
     stride: tuple[Tensor, ...]
     bias: Tensor
+    weight_bits: Tensor
+    activation_bits: Tensor
     groups_are_soft: bool
 
 
@@ -84,6 +86,8 @@ class NetworkCost:
                 stride=batch.stride,
                 groups=groups,
                 bias=batch.bias,
+                weight_bits=batch.weight_bits,
+                activation_bits=batch.activation_bits,
             )
             total = total + metric.cost(shape).sum()
         return total if isinstance(total, Tensor) else numbers.new_zeros(())
@@ -103,6 +107,8 @@ class NetworkCost:
             "positions": float(term.positions),
             "output_size": [float(size) for size in term.output_size],
             "stride": [float(size) for size in term.stride],
+            "weight_bits": float(term.weight_bits),
+            "activation_bits": float(term.activation_bits),
         }
 
     def _number(self, count: Count) -> int:
@@ -178,6 +184,8 @@ def _batch(members: list[dict[str, Any]]) -> _Batch:
         output_size=columns("output_size"),
         stride=columns("stride"),
         bias=column("bias"),
+        weight_bits=column("weight_bits"),
+        activation_bits=column("activation_bits"),
         groups_are_soft=members[0]["soft_groups"],
     )
 
@@ -194,5 +202,7 @@ def _move_batch(batch: _Batch, move: Any) -> _Batch:
         tuple(move(t) for t in batch.output_size),
         tuple(move(t) for t in batch.stride),
         move(batch.bias),
+        move(batch.weight_bits),
+        move(batch.activation_bits),
         batch.groups_are_soft,
     )
