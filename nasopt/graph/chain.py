@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -165,9 +164,7 @@ def _shape(node: fx.Node, name: str) -> NodeShape:
     return int(value.shape[1]), int(value.shape[2]), int(value.shape[3])
 
 
-def _add_step(
-    chain: Chain, node: fx.Node, layer: nn.Conv2d, pending: list[str], used: set[str], name: str
-) -> None:
+def _add_step(chain: Chain, node: fx.Node, layer: nn.Conv2d, pending: list[str], used: set[str], name: str) -> None:
     target = str(node.target)
     if target in used:
         raise ConfigError(

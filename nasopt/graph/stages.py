@@ -7,6 +7,9 @@ from torch import Tensor, fx, nn
 from nasopt.errors import ConfigError
 from nasopt.graph.chain import NodeShape, is_activation
 
+# A traced model: what packages above this one call it, which import no torch.fx.
+Traced = fx.GraphModule
+
 _BETWEEN = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.ZeroPad2d, nn.Identity)
 
 
@@ -72,3 +75,28 @@ def tidy(module: fx.GraphModule) -> None:
     module.delete_all_unused_submodules()
     module.graph.lint()
     module.recompile()
+
+
+def readers_of(module: fx.GraphModule, layer: type[nn.Module], reader: type[nn.Module]) -> list[str]:
+    """Paths of the layers of type `reader` that take the result of a `layer` at every call."""
+    calls: dict[str, list[bool]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), reader):
+            before = node.all_input_nodes[0]
+            is_layer = before.op == "call_module" and isinstance(module.get_submodule(str(before.target)), layer)
+            calls.setdefault(str(node.target), []).append(is_layer)
+    return [path for path, follow in calls.items() if all(follow)]
+
+
+def merge_into_readers(module: fx.GraphModule, layer: type[nn.Module], reader: type[nn.Module]) -> None:
+    """Take every `layer` out of the graph whose result only layers of type `reader` see: they do its work themselves."""
+    for node in list(module.graph.nodes):
+        if node.op != "call_module" or not isinstance(module.get_submodule(str(node.target)), layer):
+            continue
+        users = [user for user in node.users if user.op == "call_module"]
+        if len(users) == len(node.users) and all(
+            isinstance(module.get_submodule(str(user.target)), reader) for user in users
+        ):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            module.graph.erase_node(node)
+    tidy(module)

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from torch import fx, nn
+from torch import nn
 
 from nasopt.errors import ConfigError
 from nasopt.graph.analysis import trace_model
 from nasopt.graph.chain import Chain, NodeShape, find_chain
 from nasopt.graph.example import make_example
+from nasopt.graph.stages import Traced
 from nasopt.methods.nasb.candidates import strides
 from nasopt.nn import BinaryActivation, BinaryConv2d
 
@@ -100,11 +101,13 @@ def make_backbone(stage: nn.Module, name: str, shape: NodeShape) -> Backbone:
     return backbone
 
 
-def _take_shortcuts(backbone: Backbone, chain: Chain, traced: fx.GraphModule, name: str) -> None:
+def _take_shortcuts(backbone: Backbone, chain: Chain, traced: Traced, name: str) -> None:
     for shortcut in chain.shortcuts:
         layers = nn.Sequential(*(copy.deepcopy(traced.get_submodule(path)) for path in shortcut.layers))
         if shortcut.start in backbone.aligners:
-            raise ConfigError(f"cell {name!r}: two shortcuts with weights leave node {shortcut.start}; name smaller parts")
+            raise ConfigError(
+                f"cell {name!r}: two shortcuts with weights leave node {shortcut.start}; name smaller parts"
+            )
         backbone.aligners[shortcut.start] = (shortcut.shape, layers)
         for j, path in enumerate(shortcut.layers):
             backbone.origins[_seed_path(name, path)] = f"aligners.{shortcut.start}.{j}"

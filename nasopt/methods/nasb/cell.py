@@ -163,7 +163,9 @@ class NASBCell(CellBody):
         source, target = self.shapes[edge.source], self.shapes[edge.target]
         made = {name: make_operation(name, source, target) for name in self.candidates}
         like = next(self.step(0, 0).conv.parameters())
-        return nn.ModuleDict({n: layers.to(like.device, like.dtype) for n, layers in made.items() if layers is not None})
+        return nn.ModuleDict(
+            {n: layers.to(like.device, like.dtype) for n, layers in made.items() if layers is not None}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, H, W)`, shape of node 0, to the shape of the last node, under the current plan."""

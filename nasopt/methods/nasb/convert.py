@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import fx, nn
+from torch import nn
 
 from nasopt.errors import ConfigError, TraceError, nearest
 from nasopt.graph.analysis import trace_model
 from nasopt.graph.example import Example
-from nasopt.graph.stages import bypass, drop_activations_before, follows_directly, stage_input, tidy
+from nasopt.graph.stages import Traced, bypass, drop_activations_before, follows_directly, stage_input, tidy
 from nasopt.graph.trace import LeafModules
 from nasopt.methods.nasb.backbone import Backbone, divide, join, make_backbone
 
@@ -25,11 +25,11 @@ class Conversion:
         names: of the stages that were taken out, in the order of the network.
     """
 
-    outer: fx.GraphModule
+    outer: Traced
     places: dict[str, list[Backbone]]
     names: tuple[str, ...]
 
-    def fill(self, cells: dict[str, list[nn.Module]]) -> fx.GraphModule:
+    def fill(self, cells: dict[str, list[nn.Module]]) -> Traced:
         """Put cells in their places; returns `outer`."""
         for place, members in cells.items():
             self.outer.set_submodule(place, members[0] if len(members) == 1 else nn.Sequential(*members))

@@ -22,7 +22,6 @@ from nasopt.methods.nasb.price import Priced, layer_shapes, price
 from nasopt.methods.nasb.settings import Settings, make_settings
 from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
 from nasopt.methods.structure import register_restorer, structure_head
-from nasopt.methods.verify import verify_export
 from nasopt.ste import straight_through
 
 # Keeps every operation drawable; far below any probability that a search reaches on its own.
@@ -99,7 +98,9 @@ class NASB(SearchModel):
                 cell = NASBCell(backbone, settings.candidates, settings.branches, name)
                 made.setdefault(place, []).append(cell.train(model.training))
                 origins.update({old: f"{name}.{_in_branch_0(new)}" for old, new in backbone.origins.items()})
-        self.__dict__.update(settings=settings, cell_names=conversion.names, _origins=origins, _leaf_modules=tuple(leaf_modules))
+        self.__dict__.update(
+            settings=settings, cell_names=conversion.names, _origins=origins, _leaf_modules=tuple(leaf_modules)
+        )
         seed = analyse(trace_model(model, example, leaf_modules), example)
         self.__dict__["_seed_calls"] = tuple(layer_shapes(seed))
         super().__init__(
@@ -169,9 +170,7 @@ class NASB(SearchModel):
         if index is None:
             raise ConfigError(f"no cell {cell!r}: cells are {', '.join(name for name, _ in self.layout.cells)}")
         edges = self.layout.cells[index][1].edges
-        row = next(
-            (i for i, e in enumerate(edges) if (e.branch, e.source, e.target) == (branch, source, target)), None
-        )
+        row = next((i for i, e in enumerate(edges) if (e.branch, e.source, e.target) == (branch, source, target)), None)
         if row is None or operation not in self.settings.candidates:
             raise ConfigError(
                 f"cell {cell!r} has no {operation!r} from node {source} to node {target} of branch {branch}: nodes are 0 to "
@@ -191,7 +190,7 @@ class NASB(SearchModel):
         return flat_network(with_found_cells(self.net, found), self.example, self._leaf_modules)
 
     def arch_export(self, verify: bool = True, precision: Literal["binary", "full"] = "binary") -> nn.Module:
-        """The found network: an `fx.GraphModule` of torch's layers and those of `nasopt.nn`; the search model is untouched.
+        """The found network: one graph of layers of torch and `nasopt.nn`; the search model is untouched.
 
         Args:
             verify: run it and the search model once in eval mode on random inputs and compare.

@@ -39,7 +39,9 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int >= 1, got {value!r}")
-        if self.nodes is not None and (isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 2):
+        if self.nodes is not None and (
+            isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 2
+        ):
             raise ConfigError(f"nodes must be an int >= 2 (input and output of a cell), got {self.nodes!r}")
         least = sum(name != ZERO for name in self.candidates)
         for name, value in (("keep", self.keep), ("keep_output", self.keep_output)):
@@ -84,5 +86,7 @@ def make_settings(
 
 def _names(candidates: Any) -> tuple[str, ...]:
     if not isinstance(candidates, Sequence) or not all(isinstance(name, str) for name in candidates):
-        raise ConfigError(f"candidates must be a sequence of names, got {candidates!r}: known are {', '.join(CANDIDATES)}")
+        raise ConfigError(
+            f"candidates must be a sequence of names, got {candidates!r}: known are {', '.join(CANDIDATES)}"
+        )
     return tuple(candidates)
