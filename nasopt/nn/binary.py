@@ -79,9 +79,9 @@ class BinaryConv2d(nn.Module):
         """
         padding = symmetric_padding(conv)
         keep_bias = bias and conv.bias is not None
-        like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        sizes: tuple[Any, ...] = (conv.kernel_size, conv.stride, padding, conv.dilation, conv.groups)
-        binary = cls(conv.in_channels, conv.out_channels, *sizes, keep_bias, **like)
+        like: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        sizes: Any = (conv.kernel_size, conv.stride, padding, conv.dilation, conv.groups, keep_bias)
+        binary = cls(conv.in_channels, conv.out_channels, *sizes, **like)
         with torch.no_grad():
             binary.weight.copy_(conv.weight)
             if binary.bias is not None and conv.bias is not None:

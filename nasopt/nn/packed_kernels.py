@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 WORD = 64
 
 
-@intrinsic
-def popcount(typing_context: Any, word: Any) -> Any:
-    """Number of ones in a 64-bit word."""
+def _popcount(_typing_context: Any, word: Any) -> Any:
+    """Number of ones in a 64-bit word; the first parameter is Numba's."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
+
+
+popcount: Any = intrinsic(_popcount)
 
 
 @njit(cache=True, nogil=True)
@@ -66,7 +68,7 @@ def convolve(
         scale: of the weights.
         bias: (out,), added.
     """
-    stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, height, width = sizes
+    stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w = sizes[:6]
     batch, outputs, out_h, out_w = out.shape
     depth, kernel_h, kernel_w = weight.shape[1:]
     line = words.shape[3]

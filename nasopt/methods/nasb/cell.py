@@ -175,7 +175,9 @@ class NASBCell(CellBody):
         """Layers of a candidate, None for zero and identity."""
         own = self.operations[edge_name(edge)]
         assert isinstance(own, nn.ModuleDict)
-        return own[name] if name in own else None
+        if name not in own:
+            return None
+        return own[name]
 
     def parameter_free(self) -> list[int]:
         """Columns of the candidates that take an aligned source."""

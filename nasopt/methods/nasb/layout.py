@@ -70,6 +70,16 @@ class Layout:
 
     # --- decisions
 
+    def draw_rows(self, active: str) -> Tensor:
+        """Rows of the edges that are active for one step: all, or with `"nodes"` as many per node as will be kept."""
+        if active == "edges":
+            return torch.arange(self.rows)
+        chosen: list[int] = []
+        for node in self.nodes:
+            order = torch.randperm(len(node.rows))[: node.keep].sort().values
+            chosen += [node.rows[i] for i in order.tolist()]
+        return torch.tensor(chosen)
+
     def kept(self, probabilities: Tensor) -> list[tuple[int, int]]:
         """(row, column) of every operation that a derived network has.
 

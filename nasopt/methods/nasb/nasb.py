@@ -36,7 +36,7 @@ class NASB(SearchModel):
     `p = softmax(alpha)` over the candidates of an edge. Outside the cells (first convolution, last linear layer) and in
     down-sampling layers everything stays in full precision.
 
-    In train mode one operation per edge is drawn from p and runs. While `alpha` takes gradients, two are drawn, and a
+    In train mode one operation per active edge is drawn from p and runs. While `alpha` takes gradients, two are drawn, and a
     one-hot gate between them gives it the gradient of the loss. In eval mode the operations run that `arch_export`
     would keep.
 
@@ -53,6 +53,9 @@ class NASB(SearchModel):
         nodes: nodes per cell; stages that follow each other are regrouped. None: one cell per stage.
         branches: parallel copies of every cell, added where a block of the seed ends.
         candidates: names of operations; see `nasopt.methods.nasb.CANDIDATES`.
+        active: `"nodes"`: in train mode an operation is drawn on as many edges into a node as will be kept, and these are
+            drawn anew at every step: what is trained has the size of what will be found. `"edges"`: on every edge, as in
+            the source, at a higher price per step.
         input_example, regularizer, relative, leaf_modules, strict: as of `PIT`; `"size_bits"` and `"ops"` know bits.
 
     Raises:
@@ -65,7 +68,9 @@ class NASB(SearchModel):
     settings: Settings
     cell_names: tuple[str, ...]
     _seed_calls: tuple[Priced, ...]
+    active: Literal["edges", "nodes"]
     _origins: dict[str, str]
+    _leaf_modules: tuple[Any, ...]
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class NASB(SearchModel):
         nodes: int | None = None,
         branches: int | None = None,
         candidates: Sequence[str] | None = None,
+        active: Literal["nodes", "edges"] = "nodes",
         input_example: Any = None,
         regularizer: Any = "ops",
         relative: bool = False,
@@ -86,6 +92,8 @@ class NASB(SearchModel):
         strict: bool = False,
     ) -> None:
         settings = make_settings(preset, keep, keep_output, nodes, branches, candidates)
+        if active not in ("edges", "nodes"):
+            raise ConfigError(f"active must be 'edges' or 'nodes', got {active!r}")
         if not isinstance(model, nn.Module) or isinstance(model, SearchModel):
             super().__init__(model)  # says what is wrong
         example = make_example(model, input_shape, input_example)
@@ -99,7 +107,11 @@ class NASB(SearchModel):
                 made.setdefault(place, []).append(cell.train(model.training))
                 origins.update({old: f"{name}.{_in_branch_0(new)}" for old, new in backbone.origins.items()})
         self.__dict__.update(
-            settings=settings, cell_names=conversion.names, _origins=origins, _leaf_modules=tuple(leaf_modules)
+            settings=settings,
+            cell_names=conversion.names,
+            _origins=origins,
+            _leaf_modules=tuple(leaf_modules),
+            active=active,
         )
         seed = analyse(trace_model(model, example, leaf_modules), example)
         self.__dict__["_seed_calls"] = tuple(layer_shapes(seed))
@@ -125,18 +137,19 @@ class NASB(SearchModel):
             return self.layout.kept(self.probabilities())
 
     def _drawn(self) -> list[list[Choice]]:
-        """One operation per edge; two with gates while the architecture takes gradients."""
+        """One operation per active edge; two with gates while the architecture takes gradients."""
         has_gates = self.alpha.requires_grad and torch.is_grad_enabled() and len(self.settings.candidates) > 1
         count = 2 if has_gates else 1
         with torch.no_grad():
+            edges = self.layout.draw_rows(self.active)
             chances = self.probabilities().clamp(min=_LEAST_PROBABILITY).cpu()
-            drawn = torch.multinomial(chances, count)
-        rows = torch.arange(self.layout.rows).unsqueeze(1).expand_as(drawn)
+            drawn = torch.multinomial(chances[edges], count)
+        rows = edges.unsqueeze(1).expand_as(drawn)
         pairs = list(zip(rows.reshape(-1).tolist(), drawn.reshape(-1).tolist()))
         if count == 1:
             return self.layout.choices(pairs)
         # Of the two drawn, one is active; the gradient of its gate and of the other's reaches alpha through softmax.
-        two = torch.softmax(self.alpha.gather(1, drawn.to(self.alpha.device)), 1)
+        two = torch.softmax(self.alpha[rows.to(self.alpha.device), drawn.to(self.alpha.device)], 1)
         active = torch.multinomial(two.detach().clamp(min=_LEAST_PROBABILITY), 1)
         gates = straight_through(torch.zeros_like(two).scatter_(1, active, 1.0), two)
         return self.layout.choices(pairs, gates.reshape(-1))

@@ -64,7 +64,7 @@ def price(calls: Iterable[Priced], metric: Metric) -> float:
     """Sum of a metric over calls; storage is counted once per key."""
     if metric.per_call:
         return sum(float(metric.cost(shape)) for _, shape in calls)
-    return sum(float(metric.cost(shape)) for shape in {key: shape for key, shape in reversed(list(calls))}.values())
+    return sum(float(metric.cost(shape)) for shape in dict(reversed(list(calls))).values())
 
 
 def price_each(parts: Sequence[Sequence[Priced]], metric: Metric) -> list[float]:
