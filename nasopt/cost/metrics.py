@@ -66,9 +66,9 @@ def layer_size(shape: LayerShape) -> Any:
     """Weights stored for a layer [weights], norms folded.
 
     `out * in / groups * taps`, plus one bias per output channel where `shape.bias` is set. A product of activations
-    stores nothing.
+    stores nothing, nor does a pooling.
     """
-    if shape.kind == "matmul":
+    if shape.kind in ("matmul", "pool"):
         return 0 * shape.out_channels
     return (shape.in_channels * shape.taps / shape.groups + shape.bias) * shape.out_channels
 
@@ -79,7 +79,7 @@ def layer_macs(shape: LayerShape) -> Any:
     Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
     Bias, norms, activations, lookups and elementwise weights are free.
     """
-    if shape.kind in ("norm", "parameter", "embedding"):
+    if shape.kind in ("norm", "pool", "parameter", "embedding"):
         return 0 * shape.out_channels
     return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
@@ -99,8 +99,11 @@ BINARY_SPEEDUP = 64
 def layer_ops(shape: LayerShape) -> Any:
     """Bit-aware work of one call [MAC]: MACs, of which those with 1-bit weights and 1-bit activations count 1/64.
 
-    A layer with only its weights binary still multiplies real activations, and counts in full.
+    A layer with only its weights binary still multiplies real activations, and counts in full. A pooling that a search
+    added works on real values: one comparison or addition per tap and output but the first, 8 for a 3x3 window.
     """
+    if shape.kind == "pool":
+        return shape.out_channels * shape.positions * (shape.taps - 1)
     macs = layer_macs(shape)
     binary = _is_one(shape.weight_bits) * _is_one(shape.activation_bits)
     return macs * (1 - binary * (1 - 1 / BINARY_SPEEDUP))

@@ -188,4 +188,6 @@ def _constant_shape(terms: Sequence[CostTerm]) -> LayerShape:
         stride=vectors([term.stride for term in terms]),
         groups=vector([term.groups for term in terms]),
         bias=vector([term.bias for term in terms]),
+        weight_bits=vector([term.weight_bits for term in terms]),
+        activation_bits=vector([term.activation_bits for term in terms]),
     )
