@@ -43,13 +43,19 @@ def follow_mode(root: nn.Module, graph: fx.Graph, in_training: fx.Graph | None, 
         return
     position = {node: i for i, node in enumerate(nodes)}
     twin_position = {twin: position[node] for twin, node in twins.items() if node is not None}
+    # All of it before the first change: a replaced node has no position.
+    constants = {
+        twin: (_constants(node, position), _constants(twin, twin_position))
+        for twin, node in twins.items()
+        if node is not None
+    }
     last = nodes[0]
     for twin, node in twins.items():
         if node is None:
             last = _insert_counter(root, graph, last, twin)
             continue
         last = node
-        evaluation, train = _constants(node, position), _constants(twin, twin_position)
+        evaluation, train = constants[twin]
         if evaluation == train:
             continue
         if node.op == "call_function" and node.target in _DROPOUTS:
