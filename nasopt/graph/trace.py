@@ -252,6 +252,7 @@ def trace(
         module.training = training
     follow_mode(root, graph, in_training, type(model).__name__)
     remove_dead_code(graph)
+    graph._tracer_cls = _loading_tracer(root, graph)
     traced = fx.GraphModule(root, graph, type(model).__name__)
     traced.training = model.training
     for name, module in traced.named_modules():
@@ -259,6 +260,53 @@ def trace(
             module.training = root.get_submodule(name).training
     traced.graph.lint()
     return traced
+
+
+class _AssignableProxy(fx.Proxy):
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+class LoadingTracer(fx.Tracer):
+    """Reads a graph back from its code when it is unpickled, with what torch's own tracer refuses or computes at once:
+
+    tensors made of sizes, assignments, and computations on buffers.
+    """
+
+    proxy_buffer_attributes = True
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        originals = {name: getattr(torch, name) for name in _CONSTRUCTORS}
+        try:
+            for name, function in originals.items():
+                vars(torch)[name] = self._symbolic(function)
+            return super().trace(root, concrete_args)
+        finally:
+            vars(torch).update(originals)
+
+    def _symbolic(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def constructor(*args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
+                return self.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return constructor
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _AssignableProxy(node, self)
+
+
+def _loading_tracer(root: nn.Module, graph: fx.Graph) -> type[fx.Tracer] | None:
+    """The tracer of torch where it will do, so that an exported network can be loaded without nasopt."""
+    parameters = {name for name, _ in root.named_parameters(remove_duplicate=False)}
+    special = {operator.setitem, *(getattr(torch, name) for name in _CONSTRUCTORS)}
+    needs_own = any(
+        node.target in special
+        if node.op == "call_function"
+        else node.op == "get_attr" and node.target not in parameters
+        for node in graph.nodes
+    )
+    return LoadingTracer if needs_own else None
 
 
 def _trace_once(tracer: ValueTracer, root: nn.Module) -> fx.Graph:
