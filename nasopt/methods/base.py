@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nasopt.cost import Metric, get_metric
-from nasopt.errors import ArchitectureError, ConfigError, nearest
+from nasopt.errors import ArchitectureError, ConfigError, ExportError, nearest
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
@@ -58,6 +58,12 @@ class SearchModel(nn.Module, ABC):
             )
         if not isinstance(model, nn.Module):
             raise ConfigError(f"{type(self).__name__} wraps an nn.Module, got {type(model).__name__}")
+        inner = next((name for name, module in model.named_modules() if isinstance(module, SearchModel)), None)
+        if inner is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: {inner!r} in {type(model).__name__} is under search already: build the model of "
+                "seeds, or of what arch_export() returns"
+            )
         self.example: Example = make_example(model, input_shape, input_example)
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict = strict
@@ -147,6 +153,7 @@ class SearchModel(nn.Module, ABC):
             `{"cost": {metric: {"smallest", "now", "seed"}}, "channels", "searchable_channels", "weights",
             "searchable_weights", "unpriced"}`; `searchable_weights` are those in layers that can lose something.
         """
+        self.check_architecture()
         metrics = [metric for metric, _ in self.regularizer.weights]
         metrics += [get_metric(name) for name in ("size", "macs") if get_metric(name) not in metrics]
         with torch.no_grad():
@@ -273,6 +280,8 @@ class SearchModel(nn.Module, ABC):
             network = self._export()
         if verify:
             verify_export(self, network, self.example)
+        # On the class that fx makes for this one network: it is neither saved nor copied with it.
+        type(network).get_regularization_loss = _search_is_over  # type: ignore[assignment]
         return network
 
     def explain(self) -> Explanation:
@@ -306,6 +315,12 @@ class SearchModel(nn.Module, ABC):
                 f"model.named_modules(), globs like 'layer1.*' are allowed.{hint}"
             )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> SearchModel:
+        # What moves or converts the network moves and converts the inputs that it is rebuilt and exported with.
+        super()._apply(fn, *args, **kwargs)
+        self.example = self.example.converted(fn)
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != _DERIVED}
 
@@ -334,13 +349,20 @@ class SearchModel(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+def _search_is_over(network: nn.Module) -> Tensor:
+    raise ExportError(
+        "get_regularization_loss: this network was exported, its search is over. Leave the term out of the loss to "
+        "fine-tune it, or wrap it to search on"
+    )
+
+
 def _plain(cost: Tensor) -> int | float:
     number = float(cost)
     return int(number) if number.is_integer() else number
 
 
 def _patterns(value: Any, name: str) -> tuple[Any, ...]:
-    if isinstance(value, (str, type)):
+    if isinstance(value, str) or not isinstance(value, Iterable):
         value = (value,)
     for item in value:
         if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, nn.Module)):
