@@ -141,6 +141,8 @@ class Propagation:
         if call.value is UNKNOWN:
             call.unpriced()
             return call.fixed_unit("its result depends on data")
+        if isinstance(call.node.target, type):
+            return _container(call)
         has_tensor = any(isinstance(leaf, Tensor) for leaf in flatten(call.value))
         if not has_tensor and call.node.op != "call_module" and not is_in_place(call.node):
             return _numbers(call)
@@ -152,7 +154,8 @@ class Propagation:
                 if isinstance(leaf, Extent):
                     call.fix(leaf.labels, "their number is used as a value")
         result = rule.function(call)
-        if rule.prices:
+        # A function without a price of its own leaves its parameters to be priced one by one.
+        if rule.prices and call.module is not None:
             self.mark_priced(call)
         return _compact(self.labels, result)
 
@@ -227,6 +230,13 @@ def _compact(labels: Labels, result: Any) -> Any:
     if isinstance(result, dict):
         return {key: _compact(labels, item) for key, item in result.items()}
     return result
+
+
+def _container(call: Call) -> Any:
+    """A named tuple or data class is made of what it holds; labels are followed through tuples only."""
+    if issubclass(call.node.target, tuple):  # type: ignore[arg-type]
+        return (*call.args, *call.kwargs.values())
+    return call.fixed_unit(f"it is kept in a {call.node.target.__name__}")  # type: ignore[union-attr]
 
 
 def _numbers(call: Call) -> Any:

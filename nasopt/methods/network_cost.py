@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,7 @@ class NetworkCost:
         stored = {term.key: i for i, term in reversed(list(enumerate(analysis.costs)))}
         biased = {term.key for term in analysis.costs if term.bias}
         once = [terms[i] for term, i in zip(analysis.costs, range(len(terms))) if stored[term.key] == i]
+        once += self._further_biases()
         for term in terms:
             term["bias"] = float(term["key"] in biased)
         self._batches = {True: _batches(terms), False: _batches(once)}
@@ -87,6 +88,21 @@ class NetworkCost:
             )
             total = total + metric.cost(shape).sum()
         return total if isinstance(total, Tensor) else numbers.new_zeros(())
+
+    def _further_biases(self) -> list[dict[str, Any]]:
+        """Biases of layers that share their weight with a layer before, but not its bias."""
+        canonical, counted = self._analysis.propagation.canonical, {}
+        further = []
+        for term in self._analysis.costs:
+            bias = canonical(f"{term.layer}.bias")
+            known = counted.setdefault(term.key, {bias})
+            if term.bias and bias not in known and self._analysis.nodes[term.node].op == "call_module":
+                known.add(bias)
+                own = replace(
+                    term, key=bias, kind="parameter", in_channels=1, groups=1, kernel=(), stride=(), output_size=()
+                )
+                further.append({**self._encode(own), "bias": 0.0})
+        return further
 
     # --- encoding
 

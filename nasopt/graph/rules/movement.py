@@ -100,8 +100,7 @@ def selection(call: Call) -> Any:
 def assignment(call: Call) -> Any:
     """What is assigned meets what is overwritten; the slices follow the channels."""
     target, index, value = call.args
-    if isinstance(index, tuple) and len(index) == 1:
-        (index,) = index
+    index = index[0] if isinstance(index, tuple) and len(index) == 1 else index
     if isinstance(index, Tensor) and not isinstance(value, Tensor) and _is_mask(call):
         spread = index.reshape(*index.shape, *(1,) * (target.dim() - index.dim()))
         meet(call, [target, spread], target.shape)
