@@ -9,8 +9,6 @@ from nasopt.graph.analysis import Analysis
 from nasopt.ste import straight_through
 
 THRESHOLD = 0.5
-# Separates equal parameters, so that exactly one block of a dying group survives.
-_TIE_BREAK = 1e-6
 
 
 class ChannelMasks:
@@ -36,16 +34,17 @@ class ChannelMasks:
         self.unit_size = torch.tensor(sizes, dtype=torch.int64)
         self.unit_group = torch.tensor(groups, dtype=torch.int64)
         self.channel_unit = torch.repeat_interleave(torch.arange(self.units), self.unit_size)
-        first = torch.searchsorted(self.unit_group, torch.arange(self.groups))
-        self._later = (torch.arange(self.units) - first[self.unit_group]).to(torch.float32) * _TIE_BREAK
         self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
 
     def alive(self, alpha: Tensor) -> Tensor:
         """Hard decision per unit, shape `(units,)`, bool: `alpha > 0.5`, and the best unit of every group anyway."""
-        group, _, later = self._tensors(alpha)
-        score = alpha.detach() - later.to(alpha.dtype)
+        group, _, unit = self._tensors(alpha)
+        score = alpha.detach()
         best = score.new_full((self.groups,), -torch.inf).scatter_reduce(0, group, score, "amax")
-        return (alpha.detach() > THRESHOLD) | (score >= best[group])
+        # Of equal ones the first: exactly one unit of a dying group survives.
+        rank = torch.where(score >= best[group], unit, self.units)
+        first = rank.new_full((self.groups,), self.units).scatter_reduce(0, group, rank, "amin")
+        return (score > THRESHOLD) | (unit == first[group])
 
     def mask(self, alpha: Tensor) -> Tensor:
         """0 or 1 per unit, shape `(units,)`; the gradient goes straight through to alpha (Bengio et al. 2013)."""
@@ -63,6 +62,6 @@ class ChannelMasks:
             self._on_device[like.device] = (
                 self.unit_group.to(like.device),
                 self.unit_size.to(like.device, wide),
-                self._later.to(like.device),
+                torch.arange(self.units, device=like.device),
             )
         return self._on_device[like.device]
