@@ -281,7 +281,7 @@ class SearchModel(nn.Module, ABC):
         if verify:
             verify_export(self, network, self.example)
         # On the class that fx makes for this one network: it is neither saved nor copied with it.
-        type(network).get_regularization_loss = _search_is_over  # type: ignore[assignment]
+        type(network).get_regularization_loss = _search_is_over  # type: ignore[attr-defined]
         return network
 
     def explain(self) -> Explanation:

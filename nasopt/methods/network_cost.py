@@ -91,7 +91,8 @@ class NetworkCost:
 
     def _further_biases(self) -> list[dict[str, Any]]:
         """Biases of layers that share their weight with a layer before, but not its bias."""
-        canonical, counted = self._analysis.propagation.canonical, {}
+        canonical = self._analysis.propagation.canonical
+        counted: dict[str, set[str]] = {}
         further = []
         for term in self._analysis.costs:
             bias = canonical(f"{term.layer}.bias")

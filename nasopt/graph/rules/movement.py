@@ -99,8 +99,9 @@ def selection(call: Call) -> Any:
 @function_rule(operator.setitem, "__setitem__", takes_sizes=True)
 def assignment(call: Call) -> Any:
     """What is assigned meets what is overwritten; the slices follow the channels."""
-    target, index, value = call.args
-    index = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+    target, index, value = tuple[Any, ...](call.args)
+    if isinstance(index, tuple) and len(index) == 1:
+        index = index[0]
     if isinstance(index, Tensor) and not isinstance(value, Tensor) and _is_mask(call):
         spread = index.reshape(*index.shape, *(1,) * (target.dim() - index.dim()))
         meet(call, [target, spread], target.shape)
