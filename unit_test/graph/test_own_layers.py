@@ -107,7 +107,7 @@ def test_layer_with_a_hook_stays_whole() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("alter", [nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("alter", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.orthogonal])
 def test_altered_weights_stay_whole(alter: Callable[[nn.Module], nn.Module]) -> None:
     seed = around(alter(nn.Conv2d(6, 6, 1)))
     model = PIT(seed, (3, 6, 6))

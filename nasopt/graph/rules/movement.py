@@ -191,7 +191,7 @@ def constructor(call: Call) -> Any:
     sizes = given if isinstance(given, (tuple, list)) else positional
     labels = no_labels(call.value)
     for dim, size in enumerate(sizes[: call.value.dim()]):
-        lines = getattr(size, "labels", ())
+        lines: tuple[Tensor, ...] = getattr(size, "labels", ())
         if len(lines) == 1 and len(lines[0]) == int(size):
             labels = call.spread(lines[0], dim)
     return labels
