@@ -21,18 +21,18 @@ class Setting:
 
     Attributes:
         wrap: `(seed, input_example) -> search model`.
-        networks: whether the laws run over the benchmark networks, too; one setting per method is enough.
+        is_main: whether all laws run over it, and over the benchmark networks, too; one setting per method.
     """
 
     wrap: Callable[[nn.Module, Any], Any]
-    networks: bool = True
+    is_main: bool = True
 
 
 SETTINGS: dict[str, Setting] = {
     "pit": Setting(lambda seed, inputs: PIT(seed, input_example=inputs, regularizer="macs")),
     "pit_in_blocks": Setting(
         lambda seed, inputs: PIT(seed, input_example=inputs, channel_block=2, kernel_search=False, relative=True),
-        networks=False,
+        is_main=False,
     ),
 }
 
@@ -46,15 +46,22 @@ ARCHITECTURES: dict[str, Callable[[Tensor], Tensor]] = {
     "huge": lambda p: torch.where(torch.rand_like(p) < 0.5, -1e30, 1e30),
 }
 
-every_case = pytest.mark.parametrize(
-    ("setting", "toy"),
-    [
-        pytest.param(setting, toy, id=f"{name}-{toy.name}")
-        for name, setting in SETTINGS.items()
-        for toy in TOYS.values()
-        if setting.networks or not toy.is_network
-    ],
-)
+
+def _cases(main_only: bool) -> Any:
+    return pytest.mark.parametrize(
+        ("setting", "toy"),
+        [
+            pytest.param(setting, toy, id=f"{name}-{toy.name}")
+            for name, setting in SETTINGS.items()
+            for toy in TOYS.values()
+            if setting.is_main or not (toy.is_network or main_only)
+        ],
+    )
+
+
+every_case = _cases(main_only=False)
+# For laws that do not depend on the knobs of a method.
+main_case = _cases(main_only=True)
 
 
 def scramble(model: Any, kind: str = "uniform") -> None:

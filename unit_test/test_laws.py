@@ -15,6 +15,7 @@ from settings import (
     Setting,
     every_case,
     largest_difference,
+    main_case,
     scramble,
     task_loss,
     train_steps,
@@ -68,7 +69,7 @@ def test_identity(setting: Setting, toy: Toy, training: bool) -> None:
             torch.testing.assert_close(own[name], tensor, rtol=1e-12, atol=1e-12)
 
 
-@every_case
+@main_case
 def test_isolation(setting: Setting, toy: Toy) -> None:
     """The user's seed, its modes and attributes, and all global state stay as they were."""
     seed, inputs = toy.seed(), toy.batch()
@@ -86,7 +87,7 @@ def test_isolation(setting: Setting, toy: Toy) -> None:
     assert same_state(seed.state_dict(), state)
 
 
-@every_case
+@main_case
 def test_channels_counted_by_hand(setting: Setting, toy: Toy) -> None:
     """Exactly the channels that can go are searchable, and explain() gives a reason for every other group."""
     model, _ = wrapped(setting, toy)
@@ -111,7 +112,7 @@ def test_faithful_export(setting: Setting, toy: Toy) -> None:
             assert largest_difference(model(*inputs), network(*inputs)) < 1e-9, kind
 
 
-@every_case
+@main_case
 def test_faithful_export_after_training(setting: Setting, toy: Toy) -> None:
     """Also with weights and statistics that were trained under masks; and the export trains on its own."""
     model, inputs = wrapped(setting, toy)
@@ -127,7 +128,7 @@ def test_faithful_export_after_training(setting: Setting, toy: Toy) -> None:
     assert same_state(model.state_dict(), before)
 
 
-@every_case
+@main_case
 def test_reading_is_free_of_effects(setting: Setting, toy: Toy) -> None:
     """Costs, summaries and exports change nothing."""
     model, _ = wrapped(setting, toy)
@@ -143,7 +144,7 @@ def test_reading_is_free_of_effects(setting: Setting, toy: Toy) -> None:
     assert everything_of(model) == seen
 
 
-@every_case
+@main_case
 def test_partition(setting: Setting, toy: Toy) -> None:
     """Architecture and network parameters are disjoint and cover all parameters."""
     model, _ = wrapped(setting, toy)
@@ -159,7 +160,7 @@ def test_partition(setting: Setting, toy: Toy) -> None:
     ]
 
 
-@every_case
+@main_case
 @pytest.mark.parametrize("kind", ["ones", "uniform"])
 def test_gradient(setting: Setting, toy: Toy, kind: str) -> None:
     """Every architecture parameter gets a finite gradient from every metric that depends on it, and from the task."""

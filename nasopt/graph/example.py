@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,10 @@ class Example:
         if missing:
             raise TypeError(f"forward() misses {', '.join(missing)}")
         return tuple(given[name] for name in self.traced)
+
+    def converted(self, change: Callable[[Tensor], Tensor]) -> Example:
+        """The same example with every tensor replaced by `change(tensor)`."""
+        return replace(self, arguments=pytree.tree_map_only(Tensor, change, dict(self.arguments)))
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
         """`inputs` with every tensor replaced by `change(tensor)`."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from nasopt.errors import UnknownOperationError
 from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
@@ -50,6 +51,7 @@ class Propagation:
         self.term_of_node: dict[fx.Node, CostTerm] = {}
         self._direct: dict[str, Tensor] = {}
         self._whole: dict[str, str] = {}
+        self._modules = dict(module.named_modules())
         self._priced: set[str] = set()
         everything: list[tuple[str, Tensor]] = list(module.named_parameters(remove_duplicate=False))
         everything += module.named_buffers(remove_duplicate=False)
@@ -76,6 +78,7 @@ class Propagation:
                 self.values[node] = self._call(Call(self, node))
         self._slice_direct_parameters()
         self._price_other_parameters()
+        self._price_further_biases()
         return self
 
     # --- what a `Call` asks for
@@ -141,6 +144,8 @@ class Propagation:
         if call.value is UNKNOWN:
             call.unpriced()
             return call.fixed_unit("its result depends on data")
+        if isinstance(call.node.target, type):
+            return _container(call)
         has_tensor = any(isinstance(leaf, Tensor) for leaf in flatten(call.value))
         if not has_tensor and call.node.op != "call_module" and not is_in_place(call.node):
             return _numbers(call)
@@ -152,7 +157,8 @@ class Propagation:
                 if isinstance(leaf, Extent):
                     call.fix(leaf.labels, "their number is used as a value")
         result = rule.function(call)
-        if rule.prices:
+        # A function without a price of its own leaves its parameters to be priced one by one.
+        if rule.prices and call.module is not None:
             self.mark_priced(call)
         return _compact(self.labels, result)
 
@@ -218,6 +224,18 @@ class Propagation:
             sizes = ((), 1, (), ())
             self.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, False))
 
+    def _price_further_biases(self) -> None:
+        """Biases of layers that share their weight with a layer before, but not its bias."""
+        counted: dict[str, set[str]] = {}
+        for term in list(self.costs):
+            bias = self.canonical(f"{term.layer}.bias")
+            known = counted.setdefault(term.key, {bias})
+            if term.bias and bias not in known and isinstance(self._modules.get(term.layer), nn.Module):
+                known.add(bias)
+                sizes: dict[str, Any] = {"kernel": (), "stride": (), "output_size": (), "positions": 1}
+                own = replace(term, key=bias, kind="parameter", in_channels=1, groups=1, bias=False, **sizes)
+                self.costs.append(own)
+
 
 def _compact(labels: Labels, result: Any) -> Any:
     if isinstance(result, Tensor):
@@ -227,6 +245,13 @@ def _compact(labels: Labels, result: Any) -> Any:
     if isinstance(result, dict):
         return {key: _compact(labels, item) for key, item in result.items()}
     return result
+
+
+def _container(call: Call) -> Any:
+    """A named tuple or data class is made of what it holds; labels are followed through tuples only."""
+    if issubclass(call.node.target, tuple):  # type: ignore[arg-type]
+        return (*call.args, *call.kwargs.values())
+    return call.fixed_unit(f"it is kept in a {call.node.target.__name__}")  # type: ignore[union-attr]
 
 
 def _numbers(call: Call) -> Any:

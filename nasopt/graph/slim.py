@@ -18,12 +18,18 @@ from nasopt.graph.rewrite import REWRITERS, Rewrite
 from nasopt.graph.values import UNKNOWN, Evaluator
 
 
-def slim(analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut] | None = None) -> fx.GraphModule:
+def slim(
+    analysis: Analysis,
+    keep: Tensor,
+    kernels: Mapping[str, KernelCut] | None = None,
+    inputs: tuple[Any, ...] | None = None,
+) -> fx.GraphModule:
     """The network without the channels and kernel taps that are not kept; `analysis.module` stays as it is.
 
     Args:
         keep: one bool per label, from `Analysis.keep`.
         kernels: taps kept of some convolutions, by layer name.
+        inputs: example inputs, where dtype or device of the module have changed since the analysis.
 
     Raises:
         ExportError: a shape in the smaller graph does not follow the channels; names the node.
@@ -33,7 +39,7 @@ def slim(analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut] | No
     _set_attributes(analysis, keep, small)
     for name, cut in (kernels or {}).items():
         cut_kernel(small, name, cut)
-    _rewrite_nodes(analysis, keep, small)
+    _rewrite_nodes(analysis, keep, small, inputs)
     remove_dead_code(small.graph)
     small.delete_all_unused_submodules()
     small.graph.lint()
@@ -85,14 +91,17 @@ def _set_attributes(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> 
             nodes[attribute.node].update_kwarg(attribute.name, value)
 
 
-def _rewrite_nodes(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> None:
+def _rewrite_nodes(
+    analysis: Analysis, keep: Tensor, small: fx.GraphModule, inputs: tuple[Any, ...] | None = None
+) -> None:
     """Rewrite constants that are channel counts in disguise; check every shape on the way."""
     evaluate = Evaluator(small)
     originals = {node.name: node for node in analysis.module.graph.nodes}
+    given = iter(inputs or ())
     for node in list(small.graph.nodes):
         original = originals.get(node.name)
         if node.op == "placeholder":
-            node.meta["value"] = evaluate.to_fake(node.meta["value"])
+            node.meta["value"] = evaluate.to_fake(next(given, node.meta["value"]))
             continue
         if original is None or node.op == "output":
             node.meta["value"] = evaluate(node)

@@ -22,14 +22,12 @@ from torch.utils import _pytree as pytree
 from nasopt.errors import ConfigError, TraceError, nearest
 from nasopt.graph.dead_code import is_in_place, remove_dead_code
 from nasopt.graph.example import Example, call_arguments
+from nasopt.graph.loading import CONSTRUCTORS, loading_tracer
 from nasopt.graph.modes import follow_mode
 from nasopt.graph.proxy import DataDependent, ValueProxy, isinstance_proxy
 from nasopt.graph.values import Evaluator
 
 LeafModules = Sequence[str | type[nn.Module]]
-
-# Called with a proxy as their first size these fail in torch's argument parser, before the proxy is asked.
-_CONSTRUCTORS = ("zeros", "ones", "empty", "rand", "randn")
 
 
 class ValueTracer(fx.Tracer):
@@ -150,8 +148,7 @@ def trace(
         module.training = training
     follow_mode(root, graph, in_training, type(model).__name__)
     remove_dead_code(graph)
-    # Unpickling traces the generated code again, with a tracer that it makes without arguments.
-    graph._tracer_cls = fx.Tracer
+    graph._tracer_cls = loading_tracer(root, graph)
     traced = fx.GraphModule(root, graph, type(model).__name__)
     traced.training = model.training
     for name, module in traced.named_modules():
@@ -195,7 +192,7 @@ def _trace_once(tracer: ValueTracer, root: nn.Module) -> fx.Graph:
 
 def _patch_points(root: nn.Module, tracer: ValueTracer) -> list[tuple[dict[str, Any], str, Callable[..., Any]]]:
     """Functions to replace while tracing, so that a call with proxies becomes a node: (namespace, name, function)."""
-    points = [(vars(torch), name, getattr(torch, name)) for name in _CONSTRUCTORS]
+    points = [(vars(torch), name, getattr(torch, name)) for name in CONSTRUCTORS]
     if tracer.whole_functions:
         forwards = [getattr(type(module).forward, "__globals__", {}) for module in root.modules()]
         for namespace in {id(g): g for g in forwards}.values():

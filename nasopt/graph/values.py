@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,24 @@ class Evaluator:
             with torch.no_grad(), self.mode:
                 return function(*args, **kwargs)
         except _DATA_DEPENDENT:
+            return self._run_unit(node, args, kwargs) if node.op == "call_module" else UNKNOWN
+
+    def _run_unit(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """A unit whose path depends on data has the shapes that it gives for random data."""
+
+        def random_like(x: Tensor) -> Tensor:
+            return torch.randn(x.shape).to(x.dtype) if x.is_floating_point() else torch.zeros(x.shape, dtype=x.dtype)
+
+        try:
+            unit = copy.deepcopy(self.root.get_submodule(str(node.target))).cpu()
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                real_args, real_kwargs = pytree.tree_map_only(Tensor, random_like, (args, kwargs))
+                result = unit(*real_args, **real_kwargs)
+        except Exception:
             return UNKNOWN
+        device = next((x.device for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
+        with self.mode:
+            return pytree.tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device=device), result)
 
     def _module(self, module: nn.Module) -> Callable[..., Any]:
         # Fake parameters are made once per module: a call with real ones converts them every time, at ten times the price.

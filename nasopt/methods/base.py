@@ -6,14 +6,14 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, get_metric
-from nasopt.errors import ArchitectureError, BudgetWarning, ConfigError, NasoptError, NoEffectWarning, nearest
+from nasopt.errors import ArchitectureError, BudgetWarning, ConfigError, ExportError, NoEffectWarning, nearest
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
@@ -63,6 +63,12 @@ class SearchModel(nn.Module, ABC):
             )
         if not isinstance(model, nn.Module):
             raise ConfigError(f"{type(self).__name__} wraps an nn.Module, got {type(model).__name__}")
+        inner = next((name for name, module in model.named_modules() if isinstance(module, SearchModel)), None)
+        if inner is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: {inner!r} in {type(model).__name__} is under search already: build the model of "
+                "seeds, or of what arch_export() returns"
+            )
         self.example: Example = make_example(model, input_shape, input_example)
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict = strict
@@ -204,6 +210,7 @@ class SearchModel(nn.Module, ABC):
             `{"cost": {metric: {"smallest", "now", "seed"}}, "channels", "searchable_channels", "weights",
             "searchable_weights", "unpriced"}`; `searchable_weights` are those in layers that can lose something.
         """
+        self.check_architecture()
         metrics = [metric for metric, _ in self.regularizer.weights]
         metrics += [get_metric(name) for name in ("size", "macs") if get_metric(name) not in metrics]
         with torch.no_grad():
@@ -329,10 +336,10 @@ class SearchModel(nn.Module, ABC):
         self._warn_outside_budget()
         with torch.no_grad():
             network = self._export()
-        # Every graph module has a class of its own, so this touches no other network and is not pickled.
-        type(network).get_regularization_loss = _refuse  # type: ignore[attr-defined]
         if verify:
             verify_export(self, network, self.example)
+        # On the class that fx makes for this one network: it is neither saved nor copied with it.
+        type(network).get_regularization_loss = _search_is_over  # type: ignore[attr-defined]
         return network
 
     def _warn_outside_budget(self) -> None:
@@ -379,6 +386,12 @@ class SearchModel(nn.Module, ABC):
                 f"model.named_modules(), globs like 'layer1.*' are allowed.{hint}"
             )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> SearchModel:
+        # What moves or converts the network moves and converts the inputs that it is rebuilt and exported with.
+        super()._apply(fn, *args, **kwargs)
+        self.example = self.example.converted(fn)
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != _DERIVED}
 
@@ -407,10 +420,10 @@ class SearchModel(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _refuse(network: nn.Module) -> Tensor:
-    raise NasoptError(
-        "get_regularization_loss() was called on an exported network, which has nothing left to search: leave the term "
-        "out when fine-tuning, or call it on the search model"
+def _search_is_over(network: nn.Module) -> Tensor:
+    raise ExportError(
+        "get_regularization_loss: this network was exported, its search is over. Leave the term out of the loss to "
+        "fine-tune it, or wrap it to search on"
     )
 
 
@@ -420,7 +433,7 @@ def _plain(cost: Tensor) -> int | float:
 
 
 def _patterns(value: Any, name: str) -> tuple[Any, ...]:
-    if isinstance(value, (str, type)):
+    if isinstance(value, str) or not isinstance(value, Iterable):
         value = (value,)
     for item in value:
         if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, nn.Module)):

@@ -106,9 +106,11 @@ def selection(call: Call) -> Any:
 @function_rule(operator.setitem, "__setitem__", takes_sizes=True, memory="in_place")
 def assignment(call: Call) -> Any:
     """What is assigned meets what is overwritten; the slices follow the channels."""
-    target, index, value = call.args
+    target: Any = call.args[0]
+    index: Any = call.args[1]
+    value: Any = call.args[2]
     if isinstance(index, tuple) and len(index) == 1:
-        (index,) = index
+        index = index[0]
     if isinstance(index, Tensor) and not isinstance(value, Tensor) and _is_mask(call):
         spread = index.reshape(*index.shape, *(1,) * (target.dim() - index.dim()))
         meet(call, [target, spread], target.shape)

@@ -161,6 +161,7 @@ def prelu(call: Call) -> Any:
 def prelu_function(call: Call) -> Any:
     x, weight = call.argument(0, "input"), call.argument_node(1, "weight")
     if weight.meta["value"].numel() == 1:
+        call.cost("parameter", 1, 1, groups=1)
         return x
     channels = call.channels(x, 1)
     if not _slice_arguments(call, channels, ((1, "weight"),)):

@@ -9,7 +9,7 @@ from nasopt.graph.analysis import Analysis
 from nasopt.ste import straight_through
 
 THRESHOLD = 0.5
-# Separates equal parameters, so that exactly one block of a dying group survives.
+# Puts equal parameters into an order where units are ranked against each other.
 _TIE_BREAK = 1e-6
 
 
@@ -47,13 +47,16 @@ class ChannelMasks:
     def alive(self, alpha: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """Hard decision per unit, shape `(units,)`, bool: `alpha > 0.5`, and the best unit of every group anyway.
 
-        With `thresholds` of the groups, shape `(groups,)`, a unit lives whose score exceeds that of its group.
+        With `thresholds` of the groups, shape `(groups,)`, a unit lives whose `score` exceeds that of its group.
         """
-        group = self._tensors(alpha)[0]
-        score = self.score(alpha)
-        best = score.new_full((self.groups,), -torch.inf).scatter_reduce(0, group, score, "amax")
-        above = alpha.detach() > THRESHOLD if thresholds is None else score > thresholds[group]
-        return above | (score >= best[group])
+        group, _, unit = self._tensors(alpha)
+        value = alpha.detach()
+        best = value.new_full((self.groups,), -torch.inf).scatter_reduce(0, group, value, "amax")
+        # Of equal ones the first: exactly one unit of a dying group survives.
+        rank = torch.where(value >= best[group], unit, self.units)
+        first = rank.new_full((self.groups,), self.units).scatter_reduce(0, group, rank, "amin")
+        above = value > THRESHOLD if thresholds is None else self.score(alpha) > thresholds[group]
+        return above | (unit == first[group])
 
     def mask(self, alpha: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """0 or 1 per unit, shape `(units,)`; the gradient goes straight through to alpha (Bengio et al. 2013)."""
@@ -61,5 +64,9 @@ class ChannelMasks:
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
         if like.device not in self._on_device:
-            self._on_device[like.device] = (self.unit_group.to(like.device), self._later.to(like.device))
+            self._on_device[like.device] = (
+                self.unit_group.to(like.device),
+                self._later.to(like.device),
+                torch.arange(self.units, device=like.device),
+            )
         return self._on_device[like.device]

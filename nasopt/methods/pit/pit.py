@@ -188,7 +188,7 @@ class PIT(SearchModel):
     # --- results
 
     def _export(self) -> nn.Module:
-        return slim(self.analysis, self._kept_labels(), self._kernel_cuts())
+        return slim(self.analysis, self._kept_labels(), self._kernel_cuts(), self.example.inputs)
 
     def arch_summary(self) -> dict[str, Any]:
         """What has been decided.

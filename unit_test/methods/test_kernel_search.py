@@ -1,0 +1,108 @@
+"""Receptive fields, dilations and rings: what is reachable, and that the smaller convolution is the masked one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nasopt import PIT
+
+
+def search_model(conv: nn.Module, shape: tuple[int, ...]) -> PIT:
+    """The convolution between two that keep all its channels in place."""
+    one = nn.Conv1d if isinstance(conv, nn.Conv1d) else nn.Conv2d
+    seed = nn.Sequential(one(2, conv.in_channels, 1), conv, one(conv.out_channels, 2, 1)).double()  # type: ignore[arg-type]
+    return PIT(seed, input_example=torch.randn(2, *shape, dtype=torch.float64))
+
+
+def set_vectors(model: PIT, beta: list[float], gamma: list[float] | None = None) -> None:
+    with torch.no_grad():
+        model.beta.copy_(torch.tensor(beta))
+        if gamma is not None:
+            model.gamma.copy_(torch.tensor(gamma))
+
+
+@pytest.mark.parametrize("taps", range(2, 10))
+def test_every_receptive_field_and_dilation_is_reachable(taps: int) -> None:
+    """All settings of beta and gamma that keep a prefix: each length 1..K at dilation 1, and each dilation 1, 2, 4, ..."""
+    model = search_model(nn.Conv1d(2, 2, taps, padding=taps - 1), (2, 12))
+    levels = max(math.ceil(math.log2(taps)), 1)
+    assert (model.beta.numel(), model.gamma.numel()) == (taps, levels)
+    found = set()
+    for field, grids in itertools.product(range(1, taps + 1), range(1, levels + 1)):
+        # The score of an item is the mean of what comes from it on: only the last living one needs to be large.
+        beta = [2.0 * taps * (i == field - 1) for i in range(taps)]
+        gamma = [2.0 * levels * (i == grids - 1) for i in range(levels)]
+        set_vectors(model, beta, gamma)
+        conv: Any = model.arch_export().get_submodule("1")
+        dilation = 2 ** (levels - grids)
+        # Of the distances 0 .. field - 1 from the newest tap the multiples of the dilation live.
+        kept = len(range(0, field, dilation))
+        assert conv.kernel_size == (kept,)
+        assert conv.dilation == (dilation if kept > 1 else 1,)
+        found.add((kept, conv.dilation[0]))
+    assert {(length, 1) for length in range(1, taps + 1)} <= found
+    assert {2**i for i in range(levels)} <= {dilation for _, dilation in found} | {1}
+
+
+MODES = ["zeros", "reflect", "circular", "replicate"]
+PADDINGS: list[Any] = [0, 1, 3, "same", "valid"]
+
+
+# Torch remarks that an even kernel with padding="same" copies its input.
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("taps", [2, 4, 5])
+def test_temporal_export_is_the_masked_convolution(taps: int, padding: Any, mode: str) -> None:
+    for stride, dilation in itertools.product([1, 2], [1, 2]):
+        if padding == "same" and stride > 1:
+            continue
+        conv = nn.Conv1d(3, 3, taps, stride, padding, dilation, padding_mode=mode)
+        model = search_model(conv, (2, 17)).eval()
+        x = torch.randn(2, 2, 17, dtype=torch.float64)
+        for _ in range(3):
+            with torch.no_grad():
+                model.beta.copy_(torch.rand(model.beta.shape))
+                model.gamma.copy_(torch.rand(model.gamma.shape))
+                model.alpha.copy_(torch.rand(model.alpha.shape))
+            torch.testing.assert_close(model.arch_export(verify=False)(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("kernel", "padding"), [((5, 3), (2, 1)), ((4, 5), 0), ((3, 6), "same"), (5, (0, 2))])
+def test_rings_export_is_the_masked_convolution(kernel: Any, padding: Any, mode: str) -> None:
+    for stride, groups in [(1, 1), (2, 1), (1, 4)]:
+        if padding == "same" and stride > 1:
+            continue
+        conv = nn.Conv2d(4, 4, kernel, stride, padding, groups=groups, padding_mode=mode)
+        model = search_model(conv, (2, 11, 12)).eval()
+        x = torch.randn(2, 2, 11, 12, dtype=torch.float64)
+        for _ in range(3):
+            with torch.no_grad():
+                model.beta.copy_(torch.rand(model.beta.shape))
+            torch.testing.assert_close(model.arch_export(verify=False)(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+def test_rings_go_from_the_outside() -> None:
+    """5x5 -> 3x5 -> 3x3 -> 1x3 -> 1x1, each with the padding of its size."""
+    model = search_model(nn.Conv2d(2, 2, 5, padding=2), (2, 8, 8))
+    sizes = []
+    for rows, columns in [(3, 3), (2, 3), (2, 2), (1, 2), (1, 1)]:
+        set_vectors(model, [6.0 * (i == rows - 1) for i in range(3)] + [6.0 * (i == columns - 1) for i in range(3)])
+        conv: Any = model.arch_export().get_submodule("1")
+        assert conv.padding == tuple((k - 1) // 2 for k in conv.kernel_size)
+        sizes.append(conv.kernel_size)
+    assert sizes == [(5, 5), (3, 5), (3, 3), (1, 3), (1, 1)]
+
+
+def test_kernels_stay_without_kernel_search() -> None:
+    seed = nn.Sequential(nn.Conv1d(2, 3, 5), nn.Conv1d(3, 2, 1))
+    assert [n for n, _ in PIT(seed, (2, 9), kernel_search=False).named_arch_parameters()] == ["alpha"]
+    excluded = PIT(nn.Sequential(seed, nn.Conv1d(2, 4, 3), nn.Conv1d(4, 1, 1)), (2, 9), exclude_names="0.*")
+    assert excluded.beta.numel() == 3

@@ -1,0 +1,119 @@
+"""What people do to a model in training: compile, autocast, averages, several processes, other formats."""
+
+from __future__ import annotations
+
+import copy
+import io
+import socket
+from typing import Any
+
+import pytest
+import torch
+from settings import largest_difference, scramble, train_steps
+from torch import nn
+from toys import TOYS
+
+from nasopt import PIT
+
+TOY_NAMES = ["residual", "squeeze_excite", "channel_shuffle", "causal", "functions_only"]
+
+
+def model_of(name: str) -> tuple[PIT, tuple[Any, ...]]:
+    toy = TOYS[name]
+    inputs = toy.batch(dtype=torch.float32)
+    model = PIT(toy.seed(torch.float32), input_example=inputs)
+    scramble(model)
+    return model, inputs
+
+
+@pytest.mark.parametrize("name", TOY_NAMES)
+@pytest.mark.filterwarnings("ignore")
+def test_compile_without_graph_breaks(name: str) -> None:
+    torch._dynamo.reset()
+    model, inputs = model_of(name)
+    model.eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert largest_difference(model(*inputs), compiled(*inputs)) < 1e-5
+    compiled(*inputs).square().mean().backward()
+    assert bool((model.alpha.grad != 0).any())
+
+
+def test_autocast() -> None:
+    model, inputs = model_of("residual")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(*inputs)
+        loss = output.square().mean() + 1e-3 * model.get_regularization_loss()
+    loss.backward()
+    assert output.dtype == torch.bfloat16
+    assert bool(torch.isfinite(model.alpha.grad).all())
+    assert isinstance(model.get_cost("macs", discrete=True), int)
+
+
+def test_average_of_weights() -> None:
+    """EMA and SWA copy the model and average all its parameters."""
+    model, inputs = model_of("residual")
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    average.update_parameters(model)
+    before = model.alpha.detach().clone()
+    train_steps(model, inputs, 2, strength=0.1)
+    average.update_parameters(model)
+    torch.testing.assert_close(average.module.alpha, 0.5 * (before + model.alpha))
+    average.module.arch_export()
+
+
+def _process(rank: int, port: int, results: Any) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = PIT(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)), (4,))
+    parallel = nn.parallel.DistributedDataParallel(model)
+    torch.manual_seed(rank)
+    (parallel(torch.randn(3, 4)).square().mean() + 1e-3 * model.get_regularization_loss()).backward()
+    results[rank] = model.alpha.grad.tolist()
+    torch.distributed.destroy_process_group()
+
+
+def test_distributed_data_parallel() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with torch.multiprocessing.Manager() as manager:
+        results = manager.dict()
+        torch.multiprocessing.spawn(_process, (port, results), nprocs=2)
+        assert results[0] == results[1]
+        assert any(results[0])
+
+
+@pytest.mark.parametrize("name", TOY_NAMES)
+@pytest.mark.filterwarnings("ignore")
+def test_exported_to_other_formats(name: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, inputs = model_of(name)
+    network = model.eval().arch_export()
+    wanted = network(*inputs)
+    program = torch.export.export(copy.deepcopy(network), inputs)
+    assert largest_difference(wanted, program.module()(*inputs)) < 1e-5
+    file = io.BytesIO()
+    torch.onnx.export(network, inputs, dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    feed = {entry.name: x.numpy() for entry, x in zip(session.get_inputs(), inputs)}
+    assert largest_difference(wanted.detach(), torch.from_numpy(session.run(None, feed)[0])) < 1e-4
+
+
+def test_keyword_arguments() -> None:
+    toy = TOYS["inputs_and_outputs"]
+    image, depth = toy.batch()
+    seed = toy.seed()
+    model = PIT(seed, input_example={"image": image, "depth": depth})
+    wanted = seed(image, depth)
+    for output in (
+        model(image, depth),
+        model(image, depth=depth),
+        model(depth=depth, image=image),
+        model(image, depth, 2.0),
+    ):
+        assert largest_difference(wanted, output) < 1e-12
+    with pytest.raises(TypeError, match=r"traced with scale=2.0 .* got 3.0"):
+        model(image, depth, scale=3.0)
+    with pytest.raises(TypeError, match=r"traced with mask=None"):
+        model(image, depth, mask=image)
