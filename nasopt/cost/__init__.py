@@ -18,6 +18,7 @@ from nasopt.cost.metrics import (
     register_metric,
 )
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
+from nasopt.cost.report import CostReport, cost_report
 from nasopt.cost.targets import Target, get_target, register_target, target_from_table, target_names
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
     "SIZE",
     "SIZE_BITS",
     "AnyMetric",
+    "CostReport",
     "LatencyTable",
     "LayerCall",
     "Metric",
     "NetworkCalls",
     "PeakMetric",
     "Target",
+    "cost_report",
     "energy_metric",
     "get_metric",
     "get_target",
