@@ -114,7 +114,7 @@ def test_limits_that_are_none(limit):
 
 
 def test_other_bad_budgets():
-    with pytest.raises(ConfigError, match="unknown metric 'sise'.*Did you mean 'size'"):
+    with pytest.raises(ConfigError, match=r"unknown metric 'sise'.*Did you mean 'size'"):
         Budget(sise=10)
     with pytest.raises(ConfigError, match="without a limit"):
         Budget()
