@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nasopt.graph.analysis import Analysis
-from nasopt.graph.registry import find_layer_rule
+from nasopt.graph.registry import Runner, find_layer_rule
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def masked_function(
             with graph.inserting_before(node):
                 owner = graph.get_attr(str(node.target))
                 vectors = [pick(p) for mask in weight_masks for p in mask.vectors.values()]
-                run = _layer_runner(layer, str(node.target), weight_masks)
+                run = _layer_runner(layer, weight_masks)
                 masked = graph.call_function(run, (owner, vectors, *node.args), dict(node.kwargs))
             node.replace_all_uses_with(masked)
             graph.erase_node(node)
@@ -85,39 +85,66 @@ def _mask_argument(
     node.replace_input_with(weight, product)
 
 
+def _vector_product(dims: tuple[int, ...], rank: int) -> Callable[[Sequence[Tensor]], Tensor]:
+    """`vectors -> mask`: every vector along its dimension of a weight of that rank, multiplied with each other."""
+
+    def combine(vectors: Sequence[Tensor]) -> Tensor:
+        shaped = [v.view(-1, *(1,) * (rank - 1 - dim)) if dim < rank - 1 else v for dim, v in zip(dims, vectors)]
+        mask = shaped[0]
+        for vector in shaped[1:]:
+            mask = mask * vector
+        return mask
+
+    return combine
+
+
 def _product(dims: tuple[int, ...]) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
-    """`(weight, vectors) -> weight` times every vector along its dimension; the vectors meet each other first."""
+    """`(weight, vectors) -> weight` times every vector along its dimension."""
 
     def multiply(weight: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        mask = None
-        for dim, vector in zip(dims, vectors):
-            trailing = weight.dim() - 1 - dim
-            shaped = vector.view(-1, *(1,) * trailing) if trailing else vector
-            mask = shaped if mask is None else mask * shaped
-        assert mask is not None
-        return weight * mask.to(weight.dtype)
+        return weight * _vector_product(dims, weight.dim())(vectors).to(weight.dtype)
 
     return multiply
 
 
-def _layer_runner(layer: nn.Module, path: str, masks: Sequence[WeightMask]) -> Callable[..., Any]:
+def _layer_runner(layer: nn.Module, masks: Sequence[WeightMask]) -> Callable[..., Any]:
     entry = find_layer_rule(layer)
-    names = [mask.weight for mask in masks]
-    products = [_product(tuple(mask.vectors)) for mask in masks]
-    counts = [len(mask.vectors) for mask in masks]
     if entry is not None and entry.run is not None and len(masks) == 1:
-        run, multiply = entry.run, products[0]
+        weight = layer.get_parameter(masks[0].weight)
+        combine = _vector_product(tuple(masks[0].vectors), weight.dim())
+        channels_only = entry.masks_input and tuple(masks[0].vectors) == (1,) and getattr(layer, "groups", 1) == 1
+        return _run_lighter(entry.run, combine) if channels_only else _run_with_weight(entry.run, combine)
+    return _run_functional(masks)
 
-        def run_masked(layer: nn.Module, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
-            return run(layer, x, multiply(layer.weight, vectors))  # type: ignore[arg-type]
 
-        return run_masked
+def _run_with_weight(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
+    def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+        return run(layer, x, layer.weight * combine(vectors).to(layer.weight.dtype))
 
-    def call_masked(layer: nn.Module, vectors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+    return run_masked
+
+
+def _run_lighter(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
+    """Mask the weight or the input, whichever has fewer elements: the sums that follow are the same."""
+
+    def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+        weight = layer.weight
+        if x.numel() < weight.numel():
+            return run(layer, x * combine(vectors).to(x.dtype), weight)
+        return run(layer, x, weight * combine(vectors).to(weight.dtype))
+
+    return run_masked
+
+
+def _run_functional(masks: Sequence[WeightMask]) -> Callable[..., Any]:
+    """Any layer, with masked parameters in the place of its own."""
+    products = [(mask.weight, _product(tuple(mask.vectors)), len(mask.vectors)) for mask in masks]
+
+    def run_masked(layer: nn.Module, vectors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
         start, state = 0, {}
-        for name, multiply, count in zip(names, products, counts):
+        for name, multiply, count in products:
             state[name] = multiply(layer.get_parameter(name), vectors[start : start + count])
             start += count
         return torch.func.functional_call(layer, state, args, kwargs)
 
-    return call_masked
+    return run_masked

@@ -10,8 +10,9 @@ from torch import Tensor, fx
 
 from nasopt.errors import UnknownOperationError
 from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
+from nasopt.graph.dead_code import is_in_place
 from nasopt.graph.labels import Labels
-from nasopt.graph.registry import find_rule
+from nasopt.graph.registry import alteration, find_rule
 from nasopt.graph.values import UNKNOWN
 
 # Parameters used directly get one label per element; larger ones count as fixed.
@@ -140,7 +141,8 @@ class Propagation:
         if call.value is UNKNOWN:
             call.unpriced()
             return call.fixed_unit("its result depends on data")
-        if not any(isinstance(leaf, Tensor) for leaf in flatten(call.value)) and call.node.op != "call_module":
+        has_tensor = any(isinstance(leaf, Tensor) for leaf in flatten(call.value))
+        if not has_tensor and call.node.op != "call_module" and not is_in_place(call.node):
             return _numbers(call)
         rule = find_rule(call.node, call.module)
         if rule is None:
@@ -162,6 +164,10 @@ class Propagation:
 
     def _unknown(self, call: Call) -> Any:
         kind = type(call.module).__name__ if call.module is not None else f"{call.node.op} {call.node.target}"
+        altered = alteration(call.module) if call.module is not None else ""
+        if altered:
+            call.unpriced()
+            return call.fixed_unit(altered)
         if self.strict:
             shapes = [tuple(x.shape) for x in call.tensors]
             raise UnknownOperationError(
@@ -191,6 +197,8 @@ class Propagation:
             dims = self.labels.varying(labels)
             if len(dims) == 1:
                 self.slice(path, dims[0], self.labels.line(labels, dims[0]))
+            elif len(dims) > 1 and self._is_fixed(labels):
+                self.use_whole(path, f"{path} is also used outside of its layer")
 
     def _meets_channels(self, labels: Tensor) -> bool:
         """Whether some label was united with one from outside this parameter."""
@@ -200,6 +208,10 @@ class Propagation:
             bool(((roots < first) | (roots >= first + labels.numel())).any())
             or len(torch.unique(roots)) < roots.numel()
         )
+
+    def _is_fixed(self, labels: Tensor) -> bool:
+        roots = torch.unique(self.labels.find(labels))
+        return any(bool(torch.isin(self.labels.find(fixing.labels), roots).any()) for fixing in self.labels.fixings)
 
     def _price_other_parameters(self) -> None:
         parameters = dict(self.module.named_parameters())

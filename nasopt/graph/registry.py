@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from nasopt.errors import ConfigError
 from nasopt.graph.call import Rule
@@ -31,6 +32,7 @@ class RuleEntry:
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
         memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
             still needed.
+        masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
     """
 
     function: Rule
@@ -40,6 +42,7 @@ class RuleEntry:
     prices: bool = True
     run: Runner | None = None
     memory: Memory = "new"
+    masks_input: bool = False
 
 
 _LAYERS: dict[type[nn.Module], RuleEntry] = {}
@@ -53,6 +56,7 @@ def layer_rule(
     searchable: str = "passes channels on",
     run: Runner | None = None,
     memory: Memory = "new",
+    masks_input: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Teach nasopt a layer type: how channels pass, what it costs, how it is sliced.
 
@@ -75,6 +79,8 @@ def layer_rule(
             weight in the place of its own. Default: `torch.func.functional_call`.
         memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
             `"in_place"` (element by element: over its input where nobody needs that any more).
+        masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
+            weight's dimension 1 runs over all of them (one group): a mask may then go where it is cheaper.
 
     Raises:
         ConfigError: a class has a rule already.
@@ -82,7 +88,8 @@ def layer_rule(
 
     def register(function: Rule) -> Rule:
         for layer in dict.fromkeys(layers):
-            _add(_LAYERS, layer, RuleEntry(function, layer, searchable, run=run, memory=memory))
+            entry = RuleEntry(function, layer, searchable, run=run, memory=memory, masks_input=masks_input)
+            _add(_LAYERS, layer, entry)
         return function
 
     return register
@@ -125,11 +132,25 @@ def _add(table: dict[Any, RuleEntry], key: Any, entry: RuleEntry) -> None:
 
 
 def find_layer_rule(module: nn.Module) -> RuleEntry | None:
-    """Rule of a layer: of its class, or of the nearest base class whose `forward` it keeps."""
-    if "forward" in module.__dict__:
+    """Rule of a layer: of its class, or of the nearest base class whose `forward` it keeps; None for an altered one."""
+    if alteration(module):
         return None
     bases = (base for base in type(module).__mro__ if base in _LAYERS)
     return next((_LAYERS[base] for base in bases if base.forward is type(module).forward), None)
+
+
+def alteration(module: nn.Module) -> str:
+    """What makes this one layer compute something else than its class says, so that no rule holds; an empty string if nothing.
+
+    Weight and spectral norm, masks of `torch.nn.utils.prune` and hooks of the user all come in one of these ways.
+    """
+    if "forward" in module.__dict__:
+        return "its forward is replaced on the object"
+    if parametrize.is_parametrized(module):
+        return "its weights are parametrized, that is, computed at every call"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has forward hooks"
+    return ""
 
 
 def find_rule(node: fx.Node, module: nn.Module | None) -> RuleEntry | None:

@@ -94,32 +94,46 @@ def _split(rewrite: Rewrite) -> None:
     """`chunk` and `split` in any form become `split` with explicit sizes."""
     node = rewrite.node
     x = rewrite.labels(rewrite.original.args[0])
-    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    given = rewrite.original
+    dim = _seed_numbers(given.args[2] if len(given.args) > 2 else given.kwargs.get("dim", 0))
     sizes = [rewrite.new_shape(part)[dim] for part in rewrite.result]
     assert isinstance(x, Tensor)
     node.op, node.target, node.args, node.kwargs = "call_function", torch.split, (node.args[0], sizes, dim), {}
 
 
 def _index(rewrite: Rewrite) -> None:
-    """`x[...]`: slices and single positions along a dimension with channels."""
+    """`x[...]` and `x[...] = y`: slices, lists and single positions along a dimension with channels."""
     container = rewrite.labels(rewrite.original.args[0])
     if not isinstance(container, Tensor):
         return
     index = rewrite.node.args[1]
     parts = list(index) if isinstance(index, (tuple, list)) else [index]
-    if Ellipsis in [p for p in parts if not isinstance(p, fx.Node)]:
-        at = parts.index(Ellipsis)
+    # Sizes in it are numbers of the seed: they say which channels are meant.
+    traced = _seed_numbers(rewrite.original.args[1])
+    meant = list(traced) if isinstance(traced, (tuple, list)) else [traced]
+    at = next((i for i, part in enumerate(parts) if part is Ellipsis), None)
+    if at is not None:
         used = sum(p is not None and p is not Ellipsis for p in parts)
-        parts[at : at + 1] = [slice(None)] * (container.dim() - used)
+        whole = [slice(None)] * (container.dim() - used)
+        parts[at : at + 1], meant[at : at + 1] = whole, whole
     dim = 0
-    for i, part in enumerate(parts):
+    for i, part in enumerate(meant):
         if part is None:
             continue
         kept = rewrite.kept(container, dim)
         if not bool(kept.all()):
             parts[i] = _cut_index(part, kept)
         dim += 1
-    rewrite.node.args = (rewrite.node.args[0], tuple(parts))
+    rewrite.node.args = (rewrite.node.args[0], tuple(parts), *rewrite.node.args[2:])
+
+
+def _seed_numbers(argument: Any) -> Any:
+    """An argument of a node of the seed's graph, with values in place of the nodes that are Python numbers."""
+
+    def number(node: fx.Node) -> Any:
+        return node if isinstance(node.meta["value"], Tensor) else node.meta["value"]
+
+    return fx.node.map_arg(argument, number)
 
 
 def _cut_index(part: Any, kept: Tensor) -> Any:
@@ -128,12 +142,12 @@ def _cut_index(part: Any, kept: Tensor) -> Any:
     if isinstance(part, slice):
         if part == slice(None):
             return part
-        bounds = [x.meta["value"] if isinstance(x, fx.Node) else x for x in (part.start, part.stop, part.step)]
-        # Sizes in the bounds were traced on the seed.
-        chosen = torch.arange(len(kept))[slice(*bounds)]
+        chosen = torch.arange(len(kept))[part]
         return compact_positions(position[chosen[kept[chosen]]].tolist())
     if isinstance(part, int):
         return int(position[part])
+    if isinstance(part, (list, tuple)) and all(type(i) is int for i in part):
+        return position[[i for i in part if kept[i]]].tolist()
     return part
 
 
@@ -152,8 +166,8 @@ def _narrow(rewrite: Rewrite) -> None:
     node = rewrite.node
     x = rewrite.labels(rewrite.original.args[0])
     names = ("input", "dim", "start", "length") if _name(node) == "narrow" else ("input", "dim", "index")
-    given = dict(zip(names, node.args)) | dict(node.kwargs)
-    numbers = {k: v.meta["value"] if isinstance(v, fx.Node) else v for k, v in given.items() if k != "input"}
+    given = dict(zip(names, rewrite.original.args)) | dict(rewrite.original.kwargs)
+    numbers = {k: _seed_numbers(v) for k, v in given.items() if k != "input"}
     dim = numbers["dim"] % x.dim()
     kept = rewrite.kept(x, dim)
     if bool(kept.all()):
@@ -193,6 +207,8 @@ _BY_NAME: dict[Callable[[Rewrite], None], str] = {
 REWRITERS: dict[Any, Callable[[Rewrite], None]] = {
     operator.getitem: _index,
     "__getitem__": _index,
+    operator.setitem: _index,
+    "__setitem__": _index,
     F.pad: _pad,
     torch._C._nn.pad: _pad,
     nn.Unflatten: _unflatten_layer,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt.graph.call import Call, flatten, no_labels
+from nasopt.graph.call import Call, no_labels
 from nasopt.graph.labels import NO_LABEL, squash
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.nn import ByMode
@@ -139,21 +139,3 @@ def _glu(call: Call, dim: int) -> Any:
     left, right = call.argument(0, "input").chunk(2, dim)
     call.unite(left, right)
     return left
-
-
-@function_rule(operator.setitem, "__setitem__", memory="in_place")
-def assignment(call: Call) -> Any:
-    target, index, value = call.args
-    if any(call.labels.varies(target, dim) for dim in range(target.dim())) and not _whole_channels(index):
-        call.fix((target, value), "single channels are assigned")
-    elif isinstance(value, Tensor):
-        place = target[index]
-        if place.shape == value.shape:
-            call.unite(place, value)
-        else:
-            call.fix((target, value), "a tensor of another shape is assigned")
-    return None
-
-
-def _whole_channels(index: Any) -> bool:
-    return all(leaf is None or leaf is Ellipsis for leaf in flatten(index))

@@ -16,7 +16,7 @@ def _run_linear(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight, layer.bias)
 
 
-@layer_rule(nn.Linear, searchable="channels", run=_run_linear)
+@layer_rule(nn.Linear, searchable="channels", run=_run_linear, masks_input=True)
 def linear_layer(call: Call) -> Any:
     layer = call.module
     assert isinstance(layer, nn.Linear)

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.call import Call, flatten, no_labels
 from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.graph.rules.convolution import unite_groups
 from nasopt.graph.rules.elementwise import meet, named
 
 _MOVEMENT = named(
     "cat concat concatenate stack hstack vstack dstack permute transpose t swapaxes swapdims movedim moveaxis chunk split "
-    "split_with_sizes tensor_split narrow select repeat tile flip unfold",
+    "split_with_sizes tensor_split narrow repeat tile flip unfold",
     torch,
 )
 # The same elements in the same order, or elements that are read several times where they lie.
@@ -26,7 +27,7 @@ _VIEWS = named(
     "atleast_3d",
     torch,
 )
-_SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle, torch.channel_shuffle]
+_SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
 
 
 @function_rule(*_VIEWS, takes_sizes=True, memory="view")
@@ -36,9 +37,26 @@ def movement(call: Call) -> Any:
 
 
 @layer_rule(nn.Flatten, nn.Unflatten, memory="view")
-@layer_rule(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+@layer_rule(nn.PixelShuffle, nn.PixelUnshuffle)
 def movement_layer(call: Call) -> Any:
     return _execute(call, call.module, call.args, call.kwargs)
+
+
+@function_rule(*{F.channel_shuffle, torch.channel_shuffle})
+def channel_shuffle_function(call: Call) -> Any:
+    return _channel_shuffle(call, int(call.argument(1, "groups")))
+
+
+@layer_rule(nn.ChannelShuffle, searchable="passes equal numbers of every group on")
+def channel_shuffle_layer(call: Call) -> Any:
+    layer: Any = call.module
+    return _channel_shuffle(call, layer.groups)
+
+
+def _channel_shuffle(call: Call, groups: int) -> Any:
+    """Channel i of group g goes to position i * groups + g; all groups keep the same i."""
+    one_group = unite_groups(call, call.channels(call.args[0], 1), groups)
+    return call.spread(one_group.repeat_interleave(groups), 1)
 
 
 @function_rule(getattr, takes_sizes=True)
@@ -59,7 +77,56 @@ def indexing(call: Call) -> Any:
         return container[index]
     if any(isinstance(leaf, Tensor) for leaf in flatten(index)):
         return _index_with_tensors(call, container, index)
+    _fix_single_channels(call, container, index)
     return _rectangles(call, container[index])
+
+
+def _fix_single_channels(call: Call, container: Tensor, index: Any) -> None:
+    """A channel that is named by its number stays: a smaller network would have none to name."""
+    if call.of_parameters:
+        return
+    parts = index if isinstance(index, tuple) else (index,)
+    dim = 0
+    for part in parts:
+        if part is Ellipsis:
+            dim = container.dim() - sum(p is not None and p is not Ellipsis for p in parts) + dim
+        elif part is not None:
+            if isinstance(part, int) and call.labels.varies(container, dim):
+                call.fix(container.select(dim, part), "it is a channel named by its number")
+            dim += 1
+
+
+@function_rule(torch.select, "select", takes_sizes=True)
+def selection(call: Call) -> Any:
+    x, dim, position = call.args[0], call.argument(1, "dim"), call.argument(2, "index")
+    _fix_single_channels(call, x, (*(slice(None),) * (dim % x.dim()), int(position)))
+    return _rectangles(call, x.select(dim, position))
+
+
+@function_rule(operator.setitem, "__setitem__", takes_sizes=True)
+def assignment(call: Call) -> Any:
+    """What is assigned meets what is overwritten; the slices follow the channels."""
+    target, index, value = call.args
+    if isinstance(index, tuple) and len(index) == 1:
+        (index,) = index
+    if isinstance(index, Tensor) and not isinstance(value, Tensor) and _is_mask(call):
+        spread = index.reshape(*index.shape, *(1,) * (target.dim() - index.dim()))
+        meet(call, [target, spread], target.shape)
+    elif any(isinstance(leaf, Tensor) for leaf in flatten(index)):
+        call.fix((target, index, value), "positions chosen by a tensor are assigned")
+    else:
+        _fix_single_channels(call, target, index)
+        place = target[index]
+        if isinstance(value, Tensor):
+            # Leading dimensions of size 1 are dropped by an assignment.
+            extra = max(value.dim() - place.dim(), 0)
+            meet(call, [place, value.reshape(value.shape[extra:])], place.shape)
+    return None
+
+
+def _is_mask(call: Call) -> bool:
+    (index,) = [node for node in flatten(call.node.args[1]) if isinstance(node, fx.Node)]
+    return bool(index.meta["value"].dtype == torch.bool)
 
 
 def _index_with_tensors(call: Call, container: Tensor, index: Any) -> Any:

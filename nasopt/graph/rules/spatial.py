@@ -23,7 +23,8 @@ _POOL_FUNCTIONS = {
     for kind in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "lp_pool")
     for n in (1, 2, 3)
     for owner in (F, torch)
-    for function in [getattr(owner, f"{kind}{n}d", None)]
+    for ending in ("", "_with_indices")
+    for function in [getattr(owner, f"{kind}{n}d{ending}", None)]
     if function is not None
 }
 

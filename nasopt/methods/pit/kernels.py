@@ -67,12 +67,15 @@ def tap_axes(analysis: Analysis, excluded: Sequence[str]) -> list[TapAxis]:
     owners: dict[str, set[str]] = {}
     for path in dict(analysis.module.named_parameters(remove_duplicate=False)):
         owners.setdefault(analysis.propagation.canonical(path), set()).add(path)
+    used_directly = {
+        analysis.propagation.canonical(str(node.target)) for node in analysis.nodes.values() if node.op == "get_attr"
+    }
     found: dict[KernelAxis, TapAxis] = {}
     for term in analysis.costs:
         is_layer = analysis.nodes.get(term.node) is not None and analysis.nodes[term.node].op == "call_module"
         layer = analysis.module.get_submodule(term.layer) if is_layer else None
         searched = isinstance(layer, (nn.Conv1d, nn.Conv2d)) and term.layer not in excluded
-        if not searched or len(owners[term.key]) > 1:
+        if not searched or len(owners[term.key]) > 1 or term.key in used_directly:
             continue
         for dim, taps in enumerate(term.kernel):
             if taps > 1:
