@@ -2,10 +2,11 @@
 
     python benchmarks/step_time.py                 # batch 32, one thread, 60 pairs
     python benchmarks/step_time.py --pairs 200 --only autoencoder
+    python benchmarks/step_time.py --only resnet8 --regularizer latency:cortex_m4
 
 Steps of the two models alternate, so that a slower minute of the machine meets both; the figure is the median of the
 ratios of neighbouring steps. Times are CPU times of this process, which other processes disturb less than wall times. A
-step is: forward, loss plus MACs regularizer, backward, Adam.
+step is: forward, loss plus the regularizer (MACs if nothing else is said), backward, Adam.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--only", choices=list(NETWORKS))
+    parser.add_argument("--regularizer", default="macs", help="a metric, like memory or latency:cortex_m4")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -86,7 +88,7 @@ def main() -> None:
             continue
         seed = build()
         x = torch.randn(BATCH, *shape)
-        search = PIT(copy.deepcopy(seed), shape, regularizer="macs")
+        search = PIT(copy.deepcopy(seed), shape, regularizer=options.regularizer)
         steps = (plain_step(seed, x), search_step(search, x))
         for step in steps * 5:
             step()

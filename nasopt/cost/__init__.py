@@ -12,12 +12,14 @@ from nasopt.cost.metrics import (
     AnyMetric,
     Metric,
     PeakMetric,
+    Tabulation,
     get_metric,
     metric_names,
     register_family,
     register_metric,
 )
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
+from nasopt.cost.report import CostReport, cost_report
 from nasopt.cost.targets import Target, get_target, register_target, target_from_table, target_names
 
 __all__ = [
@@ -27,12 +29,15 @@ __all__ = [
     "SIZE",
     "SIZE_BITS",
     "AnyMetric",
+    "CostReport",
     "LatencyTable",
     "LayerCall",
     "Metric",
     "NetworkCalls",
     "PeakMetric",
+    "Tabulation",
     "Target",
+    "cost_report",
     "energy_metric",
     "get_metric",
     "get_target",

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from nasopt.cost.latency import layer_cycles
-from nasopt.cost.metrics import Metric, register_family
+from nasopt.cost.metrics import Metric, Tabulation, register_family
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError
@@ -28,7 +28,8 @@ def energy_metric(target: str | Target) -> Metric:
             f"target {target.name!r} has no active power, so energy cannot be computed: use a target that has one, or "
             f"dataclasses.replace(target, active_power_mw=...) with a measured figure [mW]"
         )
-    return Metric(f"energy:{target.name}", "uJ", per_call=True, cost=partial(_layer_energy, target))
+    table = Tabulation(target, target.milliseconds(1.0) * target.active_power_mw)
+    return Metric(f"energy:{target.name}", "uJ", True, partial(_layer_energy, target), table)
 
 
 def _layer_energy(target: Target, shape: LayerShape) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nasopt.cost.metrics import Metric, register_family
+from nasopt.cost.metrics import Metric, Tabulation, register_family
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.rows import COLUMNS, DEPLOYED_BITS, row_fields
 from nasopt.cost.targets.target import Target
@@ -170,8 +170,10 @@ def latency_metric(target: str | Target, unit: Literal["cycles", "ms"] = "cycles
     if unit not in ("cycles", "ms"):
         raise ConfigError(f"latency_metric: unit is {unit!r}: use 'cycles' or 'ms'")
     if unit == "cycles":
-        return Metric(f"latency:{target.name}", "cycles", per_call=True, cost=partial(layer_cycles, target))
-    return Metric(f"latency_ms:{target.name}", "ms", per_call=True, cost=partial(_layer_ms, target))
+        table = Tabulation(target, 1.0)
+        return Metric(f"latency:{target.name}", "cycles", True, partial(layer_cycles, target), table)
+    table = Tabulation(target, target.milliseconds(1.0))
+    return Metric(f"latency_ms:{target.name}", "ms", True, partial(_layer_ms, target), table)
 
 
 def _layer_ms(target: Target, shape: LayerShape) -> Any:

@@ -15,6 +15,14 @@ from nasopt.graph.layer_shape import LayerShape
 
 
 @dataclass(frozen=True)
+class Tabulation:
+    """Costs that are `scale` times the cycles on `target`: `LatencyTable` evaluates them for a whole network at once."""
+
+    target: Target
+    scale: float
+
+
+@dataclass(frozen=True)
 class Metric:
     """A cost that is a sum over layers.
 
@@ -24,12 +32,14 @@ class Metric:
         per_call: True for work and time (counted at every call of a layer), False for storage (counted once,
             however often the layer is called).
         cost: `LayerShape -> number`; fields of the shape may be ints or float64 tensors `(n,)`.
+        table: a faster form of the same costs, for training steps, or None.
     """
 
     name: str
     unit: str
     per_call: bool
     cost: Callable[[LayerShape], Any]
+    table: Tabulation | None = None
 
 
 @dataclass(frozen=True)

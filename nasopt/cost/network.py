@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,19 +25,29 @@ class LayerCall:
         layer: path of the layer, or the node's name for a function.
         stored: names the stored weights; calls of equal name share them.
         shape: of the call, exact.
+        node: its node in the traced graph.
     """
 
     layer: str
     stored: str
     shape: LayerShape
+    node: str
 
 
 @dataclass(frozen=True)
 class NetworkCalls:
-    """All calls of a network: priced ones, the names of those that nobody can price, and the memory of activations."""
+    """All calls of a network.
+
+    Attributes:
+        calls: priced ones.
+        unpriced: names of those that nobody can price.
+        free: names of those that cost nothing by convention, or are folded into the layer before (norms).
+        memory: where their results live.
+    """
 
     calls: tuple[LayerCall, ...]
     unpriced: tuple[str, ...]
+    free: tuple[str, ...]
     memory: ActivationMemory
 
     def total(self, metric: str | AnyMetric) -> int | float:
@@ -71,8 +81,12 @@ def network_calls(
     example = make_example(model, input_shape, input_example)
     analysis = analyse(trace_model(model, example, tuple(leaf_modules)), example)
     propagation = analysis.propagation
-    calls = (LayerCall(term.layer, term.key, term.layer_shape()) for term in propagation.costs)
-    return NetworkCalls(tuple(calls), tuple(propagation.unpriced), activation_memory(analysis))
+    biased = {term.key for term in propagation.costs if term.bias}
+    terms = [replace(term, bias=term.key in biased) for term in propagation.costs]
+    calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in terms)
+    unpriced = tuple(dict.fromkeys(propagation.unpriced))
+    free = (name for name in propagation.called() if name not in unpriced and name not in {t.layer for t in terms})
+    return NetworkCalls(tuple(calls), unpriced, tuple(free), activation_memory(analysis))
 
 
 def network_cost(

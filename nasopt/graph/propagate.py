@@ -162,6 +162,12 @@ class Propagation:
             self.mark_priced(call)
         return _compact(self.labels, result)
 
+    def called(self) -> list[str]:
+        """Names of all calls that work on activations: layers by their paths, functions by their nodes."""
+        work = [n for n in self.module.graph.nodes if n in self.activations and n.op.startswith("call")]
+        work = [n for n in work if any(isinstance(leaf, Tensor) for leaf in flatten(n.meta["value"]))]
+        return list(dict.fromkeys(str(n.target) if n.op == "call_module" else n.name for n in work))
+
     def _unknown(self, call: Call) -> Any:
         kind = type(call.module).__name__ if call.module is not None else f"{call.node.op} {call.node.target}"
         altered = alteration(call.module) if call.module is not None else ""

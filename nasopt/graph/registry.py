@@ -30,9 +30,9 @@ class RuleEntry:
         takes_sizes: the function takes sizes of activations as sizes (a view, a constructor), not as values.
         prices: what the rule says covers all parameters of the call.
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
-        masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
         memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
             still needed.
+        masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
     """
 
     function: Rule
@@ -41,8 +41,8 @@ class RuleEntry:
     takes_sizes: bool = False
     prices: bool = True
     run: Runner | None = None
-    masks_input: bool = False
     memory: Memory = "new"
+    masks_input: bool = False
 
 
 _LAYERS: dict[type[nn.Module], RuleEntry] = {}
@@ -55,8 +55,8 @@ def layer_rule(
     *layers: type[nn.Module],
     searchable: str = "passes channels on",
     run: Runner | None = None,
-    masks_input: bool = False,
     memory: Memory = "new",
+    masks_input: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Teach nasopt a layer type: how channels pass, what it costs, how it is sliced.
 
@@ -77,10 +77,10 @@ def layer_rule(
         searchable: what of the layer can be searched, in words, for the support matrix.
         run: for a layer that mixes channels (`call.reads`): `(layer, input, weight) -> output`, the layer with another
             weight in the place of its own. Default: `torch.func.functional_call`.
-        masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
-            weight's dimension 1 runs over all of them (one group): a mask may then go where it is cheaper.
         memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
             `"in_place"` (element by element: over its input where nobody needs that any more).
+        masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
+            weight's dimension 1 runs over all of them (one group): a mask may then go where it is cheaper.
 
     Raises:
         ConfigError: a class has a rule already.
@@ -88,9 +88,8 @@ def layer_rule(
 
     def register(function: Rule) -> Rule:
         for layer in dict.fromkeys(layers):
-            _add(
-                _LAYERS, layer, RuleEntry(function, layer, searchable, run=run, masks_input=masks_input, memory=memory)
-            )
+            entry = RuleEntry(function, layer, searchable, run=run, memory=memory, masks_input=masks_input)
+            _add(_LAYERS, layer, entry)
         return function
 
     return register

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.cost import AnyMetric, PeakMetric, Tabulation
 from nasopt.cost.memory import highest_sets, memory_graph
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.buffers import activation_memory
 from nasopt.graph.call import CostTerm, Count
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.methods.tabulated import TabulatedCost, tabulated_cost
 
 # (layer, spatial dimension) of a convolution whose kernel is searched.
 KernelAxis = tuple[str, int]
@@ -67,6 +68,8 @@ class NetworkCost:
         self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
         biased = {term.key for term in analysis.costs if term.bias}
         terms = [replace(term, bias=term.key in biased) for term in analysis.costs]
+        self._terms = terms
+        self._tables: dict[tuple[Tabulation, torch.device], TabulatedCost | None] = {}
         stored = list({term.key: term for term in reversed(terms)}.values())
         cpu = torch.device("cpu")
         self._live: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -82,6 +85,10 @@ class NetworkCost:
         if isinstance(metric, PeakMetric):
             matrix, offset = self._live_elements(counts.device, counts.dtype)
             return metric.peak(torch.addmv(offset, matrix, counts))
+        if metric.table is not None and counts.dtype == torch.float64:
+            table = self._table(metric.table, counts.device)
+            if table is not None:
+                return table(counts)
         program = self._on_device(counts.device, metric.per_call)
         columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
         first, costs = 0, []
@@ -109,6 +116,12 @@ class NetworkCost:
             moved = _Program(move(program.matrix), move(program.offset), batches, program.lengths)
             self._programs[device, per_call] = moved
         return self._programs[device, per_call]
+
+    def _table(self, tabulation: Tabulation, device: torch.device) -> TabulatedCost | None:
+        key = (tabulation, device)
+        if key not in self._tables:
+            self._tables[key] = tabulated_cost(tabulation, self._terms, self._channels, self._taps, device)
+        return self._tables[key]
 
     def _live_elements(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Live elements of every step that can be the peak: `matrix @ counts + offset`, shape `(steps,)`."""

@@ -1,0 +1,106 @@
+"""The command `nasopt`: what a model costs, and which targets there are.
+
+nasopt cost package.module:factory --input 3,32,32 --target cortex_m4 --target gap8
+nasopt targets
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from nasopt.cost import cost_report, get_target, target_names
+from nasopt.cost.report_text import align
+from nasopt.errors import ConfigError, NasoptError, nearest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 after an error that the user can cure."""
+    parser = argparse.ArgumentParser(prog="nasopt", description="Costs of networks on microcontrollers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    cost = commands.add_parser("cost", help="what a model costs, layer by layer")
+    cost.add_argument("model", help="package.module:name of a function that builds the model, or of the model itself")
+    cost.add_argument(
+        "--input", action="append", required=True, metavar="3,32,32", help="shape of one sample; repeat for more inputs"
+    )
+    cost.add_argument("--target", action="append", default=[], help="an embedded target; repeat for more")
+    cost.add_argument("--format", choices=("text", "csv", "json"), default="text")
+    commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
+    options = parser.parse_args(arguments)
+    try:
+        print(_cost(options) if options.command == "cost" else _targets())
+    except NasoptError as error:
+        print(f"nasopt: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> str:
+    shapes = [_input_shape(text) for text in options.input]
+    targets = [get_target(name) for name in options.target]
+    model = load_model(options.model)
+    report = cost_report(model, shapes[0] if len(shapes) == 1 else shapes, targets=targets)
+    if options.format == "csv":
+        return report.csv().rstrip("\n")
+    return report.json() if options.format == "json" else str(report)
+
+
+def _input_shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.replace("x", ",").split(","))
+    except ValueError:
+        raise ConfigError(f"--input is {text!r}: give the shape of one sample, without batch, like 3,32,32") from None
+
+
+def load_model(where: str) -> nn.Module:
+    """The model at `package.module:name`; the current folder is searched, too.
+
+    Raises:
+        ConfigError: there is no such module or name, or it is no model and builds none.
+    """
+    module_name, colon, name = where.partition(":")
+    if not colon or not name:
+        raise ConfigError(f"{where!r} does not say which model: write package.module:name, like my_nets.small:build")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{where!r}: {module_name} cannot be imported: {error}. Run from the folder it is in"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = [key for key in vars(found) if not key.startswith("_")]
+            raise ConfigError(f"{where!r}: {module_name} has no {part!r}.{nearest(part, known)}")
+        found = getattr(found, part)
+    if not isinstance(found, nn.Module) and callable(found):
+        try:
+            found = found()
+        except TypeError as error:
+            raise ConfigError(
+                f"{where!r} cannot be called without arguments: {error}. Name a function that can"
+            ) from error
+    if not isinstance(found, nn.Module):
+        raise ConfigError(
+            f"{where!r} is a {type(found).__name__}: name a torch.nn.Module, or a function that builds one"
+        )
+    return found
+
+
+def _targets() -> str:
+    rows = [["target", "", "MHz", "RAM kB", "flash kB", "mW"]]
+    notes = []
+    for name in target_names():
+        target = get_target(name)
+        sizes = [f"{size // 1024:,}" if size else "-" for size in (target.ram_bytes, target.flash_bytes)]
+        power = f"{target.active_power_mw:g}" if target.active_power_mw else "-"
+        rows.append([name, target.summary, f"{target.clock_mhz:g}", *sizes, power])
+        notes.append(f"{name}: {target.provenance}")
+    return "\n".join([*align(rows, left=2), "", *notes])
