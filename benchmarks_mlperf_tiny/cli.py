@@ -35,7 +35,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amp", action="store_true", default=None, help="compute in bfloat16 where that is safe")
     parser.add_argument("--compile", action="store_true", default=None, help="run the models through torch.compile")
     parser.add_argument("--checkpoint-every", type=int, default=1, metavar="EPOCHS")
-    parser.add_argument("--threads", type=int, help="threads of torch; results repeat exactly for equal numbers only")
+    parser.add_argument(
+        "--threads", type=int, help="threads of torch; default: 1. Results repeat exactly for equal numbers only"
+    )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
     parser.add_argument("--fresh", action="store_true", help="discard an interrupted run instead of going on with it")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -77,8 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from benchmarks_mlperf_tiny import commands
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or 1)
     try:
         getattr(commands, args.command)(args)
     except BenchmarkError as error:

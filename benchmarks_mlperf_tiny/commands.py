@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
@@ -83,7 +82,7 @@ def sweep(args: argparse.Namespace) -> None:
     """
     if args.jobs < 1:
         raise BenchmarkError(f"--jobs {args.jobs}: at least one must run at a time")
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = args.threads or 1
     runner = (
         LocalRunner(args.jobs, threads, args.command_line) if args.command_line else LocalRunner(args.jobs, threads)
     )

@@ -33,13 +33,22 @@ TASK = Task(
         "digits": DataSet(
             digits,
             Recipe(
-                warmup=6, search=10, finetune=8, batch_size=32, lr=1e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+                warmup=3, search=14, finetune=8, batch_size=64, lr=2e-3, arch_lr=6e-3, strength=0.5, norm_momentum=0.2
             ),
             "scikit-learn's 1,797 digits (embedded, real)",
         ),
         "cifar10": DataSet(
             cifar10,
-            Recipe(warmup=20, search=40, finetune=40, batch_size=128, lr=1e-3, arch_lr=5e-3, strength=1.0),
+            Recipe(
+                warmup=10,
+                search=30,
+                finetune=20,
+                batch_size=128,
+                lr=2e-3,
+                arch_lr=2e-3,
+                strength=0.5,
+                norm_momentum=0.1,
+            ),
             "CIFAR-10",
         ),
     },

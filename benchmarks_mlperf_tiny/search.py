@@ -191,7 +191,8 @@ class Run:
                 for index, group in enumerate(self.optimizer.param_groups):
                     if base is not None:
                         group.setdefault("base_lr", base[index])
-                    group["lr"] = group["base_lr"] * phase.lr_factor(state.epoch)
+                    factor = phase.lr_factor if index == 0 else phase.arch_lr_factor  # `param_groups`: net, arch
+                    group["lr"] = group["base_lr"] * factor(state.epoch)
                 self.model.train()
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
                 loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)
