@@ -22,6 +22,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with a local copy of the data set")
     parser.add_argument("--method", default="pit", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs")
+    parser.add_argument(
+        "--absolute",
+        dest="relative",
+        action="store_const",
+        const=False,
+        help="strengths weigh the cost in its own unit (MAC or weights), not as a fraction of the seed's",
+    )
     parser.add_argument("--warmup", type=int, metavar="EPOCHS")
     parser.add_argument("--search", type=int, metavar="EPOCHS")
     parser.add_argument("--finetune", type=int, metavar="EPOCHS")
@@ -49,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     search = commands.add_parser("search", help="one search: seed and found network side by side")
     add_run_options(search)
-    search.add_argument("--strength", type=float, help="weight of the cost, as a fraction of the seed's, in the loss")
+    search.add_argument("--strength", type=float, help="weight of the cost in the loss")
     search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
     search.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard")
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")

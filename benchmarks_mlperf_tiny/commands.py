@@ -20,6 +20,7 @@ from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 
 SETTINGS = (
     "strength",
+    "relative",
     "regularizer",
     "seed",
     "warmup",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks_mlperf_tiny.data.images import cifar10, digits
+from benchmarks_mlperf_tiny.data.images import cifar10, cifar10_subset, digits
 from benchmarks_mlperf_tiny.networks import resnet8
 from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
 
@@ -50,6 +50,13 @@ TASK = Task(
                 norm_momentum=0.1,
             ),
             "CIFAR-10",
+        ),
+        "cifar10_subset": DataSet(
+            cifar10_subset,
+            Recipe(
+                warmup=5, search=9, finetune=6, batch_size=64, lr=2e-3, arch_lr=4e-3, strength=0.3, norm_momentum=0.1
+            ),
+            "5,452 images of CIFAR-10",
         ),
     },
 )

@@ -160,7 +160,8 @@ class Run:
         phase, config = self.phase, self.config
         if phase.stage is not None:
             if not hasattr(self.model, "arch_export"):
-                search = wrap(self.method.stages[phase.stage], self.model, self.task.input_shape, config.regularizer)
+                stage, shape = self.method.stages[phase.stage], self.task.input_shape
+                search = wrap(stage, self.model, shape, config.regularizer, config.relative)
                 self.model = cast(nn.Module, search).to(config.device)
             model = self.search_model
             if phase.kind == "search":
@@ -215,7 +216,8 @@ class Run:
         val = self.engine.judge(self.model, self.data.val)
         record: dict[str, Any] = {"phase": phase.name, "epoch": state.epoch, "loss": loss, "val": val}
         if phase.kind == "search":
-            record["cost"] = float(self.search_model.get_regularization_loss().detach())
+            cost = self.search_model.search_space()["cost"][self.config.regularizer]
+            record["cost"] = cost["now"] / cost["seed"]
         if phase.kind == "finetune" and val >= state.best_val:
             state.best_val, state.best = val, copy.deepcopy(self.model.state_dict())
         state.history.append(record)
