@@ -69,6 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="HTML page with Pareto fronts of all networks in a folder")
     report.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
     report.set_defaults(threads=None)
+    evaluate = commands.add_parser(
+        "evaluate", help="a saved keyword network on the 1,000 official MLPerf Tiny features"
+    )
+    evaluate.add_argument("module", type=Path, help="found_module.pt of a network with the 12 classes")
+    evaluate.add_argument("--data-dir", type=Path, help="folder with kws01_eval_int8.npz; default: NASOPT_DATA")
+    evaluate.set_defaults(threads=None)
     job = commands.add_parser("job", help="one job of a sweep, as its runner starts it")
     job.add_argument("folder", type=Path)
     job.add_argument("--threads", type=int)

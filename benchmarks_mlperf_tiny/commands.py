@@ -7,6 +7,7 @@ import argparse
 from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
 from benchmarks_mlperf_tiny.job import run_job
 from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.report import write_report
@@ -113,6 +114,16 @@ def report(args: argparse.Namespace) -> None:
         BenchmarkError: there is none.
     """
     print(f"Report: {write_report(args.out)}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print the accuracy of a saved network on the official keyword features.
+
+    Raises:
+        BenchmarkError: network or features cannot be used.
+    """
+    accuracy = evaluate_keywords(args.module, DataOptions(args.data_dir))
+    print(f"{args.module}: {100 * accuracy:.1f} % of the 1,000 official keyword features")
 
 
 def job(args: argparse.Namespace) -> None:

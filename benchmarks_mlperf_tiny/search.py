@@ -208,7 +208,8 @@ class Run:
 
     def penalty(self) -> Tensor:
         """What the search adds to the loss."""
-        return self.config.strength * self.search_model.get_regularization_loss()
+        strength = self.config.strength * self.phase.strength_factor(self.state.epoch)
+        return strength * self.search_model.get_regularization_loss()
 
     def record_epoch(self, loss: float) -> dict[str, Any]:
         """Judge the model, keep the best fine-tuned weights, write the history."""
