@@ -33,7 +33,7 @@ TASK = Task(
         "digits": DataSet(
             digits,
             Recipe(
-                warmup=3, search=14, finetune=8, batch_size=64, lr=2e-3, arch_lr=6e-3, strength=0.5, norm_momentum=0.2
+                warmup=3, search=13, finetune=8, batch_size=64, lr=2e-3, arch_lr=6e-3, strength=1.0, norm_momentum=0.2
             ),
             "scikit-learn's 1,797 digits (embedded, real)",
         ),

@@ -28,7 +28,7 @@ TASK = Task(
         "synthetic": DataSet(
             synthetic_words,
             Recipe(
-                warmup=8, search=12, finetune=8, batch_size=50, lr=2e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+                warmup=8, search=12, finetune=8, batch_size=50, lr=2e-3, arch_lr=6e-3, strength=1.0, norm_momentum=0.2
             ),
             "generated words of gliding tones (embedded, synthetic)",
         ),
