@@ -130,10 +130,10 @@ def test_faithful_export_after_training(setting: Setting, toy: Toy) -> None:
 @every_case
 def test_reading_is_free_of_effects(setting: Setting, toy: Toy) -> None:
     """Costs, summaries and exports change nothing."""
-    model, inputs = wrapped(setting, toy)
+    model, _ = wrapped(setting, toy)
     scramble(model)
     state, seen = copy.deepcopy(model.state_dict()), everything_of(model)
-    for name in metric_names():
+    for name in [name for name in metric_names() if ":" not in name] + ["latency:cortex_m4"]:
         assert model.get_cost(name, discrete=True) == model.get_cost(name, discrete=True)
         model.get_cost(name)
     model.get_regularization_loss()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from typing import Any
 
@@ -23,18 +24,15 @@ _DROPOUTS = {
 
 
 def follow_mode(root: nn.Module, graph: fx.Graph, in_training: fx.Graph | None, model_name: str) -> None:
-    """Make `graph`, traced in eval mode, follow the mode of `root` where `in_training` holds other constants.
+    """Make `graph`, traced in eval mode, follow the mode of `root` where `in_training` differs from it.
 
-    Functional dropout becomes a module; any other constant becomes a call of `ByMode`. Where the graphs differ in their
-    nodes, the eval path is kept and a `TraceWarning` says so.
+    Functional dropout becomes a module, any other constant a call of `ByMode`; counters that only train mode advances
+    (`num_batches_tracked.add_(1)`) advance by zero in eval mode. Where the graphs differ in other nodes, the eval path is
+    kept and a `TraceWarning` says so.
     """
     nodes = list(graph.nodes)
-    others = list(in_training.nodes) if in_training is not None else []
-    position = {node: i for i, node in enumerate(nodes)}
-    other_position = {node: i for i, node in enumerate(others)}
-    leaves = [_constants(node, position) for node in nodes]
-    other_leaves = [_constants(node, other_position) for node in others]
-    if not _same_structure(nodes, others) or [len(x) for x in leaves] != [len(x) for x in other_leaves]:
+    twins = _align(nodes, list(in_training.nodes)) if in_training is not None else None
+    if twins is None:
         warnings.warn(
             f"{model_name}.forward takes another path in train mode than in eval mode (an auxiliary head, a branch on "
             "self.training): the search follows the eval path in both modes. A branch that must be kept can be moved "
@@ -43,13 +41,74 @@ def follow_mode(root: nn.Module, graph: fx.Graph, in_training: fx.Graph | None, 
             stacklevel=2,
         )
         return
-    for node, other, evaluation, train in zip(nodes, others, leaves, other_leaves):
+    position = {node: i for i, node in enumerate(nodes)}
+    twin_position = {twin: position[node] for twin, node in twins.items() if node is not None}
+    # All of it before the first change: a replaced node has no position.
+    constants = {
+        twin: (_constants(node, position), _constants(twin, twin_position))
+        for twin, node in twins.items()
+        if node is not None
+    }
+    last = nodes[0]
+    for twin, node in twins.items():
+        if node is None:
+            last = _insert_counter(root, graph, last, twin)
+            continue
+        last = node
+        evaluation, train = constants[twin]
         if evaluation == train:
             continue
         if node.op == "call_function" and node.target in _DROPOUTS:
-            _to_dropout_module(root, graph, node)
+            last = _to_dropout_module(root, graph, node)
         else:
-            _insert_by_mode(root, graph, node, other, [a != b for a, b in zip(evaluation, train)])
+            _insert_by_mode(root, graph, node, twin, [a != b for a, b in zip(evaluation, train)])
+
+
+def _align(nodes: list[fx.Node], others: list[fx.Node]) -> dict[fx.Node, fx.Node | None] | None:
+    """Node of `nodes` for every one of `others`, None for a counter that stands in `others` only; None if they differ."""
+    keys, other_keys = ([(n.op, n.target) for n in side] for side in (nodes, others))
+    twins: dict[fx.Node, fx.Node | None] = {}
+    for kind, a, a_end, b, b_end in difflib.SequenceMatcher(None, keys, other_keys, autojunk=False).get_opcodes():
+        if kind == "equal":
+            twins.update(zip(others[b:b_end], nodes[a:a_end]))
+        elif kind == "insert" and all(_is_counter(node) for node in others[b:b_end]):
+            twins.update({node: None for node in others[b:b_end] if node.op == "call_method"})
+        else:
+            return None
+    position = {node: i for i, node in enumerate(nodes)}
+    twin_position = {twin: position[node] for twin, node in twins.items() if node is not None}
+    pairs = [(node, twin) for twin, node in twins.items() if node is not None]
+    same = (_shape_of(node, position) == _shape_of(twin, twin_position) for node, twin in pairs)
+    return twins if all(same) else None
+
+
+def _shape_of(node: fx.Node, position: dict[fx.Node, int]) -> list[Any]:
+    """Number of arguments, and which of them are other nodes; constants may differ."""
+    return [leaf if isinstance(leaf, tuple) and leaf[:1] == ("node",) else None for leaf in _constants(node, position)]
+
+
+def _is_counter(node: fx.Node) -> bool:
+    """A buffer that is read to be advanced, or its advance by a number whose result nobody uses."""
+    if node.op == "get_attr":
+        return all(_is_counter(user) for user in node.users)
+    amount = node.args[1] if len(node.args) == 2 else None
+    source = node.args[0] if node.args else None
+    counts = node.op == "call_method" and node.target == "add_" and isinstance(amount, (int, float)) and not node.users
+    return counts and isinstance(source, fx.Node) and source.op == "get_attr"
+
+
+def _insert_counter(root: nn.Module, graph: fx.Graph, after: fx.Node, twin: fx.Node) -> fx.Node:
+    buffer, amount = twin.args
+    assert isinstance(buffer, fx.Node)
+    with graph.inserting_after(after):
+        attribute = graph.get_attr(str(buffer.target))
+    with graph.inserting_after(attribute):
+        choice = graph.call_module(add_module(root, "by_mode", ByMode(amount, 0)))
+    with graph.inserting_after(choice):
+        advance = graph.call_method("add_", (attribute, choice))
+    attribute.meta["value"] = advance.meta["value"] = buffer.meta["value"]
+    choice.meta["value"] = 0
+    return advance
 
 
 def _flat_arguments(node: fx.Node) -> tuple[list[Any], Any]:
@@ -65,11 +124,7 @@ def _constants(node: fx.Node, position: dict[fx.Node, int]) -> list[Any]:
 def _by_position(leaf: Any, position: dict[fx.Node, int]) -> Any:
     if isinstance(leaf, slice):
         return ("slice", *(_by_position(bound, position) for bound in (leaf.start, leaf.stop, leaf.step)))
-    return ("node", position[leaf]) if isinstance(leaf, fx.Node) else leaf
-
-
-def _same_structure(nodes: list[fx.Node], others: list[fx.Node]) -> bool:
-    return [(n.op, n.target) for n in nodes] == [(n.op, n.target) for n in others]
+    return ("node", position.get(leaf)) if isinstance(leaf, fx.Node) else leaf
 
 
 def add_module(root: nn.Module, name: str, module: nn.Module) -> str:
@@ -82,7 +137,7 @@ def add_module(root: nn.Module, name: str, module: nn.Module) -> str:
     return free
 
 
-def _to_dropout_module(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
+def _to_dropout_module(root: nn.Module, graph: fx.Graph, node: fx.Node) -> fx.Node:
     given: dict[str, Any] = dict(zip(("input", "p", "training", "inplace"), node.args)) | dict(node.kwargs)
     layer = _DROPOUTS[node.target](p=given.get("p", 0.5), inplace=given.get("inplace", False))  # type: ignore[index]
     with graph.inserting_before(node):
@@ -91,6 +146,7 @@ def _to_dropout_module(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
     replacement.meta = dict(node.meta)
     node.replace_all_uses_with(replacement)
     graph.erase_node(node)
+    return replacement
 
 
 def _insert_by_mode(root: nn.Module, graph: fx.Graph, node: fx.Node, in_training: fx.Node, differs: list[bool]) -> None:

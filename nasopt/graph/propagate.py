@@ -10,9 +10,9 @@ from torch import Tensor, fx
 
 from nasopt.errors import UnknownOperationError
 from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
+from nasopt.graph.dead_code import is_in_place
 from nasopt.graph.labels import Labels
 from nasopt.graph.registry import alteration, find_rule
-from nasopt.graph.trace import is_in_place
 from nasopt.graph.values import UNKNOWN
 
 # Parameters used directly get one label per element; larger ones count as fixed.

@@ -10,9 +10,8 @@ import copy
 import fnmatch
 import itertools
 import linecache
-import operator
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,117 +20,16 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, TraceError, nearest
+from nasopt.graph.dead_code import is_in_place, remove_dead_code
 from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.modes import follow_mode
-from nasopt.graph.values import UNKNOWN, Evaluator
+from nasopt.graph.proxy import DataDependent, ValueProxy, isinstance_proxy
+from nasopt.graph.values import Evaluator
 
 LeafModules = Sequence[str | type[nn.Module]]
 
 # Called with a proxy as their first size these fail in torch's argument parser, before the proxy is asked.
 _CONSTRUCTORS = ("zeros", "ones", "empty", "rand", "randn")
-# They change the shape of a tensor in place; the graph's values would describe the changed one from the start.
-_RESHAPE_IN_PLACE = {"unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_"}
-
-
-class _DataDependent(Exception):
-    """Python asked for something that only real data can answer."""
-
-
-class ValueProxy(fx.Proxy):
-    """A proxy that answers Python's questions from the fake value of its node."""
-
-    @property
-    def value(self) -> Any:
-        return self.node.meta["value"]
-
-    def _concrete(self, question: str) -> Any:
-        value = self.value
-        if value is UNKNOWN or isinstance(value, Tensor):
-            raise _DataDependent(f"{question} of a tensor's data is asked for")
-        return value
-
-    # isinstance(x, torch.Tensor) is a question, too.
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        node = self.__dict__.get("node")
-        value = node.meta.get("value", UNKNOWN) if node is not None else UNKNOWN
-        return ValueProxy if value is UNKNOWN else type(value)
-
-    def __bool__(self) -> bool:
-        return bool(self._concrete("the truth"))
-
-    def __int__(self) -> int:
-        return int(self._concrete("the integer"))
-
-    def __index__(self) -> int:
-        return int(self._concrete("the integer"))
-
-    def __float__(self) -> float:
-        return float(self._concrete("the number"))
-
-    def __len__(self) -> int:
-        if self.value is UNKNOWN:
-            raise _DataDependent("the length of data is asked for")
-        return len(self.value)
-
-    def __iter__(self) -> Iterator[Any]:
-        if isinstance(self.value, dict):
-            return iter(self.value)
-        return iter([self[i] for i in range(len(self))])
-
-    def __contains__(self, item: Any) -> bool:
-        if isinstance(self.value, Tensor):
-            raise _DataDependent("the truth of a tensor's data is asked for")
-        return item in list(self) if not isinstance(self.value, str) else item in self.value
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-    def keys(self) -> Any:
-        return self.value.keys() if isinstance(self.value, dict) else ValueAttribute(self, "keys")
-
-    def items(self) -> Any:
-        return [(key, self[key]) for key in self.value]
-
-    def __getattr__(self, name: str) -> Any:
-        value: Any = self.node.meta.get("value", UNKNOWN)
-        if value is not UNKNOWN and not hasattr(value, name):
-            raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
-        if isinstance(value, tuple) and name in getattr(value, "_fields", ()):
-            return self[list(value._fields).index(name)]  # type: ignore[attr-defined]
-        return ValueAttribute(self, name)
-
-
-class ValueAttribute(ValueProxy):
-    """`proxy.name`: a node of its own only when it is used as a value, a method call when it is called."""
-
-    def __init__(self, root: ValueProxy, name: str) -> None:
-        self.root = root
-        self.attribute = name
-        self.tracer = root.tracer
-        self._node: fx.Node | None = None
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]
-        if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attribute), {}).node
-        return self._node
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        value = self.root.value
-        return ValueAttribute if value is UNKNOWN else type(getattr(value, self.attribute))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.attribute in _RESHAPE_IN_PLACE:
-            raise TraceError(
-                f"`{self.attribute}` changes a tensor's shape in place, which a graph cannot follow: "
-                f"write `x = x.{self.attribute.rstrip('_')}(...)`"
-            )
-        return self.tracer.create_proxy("call_method", self.attribute, (self.root, *args), kwargs)
 
 
 class ValueTracer(fx.Tracer):
@@ -275,7 +173,7 @@ def _trace_once(tracer: ValueTracer, root: nn.Module) -> fx.Graph:
         return graph
     except (TraceError, ConfigError):
         raise
-    except _DataDependent as error:
+    except DataDependent as error:
         raise TraceError(
             f"{type(root).__name__} cannot be traced: {error}{_user_line(error)}. The path that `forward` takes then "
             "depends on data. Move this code into a module of its own and name it in leaf_modules=: it becomes a "
@@ -313,11 +211,6 @@ def _proxy_aware(function: Callable[..., Any], tracer: ValueTracer) -> Callable[
     return constructor
 
 
-def isinstance_proxy(value: Any) -> bool:
-    """Whether `value` is a proxy; `isinstance` would ask for the class of its value."""
-    return type(value) in (ValueProxy, ValueAttribute)
-
-
 def matches_module(name: str, module: nn.Module, patterns: Iterable[str | type[nn.Module]]) -> bool:
     """Whether a module has one of these types, or its name or that of a module around it fits one of these globs."""
     parts = name.split(".")
@@ -339,37 +232,6 @@ def _is_torch_layer(module: nn.Module) -> bool:
     owner = forward_owner(type(module))
     opaque = isinstance(module, (torch.jit.ScriptModule, fx.GraphModule)) and not isinstance(module, fx.GraphModule)
     return opaque or (owner.__module__.startswith(("torch.nn.", "torch.ao.")) and owner is not nn.Sequential)
-
-
-def is_in_place(node: fx.Node) -> bool:
-    """Whether a node may change one of its inputs, so that it stays even where nobody uses its result."""
-    if node.op == "call_method":
-        name = str(node.target)
-        return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
-    if node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
-        module = getattr(node.target, "__module__", "") or ""
-        in_place_operator = module == "_operator" and (
-            name == "setitem" or (name.startswith("i") and hasattr_in_place(name))
-        )
-        return (
-            in_place_operator or (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
-        )
-    if node.op == "call_module" and node.graph.owning_module is not None:
-        return bool(getattr(node.graph.owning_module.get_submodule(str(node.target)), "inplace", False))
-    return False
-
-
-def hasattr_in_place(name: str) -> bool:
-    """Whether `operator.<name>` is an in-place operator such as `iadd`."""
-    return name in {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"}
-
-
-def remove_dead_code(graph: fx.Graph) -> None:
-    """Remove nodes whose result nobody uses, except placeholders, the output, and what works in place."""
-    for node in reversed(list(graph.nodes)):
-        if node.op not in ("placeholder", "output") and not node.users and not is_in_place(node):
-            graph.erase_node(node)
 
 
 def _user_line(error: BaseException) -> str:

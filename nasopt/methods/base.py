@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.cost import Metric, get_metric
-from nasopt.errors import ArchitectureError, ConfigError, nearest
+from nasopt.errors import ArchitectureError, ConfigError, NasoptError, nearest
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
@@ -110,7 +110,7 @@ class SearchModel(nn.Module, ABC):
         """
         terms = []
         for metric, weight in self.regularizer.weights:
-            scale = weight / self._seed_cost(metric) if self.regularizer.relative else weight
+            scale = weight / self._derived["seed_costs"].get(metric.name, 1.0)
             terms.append(scale * self._cost(metric))
         total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
         # Masks of NaN are NaN, so one look at the sum tells whether the parameters are worth one.
@@ -177,15 +177,15 @@ class SearchModel(nn.Module, ABC):
             "unpriced": list(analysis.propagation.unpriced),
         }
 
-    def _seed_cost(self, metric: Metric) -> float:
-        known = self._derived["seed_costs"]
-        if metric.name not in known:
+    def _seed_costs(self) -> dict[str, float]:
+        """What relative costs are divided by, per metric of the regularizer; empty where they are absolute."""
+        costs: dict[str, float] = {}
+        for metric, _ in self.regularizer.weights if self.regularizer.relative else ():
             with torch.no_grad():
-                cost = float(self._cost(metric, seed=True))
-            if not cost > 0:
-                raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {cost}")
-            known[metric.name] = cost
-        return known[metric.name]
+                costs[metric.name] = float(self._cost(metric, seed=True))
+            if not costs[metric.name] > 0:
+                raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {costs[metric.name]}")
+        return costs
 
     # --- parameters
 
@@ -274,6 +274,8 @@ class SearchModel(nn.Module, ABC):
         self.check_architecture()
         with torch.no_grad():
             network = self._export()
+        # Every graph module has a class of its own, so this touches no other network and is not pickled.
+        type(network).get_regularization_loss = _refuse  # type: ignore[attr-defined]
         if verify:
             verify_export(self, network, self.example)
         return network
@@ -291,8 +293,9 @@ class SearchModel(nn.Module, ABC):
 
     def _rebuild(self) -> None:
         analysis = analyse(self.net, self.example, self.strict, self._keeps_outputs)
-        self.__dict__[_DERIVED] = {"analysis": analysis, "seed_costs": {}}
+        self.__dict__[_DERIVED] = {"analysis": analysis}
         self._derived["method"] = self._derive(analysis)
+        self._derived["seed_costs"] = self._seed_costs()
 
     def _keeps_outputs(self, name: str, layer: nn.Module) -> bool:
         return matches_module(name, layer, self.exclude)
@@ -335,6 +338,13 @@ class SearchModel(nn.Module, ABC):
                 if name.removeprefix("net.") not in self.seed_names:
                     state_dict[prefix + name] = tensor
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _refuse(network: nn.Module) -> Tensor:
+    raise NasoptError(
+        "get_regularization_loss() was called on an exported network, which has nothing left to search: leave the term "
+        "out when fine-tuning, or call it on the search model"
+    )
 
 
 def _plain(cost: Tensor) -> int | float:
