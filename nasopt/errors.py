@@ -41,6 +41,10 @@ class NoEffectWarning(UserWarning):
     """The search can change nothing, or almost nothing, in this model."""
 
 
+class BudgetWarning(UserWarning):
+    """A search ends outside a limit."""
+
+
 class TraceWarning(UserWarning):
     """The traced graph differs from the model in a way that a user may care about."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
@@ -12,3 +15,60 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     added difference is zero; a NaN or infinity in `soft` shows in the result.
     """
     return hard.to(soft.dtype) + (soft - soft.detach())
+
+
+class _BinarySign(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return signs(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return gradient * (2 - 2 * x.abs()).clamp_(min=0)
+
+
+class _BinaryWeight(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor) -> tuple[Tensor, Tensor]:
+        scale = weight.abs().mean()
+        return signs(weight) * scale, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> Tensor:  # type: ignore[override]
+        (scale,) = ctx.saved_tensors
+        return gradient * scale
+
+
+def signs(x: Tensor) -> Tensor:
+    """+1 where `x >= 0`, else -1, in the dtype of `x`; zero counts as positive."""
+    return (x >= 0).to(x.dtype) * 2 - 1
+
+
+def binary_sign(x: Tensor) -> Tensor:
+    """`signs(x)` forward; backward the slope of a piecewise parabola: 2 + 2x on [-1, 0), 2 - 2x on [0, 1), 0 elsewhere.
+
+    Liu et al., "Bi-Real Net", ECCV 2018; the slope is 2 - 2|x| where that is positive.
+    """
+    return _BinarySign.apply(x)
+
+
+def binary_weight(weight: Tensor) -> Tensor:
+    """`s sign(W)` forward with s the mean of |W| over the whole tensor; backward the gradient times s.
+
+    Rastegari et al., "XNOR-Net", ECCV 2016, with the straight-through estimator through the sign.
+    """
+    return _BinaryWeight.apply(weight)[0]

@@ -5,10 +5,13 @@ from nasopt.cost.latency import latency_metric
 from nasopt.cost.latency_table import LatencyTable
 from nasopt.cost.metrics import (
     MACS,
+    MEMORY,
     OPS,
     SIZE,
     SIZE_BITS,
+    AnyMetric,
     Metric,
+    PeakMetric,
     get_metric,
     metric_names,
     register_family,
@@ -19,13 +22,16 @@ from nasopt.cost.targets import Target, get_target, register_target, target_from
 
 __all__ = [
     "MACS",
+    "MEMORY",
     "OPS",
     "SIZE",
     "SIZE_BITS",
+    "AnyMetric",
     "LatencyTable",
     "LayerCall",
     "Metric",
     "NetworkCalls",
+    "PeakMetric",
     "Target",
     "energy_metric",
     "get_metric",

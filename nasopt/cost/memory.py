@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nasopt.cost.memory_order import best_order
 from nasopt.errors import ArchitectureError, ConfigError
+from nasopt.graph.buffers import ActivationMemory
 
 
 @dataclass
@@ -128,6 +129,25 @@ class MemoryGraph:
         self._readers[name] = []
 
 
+def memory_graph(layout: ActivationMemory, bits: int = 8) -> MemoryGraph:
+    """Tensors and steps of a traced network, in bytes; steps have the names of its graph's nodes.
+
+    Args:
+        layout: from `nasopt.graph.buffers.activation_memory`.
+        bits: of one element.
+    """
+    sizes = {name: buffer.elements() * bits / 8 for name, buffer in layout.buffers.items()}
+    sizes = {name: int(size) if size.is_integer() else size for name, size in sizes.items()}
+    graph = MemoryGraph()
+    for name in layout.inputs:
+        graph.add_input(name, sizes[name])
+    for step in layout.steps:
+        writes: dict[Hashable, Any] = {name: sizes[name] for name in step.writes}
+        graph.add_step(step.node, step.reads, writes, {step.node: step.overwrites} if step.overwrites else None)
+    graph.keep(*layout.outputs)
+    return graph
+
+
 @dataclass(frozen=True)
 class Peak:
     """The largest sum of live bytes over the steps of one order.
@@ -181,6 +201,16 @@ def live_sets(graph: MemoryGraph, order: Sequence[Hashable] | None = None) -> li
         for i in range(first, last + 1):
             live[i].append(buffer)
     return [tuple(buffers) for buffers in live]
+
+
+def highest_sets(graph: MemoryGraph) -> list[tuple[Hashable, ...]]:
+    """Sets of live buffers that can be the peak in the order as written, whatever the sizes: no set within another."""
+    sets = sorted({frozenset(live) for live in live_sets(graph)}, key=len, reverse=True)
+    kept: list[frozenset[Hashable]] = []
+    for one in sets:
+        if not any(one <= other for other in kept):
+            kept.append(one)
+    return [tuple(buffer for buffer in graph.sizes if buffer in one) for one in kept]
 
 
 def peak(graph: MemoryGraph, order: Sequence[Hashable] | None = None, sharpness: float | None = None) -> Peak:

@@ -1,10 +1,13 @@
-"""Which numbers does a network cost? Metrics: pure functions of a `LayerShape`."""
+"""Which numbers does a network cost? Sums over layers, pure functions of a `LayerShape`; and peaks over its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
@@ -29,13 +32,43 @@ class Metric:
     cost: Callable[[LayerShape], Any]
 
 
+@dataclass(frozen=True)
+class PeakMetric:
+    """A cost that is the largest over the steps of a network, not a sum over its layers: memory of live activations.
+
+    Attributes:
+        name: how a regularizer, a table or an error calls it.
+        unit: of the result.
+        bits: of one element.
+        sharpness: None for the true maximum, whose gradient goes to the step at the peak; a positive number for a
+            smooth one, as in `nasopt.cost.memory.peak`.
+    """
+
+    name: str = "memory"
+    unit: str = "B"
+    bits: int = 8
+    sharpness: float | None = None
+
+    def peak(self, elements: Tensor) -> Tensor:
+        """Cost of a network from the live elements at its steps, shape `(steps,)`: a scalar, differentiable."""
+        live = elements * (self.bits / 8)
+        top = live.max()
+        if self.sharpness is None or not float(top.detach()) > 0:
+            return top
+        scale = top.detach() / self.sharpness
+        return scale * torch.logsumexp(live / scale, dim=0)
+
+
+AnyMetric = Metric | PeakMetric
+
+
 def layer_size(shape: LayerShape) -> Any:
     """Weights stored for a layer [weights], norms folded.
 
     `out * in / groups * taps`, plus one bias per output channel where `shape.bias` is set. A product of activations
-    stores nothing.
+    stores nothing, nor does a pooling.
     """
-    if shape.kind == "matmul":
+    if shape.kind in ("matmul", "pool"):
         return 0 * shape.out_channels
     return (shape.in_channels * shape.taps / shape.groups + shape.bias) * shape.out_channels
 
@@ -46,7 +79,7 @@ def layer_macs(shape: LayerShape) -> Any:
     Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
     Bias, norms, activations, lookups and elementwise weights are free.
     """
-    if shape.kind in ("norm", "parameter", "embedding"):
+    if shape.kind in ("norm", "pool", "parameter", "embedding"):
         return 0 * shape.out_channels
     return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
@@ -66,8 +99,11 @@ BINARY_SPEEDUP = 64
 def layer_ops(shape: LayerShape) -> Any:
     """Bit-aware work of one call [MAC]: MACs, of which those with 1-bit weights and 1-bit activations count 1/64.
 
-    A layer with only its weights binary still multiplies real activations, and counts in full.
+    A layer with only its weights binary still multiplies real activations, and counts in full. A pooling that a search
+    added works on real values: one comparison or addition per tap and output but the first, 8 for a 3x3 window.
     """
+    if shape.kind == "pool":
+        return shape.out_channels * shape.positions * (shape.taps - 1)
     macs = layer_macs(shape)
     binary = _is_one(shape.weight_bits) * _is_one(shape.activation_bits)
     return macs * (1 - binary * (1 - 1 / BINARY_SPEEDUP))
@@ -83,12 +119,13 @@ MACS = Metric("macs", "MAC", per_call=True, cost=layer_macs)
 
 SIZE_BITS = Metric("size_bits", "bit", per_call=False, cost=layer_size_bits)
 OPS = Metric("ops", "MAC", per_call=True, cost=layer_ops)
+MEMORY = PeakMetric()
 
-_METRICS: dict[str, Metric] = {}
-_FAMILIES: dict[str, Callable[[str], Metric]] = {}
+_METRICS: dict[str, AnyMetric] = {}
+_FAMILIES: dict[str, Callable[[str], AnyMetric]] = {}
 
 
-def register_metric(metric: Metric) -> Metric:
+def register_metric(metric: AnyMetric) -> AnyMetric:
     """Make `metric` available to regularizers and `get_cost` under its name.
 
     Raises:
@@ -99,7 +136,7 @@ def register_metric(metric: Metric) -> Metric:
     return metric
 
 
-def register_family(prefix: str, make: Callable[[str], Metric]) -> None:
+def register_family(prefix: str, make: Callable[[str], AnyMetric]) -> None:
     """Make metrics with an argument available by name: `"latency:cortex_m4"` is `make("cortex_m4")` of `"latency"`.
 
     Raises:
@@ -114,13 +151,13 @@ def metric_names() -> list[str]:
     return sorted([*_METRICS, *(f"{prefix}:TARGET" for prefix in _FAMILIES)])
 
 
-def get_metric(metric: str | Metric | Target) -> Metric:
-    """The metric of that name; a `Metric` is returned as it is, a `Target` means latency in cycles on it.
+def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
+    """The metric of that name; a metric is returned as it is, a `Target` means latency in cycles on it.
 
     Raises:
         ConfigError: no metric has that name; the message lists the known ones.
     """
-    if isinstance(metric, Metric):
+    if isinstance(metric, (Metric, PeakMetric)):
         return metric
     if isinstance(metric, Target):
         from nasopt.cost.latency import latency_metric  # imports this module
@@ -135,7 +172,7 @@ def get_metric(metric: str | Metric | Target) -> Metric:
     known = metric_names()
     hint = nearest(metric, known) if isinstance(metric, str) else ""
     raise ConfigError(
-        f"unknown metric {metric!r}: known are {', '.join(known)}, or pass a nasopt.cost.Metric or a Target.{hint}"
+        f"unknown metric {metric!r}: known are {', '.join(known)}, or pass a nasopt.cost.Metric, a PeakMetric or a Target.{hint}"
     )
 
 
@@ -143,3 +180,4 @@ register_metric(SIZE)
 register_metric(SIZE_BITS)
 register_metric(MACS)
 register_metric(OPS)
+register_metric(MEMORY)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from nasopt.cost.metrics import Metric, get_metric
+from nasopt.cost.memory import live_sets, memory_graph
+from nasopt.cost.metrics import AnyMetric, PeakMetric, get_metric
 from nasopt.graph.analysis import analyse, trace_model
+from nasopt.graph.buffers import ActivationMemory, activation_memory
 from nasopt.graph.example import make_example
 from nasopt.graph.layer_shape import LayerShape
 
@@ -31,21 +34,30 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class NetworkCalls:
-    """All calls of a network: priced ones, and the names of those that nobody can price."""
+    """All calls of a network: priced ones, the names of those that nobody can price, and the memory of activations."""
 
     calls: tuple[LayerCall, ...]
     unpriced: tuple[str, ...]
+    memory: ActivationMemory
 
-    def total(self, metric: str | Metric) -> int | float:
-        """Sum over the calls; storage is counted once for calls that share weights."""
+    def total(self, metric: str | AnyMetric) -> int | float:
+        """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""
         metric = get_metric(metric)
+        if isinstance(metric, PeakMetric):
+            graph = memory_graph(self.memory)
+            live = [sum(graph.sizes[buffer] for buffer in buffers) for buffers in live_sets(graph)]
+            return _plain(metric.peak(torch.tensor(live, dtype=torch.float64)))
         seen: set[str] = set()
         total: Any = 0
         for call in self.calls:
             if metric.per_call or call.stored not in seen:
                 total += metric.cost(call.shape)
             seen.add(call.stored)
-        return int(total) if float(total).is_integer() else float(total)
+        return _plain(total)
+
+
+def _plain(cost: Any) -> int | float:
+    return int(cost) if float(cost).is_integer() else float(cost)
 
 
 def network_calls(
@@ -57,13 +69,14 @@ def network_calls(
 ) -> NetworkCalls:
     """Trace any model and list what its calls cost. Arguments and errors as in `nasopt.PIT`."""
     example = make_example(model, input_shape, input_example)
-    propagation = analyse(trace_model(model, example, tuple(leaf_modules)), example).propagation
+    analysis = analyse(trace_model(model, example, tuple(leaf_modules)), example)
+    propagation = analysis.propagation
     calls = (LayerCall(term.layer, term.key, term.layer_shape()) for term in propagation.costs)
-    return NetworkCalls(tuple(calls), tuple(propagation.unpriced))
+    return NetworkCalls(tuple(calls), tuple(propagation.unpriced), activation_memory(analysis))
 
 
 def network_cost(
-    model: nn.Module, metric: str | Metric, input_shape: Sequence[Any] | None = None, *, input_example: Any = None
+    model: nn.Module, metric: str | AnyMetric, input_shape: Sequence[Any] | None = None, *, input_example: Any = None
 ) -> int | float:
     """Cost of a plain network under a metric: exact, batch 1.
 

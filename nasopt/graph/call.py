@@ -54,6 +54,8 @@ class CostTerm:
     stride: tuple[int, ...]
     groups: Count
     bias: bool
+    weight_bits: int = 32
+    activation_bits: int = 32
 
     def layer_shape(self, keep: Tensor | None = None) -> LayerShape:
         """The exact shape: all channels, or those whose labels `keep` (one bool per label)."""
@@ -73,6 +75,8 @@ class CostTerm:
             stride=self.stride,
             groups=number(self.groups),
             bias=int(self.bias),
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
         )
 
 
@@ -143,6 +147,13 @@ class Call:
     def argument_node(self, position: int, name: str) -> Any:
         """The graph's own argument: a node or a constant, None where it is not given."""
         return self.node.args[position] if position < len(self.node.args) else self.node.kwargs.get(name)
+
+    def producer(self, position: int, name: str) -> nn.Module | None:
+        """The layer whose result is passed directly as this argument, else None."""
+        node = self.argument_node(position, name)
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        return self._propagation.module.get_submodule(str(node.target))
 
     def parameter_path(self, position: int, name: str) -> str | None:
         """Path of the parameter or buffer that is passed directly as this argument, else None."""
@@ -248,6 +259,8 @@ class Call:
         groups: Count = 1,
         bias: bool = False,
         weight: str | None = None,
+        weight_bits: int = 32,
+        activation_bits: int = 32,
     ) -> CostTerm:
         """Price this call: the fields of a `LayerShape`, with label vectors where channels are counted.
 
@@ -255,7 +268,8 @@ class Call:
         """
         key = self._propagation.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
-        term = CostTerm(self.name, self.node.name, key, kind, in_channels, out_channels, *sizes, groups, bias)
+        bits = (weight_bits, activation_bits)
+        term = CostTerm(self.name, self.node.name, key, kind, in_channels, out_channels, *sizes, groups, bias, *bits)
         self._propagation.add_cost(self, term)
         return term
 
@@ -263,6 +277,8 @@ class Call:
         """Give the layer `before` a bias if it can absorb a per-channel scale and shift and nobody else reads it."""
         term = self._propagation.term_of_node.get(before)
         if term is None or len(before.users) > 1 or term.kind not in ("conv", "conv_transpose", "depthwise", "linear"):
+            return False
+        if term.weight_bits == 1:  # a scale per channel does not fit into signs
             return False
         term.bias = True
         self._propagation.mark_priced(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["conv", "conv_transpose", "depthwise", "linear", "matmul", "norm", "parameter", "embedding"]
+Kind = Literal["conv", "conv_transpose", "depthwise", "linear", "matmul", "norm", "pool", "parameter", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class LayerShape:
     Attributes:
         kind: `"conv"` (dense or grouped, 1-3 spatial dimensions), `"conv_transpose"`, `"depthwise"` (one input channel
             per group), `"linear"`, `"matmul"` (a product of two activations: nothing stored), `"norm"` (a
-            normalisation that no layer before it absorbs: scale and shift per channel), `"parameter"` (weights that
+            normalisation that no layer before it absorbs: scale and shift per channel), `"pool"` (a pooling that a search
+            added: nothing stored; a seed's own poolings are free), `"parameter"` (weights that
             are used elementwise, or whose use has no formula), `"embedding"` (a lookup table).
         in_channels: channels read. For `"matmul"` the length of the sum behind one output element.
         out_channels: channels written.
@@ -27,7 +28,7 @@ class LayerShape:
             positions of a transposed one, rows of a linear layer or a matrix product.
         output_size: spatial size of the output, `()` where there is none.
         stride: along each spatial dimension.
-        groups: of a grouped convolution; for `"depthwise"`, `"norm"` and `"parameter"` equal to `in_channels`.
+        groups: of a grouped convolution; for `"depthwise"`, `"norm"`, `"pool"` and `"parameter"` equal to `in_channels`.
         bias: 1 where one more weight per output channel is stored: the layer has a bias, or a norm is folded into it.
         weight_bits, activation_bits: storage and arithmetic width of one weight and one activation [bit].
     """

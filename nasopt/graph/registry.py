@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
@@ -14,6 +14,9 @@ from nasopt.graph.call import Rule
 
 # How a layer runs with another weight in the place of its own.
 Runner = Callable[[Any, Tensor, Tensor], Tensor]
+
+# Where a result lives: in memory of its own; in its input's memory, as it is; in its input's memory, written over it.
+Memory = Literal["new", "view", "in_place"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class RuleEntry:
         prices: what the rule says covers all parameters of the call.
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
         masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
+        memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
+            still needed.
     """
 
     function: Rule
@@ -37,6 +42,7 @@ class RuleEntry:
     prices: bool = True
     run: Runner | None = None
     masks_input: bool = False
+    memory: Memory = "new"
 
 
 _LAYERS: dict[type[nn.Module], RuleEntry] = {}
@@ -50,6 +56,7 @@ def layer_rule(
     searchable: str = "passes channels on",
     run: Runner | None = None,
     masks_input: bool = False,
+    memory: Memory = "new",
 ) -> Callable[[Rule], Rule]:
     """Teach nasopt a layer type: how channels pass, what it costs, how it is sliced.
 
@@ -72,6 +79,8 @@ def layer_rule(
             weight in the place of its own. Default: `torch.func.functional_call`.
         masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
             weight's dimension 1 runs over all of them (one group): a mask may then go where it is cheaper.
+        memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
+            `"in_place"` (element by element: over its input where nobody needs that any more).
 
     Raises:
         ConfigError: a class has a rule already.
@@ -79,13 +88,17 @@ def layer_rule(
 
     def register(function: Rule) -> Rule:
         for layer in dict.fromkeys(layers):
-            _add(_LAYERS, layer, RuleEntry(function, layer, searchable, run=run, masks_input=masks_input))
+            _add(
+                _LAYERS, layer, RuleEntry(function, layer, searchable, run=run, masks_input=masks_input, memory=memory)
+            )
         return function
 
     return register
 
 
-def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = False) -> Callable[[Rule], Rule]:
+def function_rule(
+    *functions: Callable[..., Any] | str, takes_sizes: bool = False, memory: Memory = "new"
+) -> Callable[[Rule], Rule]:
     """Teach nasopt a function, or a tensor method by its name: how channels pass and what it costs.
 
     A function of a package that may be absent is named in full, `"package.module.function"`.
@@ -95,6 +108,7 @@ def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = Fals
     Args:
         functions: functions, or names of tensor methods.
         takes_sizes: the function takes sizes of activations as sizes, like `view`, so that they may shrink with the channels.
+        memory: where the result lives, as for `layer_rule`.
 
     Raises:
         ConfigError: a function has a rule already.
@@ -102,7 +116,7 @@ def function_rule(*functions: Callable[..., Any] | str, takes_sizes: bool = Fals
 
     def register(function: Rule) -> Rule:
         for target in dict.fromkeys(functions):
-            entry = RuleEntry(function, takes_sizes=takes_sizes)
+            entry = RuleEntry(function, takes_sizes=takes_sizes, memory=memory)
             if isinstance(target, str):
                 _add(_QUALIFIED if "." in target else _METHODS, target, entry)
             else:

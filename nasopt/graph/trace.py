@@ -150,6 +150,8 @@ def trace(
         module.training = training
     follow_mode(root, graph, in_training, type(model).__name__)
     remove_dead_code(graph)
+    # Unpickling traces the generated code again, with a tracer that it makes without arguments.
+    graph._tracer_cls = fx.Tracer
     traced = fx.GraphModule(root, graph, type(model).__name__)
     traced.training = model.training
     for name, module in traced.named_modules():

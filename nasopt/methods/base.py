@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.cost import Metric, get_metric
-from nasopt.errors import ArchitectureError, ConfigError, NasoptError, nearest
+from nasopt.cost import AnyMetric, get_metric
+from nasopt.errors import ArchitectureError, BudgetWarning, ConfigError, NasoptError, NoEffectWarning, nearest
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
+from nasopt.methods.budget import START, Penalty, check_limits
 from nasopt.methods.explain import Explanation
 from nasopt.methods.regularizer import make_regularizer
 from nasopt.methods.verify import verify_export
@@ -36,6 +38,9 @@ class SearchModel(nn.Module, ABC):
 
     _arch_names: tuple[str, ...] = ()
     _derived: dict[str, Any]
+    budget_multipliers: Tensor
+    budget_strengths: Tensor
+    budget_reached: Tensor
 
     def __init__(
         self,
@@ -66,7 +71,11 @@ class SearchModel(nn.Module, ABC):
         self.seed_names = frozenset(model.state_dict())
         self.training = model.training
         self._check_exclude(model)
+        if self.regularizer.limits:
+            self._add_budget()
         self._rebuild()
+        if self.regularizer.limits:
+            self._check_budget()
 
     # --- what a method says
 
@@ -79,8 +88,19 @@ class SearchModel(nn.Module, ABC):
         """Forward pass under the current decisions."""
 
     @abstractmethod
-    def _cost(self, metric: Metric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
-        """Cost under `metric`: expected now, of the current hard decisions, of the smallest network, or of the seed."""
+    def _cost(
+        self,
+        metric: AnyMetric,
+        *,
+        discrete: bool = False,
+        smallest: bool = False,
+        seed: bool = False,
+        unfitted: bool = False,
+    ) -> Tensor:
+        """Cost under `metric`: expected now, of the current hard decisions, of the smallest network, or of the seed.
+
+        `unfitted`: of the decisions as the parameters have them, before a method fits them into a budget.
+        """
 
     @abstractmethod
     def _export(self) -> nn.Module:
@@ -105,20 +125,27 @@ class SearchModel(nn.Module, ABC):
     def get_regularization_loss(self) -> Tensor:
         """The configured cost, a scalar, differentiable in the architecture parameters.
 
+        With a `Budget`: the penalty for being outside its limits, whose multipliers move on in the backward pass.
+
         Raises:
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
-        terms = []
-        for metric, weight in self.regularizer.weights:
-            scale = weight / self._derived["seed_costs"].get(metric.name, 1.0)
-            terms.append(scale * self._cost(metric))
-        total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
+        if self.regularizer.limits:
+            violations = [self._cost(metric, unfitted=True) / limit - 1 for metric, limit in self.regularizer.limits]
+            state = (self.budget_multipliers, self.budget_strengths, self.budget_reached)
+            total = Penalty.apply(torch.stack(violations).to(self.budget_multipliers.dtype), *state)
+        else:
+            terms = []
+            for metric, weight in self.regularizer.weights:
+                scale = weight / self._derived["seed_costs"].get(metric.name, 1.0)
+                terms.append(scale * self._cost(metric))
+            total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
         # Masks of NaN are NaN, so one look at the sum tells whether the parameters are worth one.
         if not torch.compiler.is_compiling() and not math.isfinite(float(total.detach())):
             self.check_architecture()
         return total
 
-    def get_cost(self, metric: str | Metric, discrete: bool = False) -> Any:
+    def get_cost(self, metric: str | AnyMetric, discrete: bool = False) -> Any:
         """Cost under a metric, by name or object.
 
         Returns:
@@ -142,6 +169,33 @@ class SearchModel(nn.Module, ABC):
     def get_macs(self) -> Tensor:
         """Multiply-accumulates for one sample now [MAC], a scalar, differentiable."""
         return self.get_cost("macs")
+
+    def settle_budget(self) -> None:
+        """From now on, let decisions keep to the limits of the `Budget`; a search does so once it has been inside them.
+
+        Raises:
+            ConfigError: the regularizer is no budget.
+        """
+        if not self.regularizer.limits:
+            raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
+        self.budget_reached.fill_(True)
+
+    def _add_budget(self) -> None:
+        like = next((p for p in self.net.parameters()), torch.empty(0))
+        count = len(self.regularizer.limits)
+        self.register_buffer("budget_multipliers", torch.zeros(count, device=like.device))
+        self.register_buffer("budget_strengths", torch.full((count,), START, device=like.device))
+        self.register_buffer("budget_reached", torch.zeros((), dtype=torch.bool, device=like.device))
+
+    def _check_budget(self) -> None:
+        limits = self.regularizer.limits
+        with torch.no_grad():
+            check_limits(limits, [float(self._cost(metric, smallest=True)) for metric, _ in limits])
+            seed = [float(self._cost(metric, seed=True)) for metric, _ in limits]
+        if all(cost <= limit for cost, (_, limit) in zip(seed, limits)):
+            warnings.warn(
+                "the Budget has no effect: the seed is inside every limit already", NoEffectWarning, stacklevel=4
+            )
 
     def search_space(self) -> dict[str, Any]:
         """Before a search: the smallest and the seed's cost per metric, and how much is searchable.
@@ -272,6 +326,7 @@ class SearchModel(nn.Module, ABC):
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
         self.check_architecture()
+        self._warn_outside_budget()
         with torch.no_grad():
             network = self._export()
         # Every graph module has a class of its own, so this touches no other network and is not pickled.
@@ -279,6 +334,18 @@ class SearchModel(nn.Module, ABC):
         if verify:
             verify_export(self, network, self.example)
         return network
+
+    def _warn_outside_budget(self) -> None:
+        for metric, limit in self.regularizer.limits:
+            cost = self.get_cost(metric, discrete=True)
+            if cost > limit:
+                warnings.warn(
+                    f"the search has not come inside its budget yet: {metric.name} is {cost:,g} of {limit:,g} "
+                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters, or call "
+                    "settle_budget() before the last epochs",
+                    BudgetWarning,
+                    stacklevel=3,
+                )
 
     def explain(self) -> Explanation:
         """Every group of channels: who writes it, who reads it, searchable or fixed and why."""

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasopt.cost import Metric
+from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.cost.memory import highest_sets, memory_graph
 from nasopt.graph.analysis import Analysis
+from nasopt.graph.buffers import activation_memory
 from nasopt.graph.call import CostTerm, Count
 from nasopt.graph.layer_shape import LayerShape
 
@@ -67,15 +69,19 @@ class NetworkCost:
         terms = [replace(term, bias=term.key in biased) for term in analysis.costs]
         stored = list({term.key: term for term in reversed(terms)}.values())
         cpu = torch.device("cpu")
+        self._live: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._programs = {(cpu, True): self._program(terms), (cpu, False): self._program(stored)}
 
-    def __call__(self, metric: Metric, counts: Tensor) -> Tensor:
+    def __call__(self, metric: AnyMetric, counts: Tensor) -> Tensor:
         """Cost of the network under `metric`, a scalar of the type of `counts`, differentiable.
 
         Args:
             metric: counted per call or once, as it says.
             counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`.
         """
+        if isinstance(metric, PeakMetric):
+            matrix, offset = self._live_elements(counts.device, counts.dtype)
+            return metric.peak(torch.addmv(offset, matrix, counts))
         program = self._on_device(counts.device, metric.per_call)
         columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
         first, costs = 0, []
@@ -103,6 +109,17 @@ class NetworkCost:
             moved = _Program(move(program.matrix), move(program.offset), batches, program.lengths)
             self._programs[device, per_call] = moved
         return self._programs[device, per_call]
+
+    def _live_elements(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Live elements of every step that can be the peak: `matrix @ counts + offset`, shape `(steps,)`."""
+        if device not in self._live:
+            layout = activation_memory(self._analysis)
+            sets = highest_sets(memory_graph(layout))
+            rows = {name: self._channels(b.channels) * b.per_channel for name, b in layout.buffers.items()}
+            stacked = torch.stack([torch.stack([rows[str(name)] for name in live]).sum(0) for live in sets])
+            stacked = stacked.to(device=device, dtype=dtype)
+            self._live[device] = (stacked[:, :-1].contiguous(), stacked[:, -1].contiguous())
+        return self._live[device]
 
     # --- encoding
 
@@ -171,4 +188,6 @@ def _constant_shape(terms: Sequence[CostTerm]) -> LayerShape:
         stride=vectors([term.stride for term in terms]),
         groups=vector([term.groups for term in terms]),
         bias=vector([term.bias for term in terms]),
+        weight_bits=vector([term.weight_bits for term in terms]),
+        activation_bits=vector([term.activation_bits for term in terms]),
     )

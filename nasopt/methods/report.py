@@ -19,7 +19,7 @@ def layer_summary(analysis: Analysis, keep: Tensor, kernels: Mapping[str, Kernel
     layers: dict[str, dict[str, Any]] = {}
     groups = {name: group for group in reversed(analysis.groups) for name in group.writers}
     for term in analysis.costs:
-        if term.layer in layers or term.kind in ("norm", "parameter"):
+        if term.layer in layers or term.kind in ("norm", "pool", "parameter"):
             continue
         cut = kernels.get(term.layer)
         searchable = _can_shrink(analysis, term.out_channels)

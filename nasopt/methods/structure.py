@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,25 @@ from nasopt.graph.slim import slim
 
 _FORMAT = "nasopt.structure"
 _VERSION = 1
+
+# (seed, structure, input example, leaf modules) -> the found network.
+Restorer = Callable[[nn.Module, Mapping[str, Any], Any, tuple[Any, ...]], nn.Module]
+_RESTORERS: dict[str, Restorer] = {}
+
+
+def register_restorer(method: str, restorer: Restorer) -> None:
+    """Rebuild structures of `method` with `restorer`, instead of by channels and kernels."""
+    _RESTORERS[method] = restorer
+
+
+def structure_head(method: str, example: Example) -> dict[str, Any]:
+    """`{"format", "version", "method", "inputs"}`: what every structure begins with."""
+    inputs = {
+        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        for name, value in example.arguments.items()
+        if isinstance(value, Tensor)
+    }
+    return {"format": _FORMAT, "version": _VERSION, "method": method, "inputs": inputs}
 
 
 def make_structure(
@@ -35,19 +54,7 @@ def make_structure(
         for name, axes in kernels.items()
         if any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
     }
-    inputs = {
-        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        for name, value in example.arguments.items()
-        if isinstance(value, Tensor)
-    }
-    return {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "method": method,
-        "inputs": inputs,
-        "channels": channels,
-        "kernels": cut,
-    }
+    return {**structure_head(method, example), "channels": channels, "kernels": cut}
 
 
 def restore(
@@ -81,6 +88,8 @@ def restore(
             name: torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device)
             for name, spec in structure["inputs"].items()
         }
+    if structure.get("method") in _RESTORERS:
+        return _RESTORERS[structure["method"]](seed, structure, input_example, leaf_modules)
     example = make_example(seed, None, input_example)
     analysis = analyse(trace_model(seed, example, leaf_modules), example)
     keep = torch.ones(len(analysis.labels), dtype=torch.bool)

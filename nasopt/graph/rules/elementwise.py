@@ -39,7 +39,8 @@ _ACTIVATIONS = _layers(
 _DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout")
 
 
-@layer_rule(*_ACTIVATIONS, *_DROPOUTS, nn.Identity)
+@layer_rule(*_DROPOUTS, nn.Identity, memory="view")
+@layer_rule(*_ACTIVATIONS, memory="in_place")
 def unary_layer(call: Call) -> Any:
     return call.args[0] if call.args else call.tensors[0]
 
@@ -55,24 +56,23 @@ _UNARY = named(
     "logsigmoid tanh tanh_ softplus softsign abs abs_ absolute neg neg_ negative exp exp_ exp2 expm1 log log2 "
     "log10 log1p sqrt sqrt_ rsqrt rsqrt_ square square_ reciprocal reciprocal_ sin sin_ cos cos_ tan asin acos "
     "atan sinh cosh asinh acosh atanh erf erfc floor ceil round trunc frac sign sgn signbit isnan isinf isfinite "
-    "logical_not bitwise_not nan_to_num dropout dropout_ alpha_dropout feature_alpha_dropout dropout1d dropout2d "
-    "dropout3d zero_ fill_ uniform_ normal_ bernoulli_ contiguous clone detach detach_ to type type_as float "
-    "double half bfloat16 int long short bool byte cpu cuda requires_grad_ deg2rad rad2deg positive logit sinc "
-    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli real "
-    "conj resolve_conj",
+    "logical_not bitwise_not nan_to_num zero_ fill_ uniform_ normal_ bernoulli_ deg2rad rad2deg logit sinc "
+    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli",
+    torch,
+    F,
+)
+# At inference they change nothing: conversions are those of the training framework.
+_UNCHANGED = named(
+    "dropout dropout_ alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d contiguous clone detach detach_ "
+    "to type type_as float double half bfloat16 int long short bool byte cpu cuda requires_grad_ positive real conj "
+    "resolve_conj",
     torch,
     F,
 )
 
 
-@function_rule(
-    *_UNARY,
-    operator.neg,
-    operator.pos,
-    operator.abs,
-    operator.invert,
-    "torchvision.ops.stochastic_depth.stochastic_depth",
-)
+@function_rule(*_UNCHANGED, operator.pos, "torchvision.ops.stochastic_depth.stochastic_depth", memory="view")
+@function_rule(*_UNARY, operator.neg, operator.abs, operator.invert, memory="in_place")
 def unary_function(call: Call) -> Any:
     return call.argument(0, "input")
 
@@ -93,7 +93,7 @@ _OPERATORS = [
 _OPERATORS += [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
 
 
-@function_rule(*_ARITHMETIC, *_OPERATORS)
+@function_rule(*_ARITHMETIC, *_OPERATORS, memory="in_place")
 def arithmetic(call: Call) -> Any:
     return meet(call, call.tensors, call.value.shape)
 

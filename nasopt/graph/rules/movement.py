@@ -17,20 +17,27 @@ from nasopt.graph.rules.convolution import unite_groups
 from nasopt.graph.rules.elementwise import meet, named
 
 _MOVEMENT = named(
-    "cat concat concatenate stack hstack vstack dstack flatten unflatten view reshape reshape_as view_as permute transpose "
-    "t swapaxes swapdims movedim moveaxis chunk split split_with_sizes tensor_split narrow unsqueeze "
-    "squeeze repeat tile expand broadcast_to flip ravel unfold atleast_1d atleast_2d atleast_3d",
+    "cat concat concatenate stack hstack vstack dstack permute transpose t swapaxes swapdims movedim moveaxis chunk split "
+    "split_with_sizes tensor_split narrow repeat tile flip unfold",
+    torch,
+)
+# The same elements in the same order, or elements that are read several times where they lie.
+_VIEWS = named(
+    "flatten unflatten view reshape reshape_as view_as unsqueeze squeeze expand broadcast_to ravel atleast_1d atleast_2d "
+    "atleast_3d",
     torch,
 )
 _SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
 
 
+@function_rule(*_VIEWS, takes_sizes=True, memory="view")
 @function_rule(*_MOVEMENT, *_SHUFFLES, takes_sizes=True)
 def movement(call: Call) -> Any:
     return _execute(call, call.node.target, call.args, call.kwargs)
 
 
-@layer_rule(nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle)
+@layer_rule(nn.Flatten, nn.Unflatten, memory="view")
+@layer_rule(nn.PixelShuffle, nn.PixelUnshuffle)
 def movement_layer(call: Call) -> Any:
     return _execute(call, call.module, call.args, call.kwargs)
 
@@ -96,7 +103,7 @@ def selection(call: Call) -> Any:
     return _rectangles(call, x.select(dim, position))
 
 
-@function_rule(operator.setitem, "__setitem__", takes_sizes=True)
+@function_rule(operator.setitem, "__setitem__", takes_sizes=True, memory="in_place")
 def assignment(call: Call) -> Any:
     """What is assigned meets what is overwritten; the slices follow the channels."""
     target, index, value = call.args
@@ -158,7 +165,7 @@ def along_one_dimension(call: Call) -> Any:
     return x.reshape(call.value.shape) if dims is None else x
 
 
-@function_rule("expand_as", takes_sizes=True)
+@function_rule("expand_as", takes_sizes=True, memory="view")
 def expand_as(call: Call) -> Any:
     x, like = call.args
     return meet(call, [x, like], call.value.shape)

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from nasopt.graph.call import Call
+from nasopt.graph.call import Call, Count
 from nasopt.graph.registry import function_rule, layer_rule
 
 _AFFINE = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var")
 
 
-@layer_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+@layer_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, memory="in_place")
 def batch_norm(call: Call) -> Any:
     layer = call.module
     assert isinstance(layer, nn.modules.batchnorm._NormBase)
     channels = _per_channel(call, _AFFINE + _STATISTICS)
     call.attribute("num_features", channels)
     if layer.running_mean is None or not _folds_into_layer_before(call):
-        call.cost("norm", channels, channels, groups=channels, bias=True)
+        _price(call, channels, bias=True)
     return call.args[0]
 
 
-@layer_rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+@layer_rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, memory="in_place")
 def instance_norm(call: Call) -> Any:
     layer = call.module
     assert isinstance(layer, nn.modules.batchnorm._NormBase)
@@ -34,31 +35,31 @@ def instance_norm(call: Call) -> Any:
     channels = _per_channel(call, _AFFINE + _STATISTICS, dim=-spatial - 1)
     call.attribute("num_features", channels)
     if layer.affine:
-        call.cost("norm", channels, channels, groups=channels, bias=True)
+        _price(call, channels, bias=True)
     return call.args[0]
 
 
-@function_rule(F.batch_norm, torch.batch_norm)
+@function_rule(F.batch_norm, torch.batch_norm, memory="in_place")
 def batch_norm_function(call: Call) -> Any:
     channels = call.channels(call.argument(0, "input"), 1)
     if not _slice_arguments(call, channels, ((1, "running_mean"), (2, "running_var"), (3, "weight"), (4, "bias"))):
         return call.fixed_unit("its weight is computed, not a parameter of the model")
     if call.argument_node(1, "running_mean") is None or not _folds_into_layer_before(call):
-        call.cost("norm", channels, channels, groups=channels, bias=True)
+        _price(call, channels, bias=True)
     return call.argument(0, "input")
 
 
-@function_rule(F.instance_norm)
+@function_rule(F.instance_norm, memory="in_place")
 def instance_norm_function(call: Call) -> Any:
     channels = call.channels(call.argument(0, "input"), 1)
     if not _slice_arguments(call, channels, ((1, "running_mean"), (2, "running_var"), (3, "weight"), (4, "bias"))):
         return call.fixed_unit("its weight is computed, not a parameter of the model")
     if call.argument_node(3, "weight") is not None:
-        call.cost("norm", channels, channels, groups=channels, bias=True)
+        _price(call, channels, bias=True)
     return call.argument(0, "input")
 
 
-@layer_rule(nn.GroupNorm, searchable="passes whole norm groups on")
+@layer_rule(nn.GroupNorm, searchable="passes whole norm groups on", memory="in_place")
 def group_norm(call: Call) -> Any:
     layer = call.module
     assert isinstance(layer, nn.GroupNorm)
@@ -69,11 +70,11 @@ def group_norm(call: Call) -> Any:
     call.attribute("num_channels", channels)
     call.attribute("num_groups", first)
     if layer.affine:
-        call.cost("norm", channels, channels, groups=channels, bias=True)
+        _price(call, channels, bias=True)
     return call.args[0]
 
 
-@function_rule(F.group_norm, torch.group_norm)
+@function_rule(F.group_norm, torch.group_norm, memory="in_place")
 def group_norm_function(call: Call) -> Any:
     channels = call.channels(call.argument(0, "input"), 1)
     if not _slice_arguments(call, channels, ((2, "weight"), (3, "bias"))):
@@ -81,7 +82,7 @@ def group_norm_function(call: Call) -> Any:
     first = _unite_norm_groups(call, channels, int(call.argument(1, "num_groups")))
     call.attribute("num_groups" if "num_groups" in call.node.kwargs else 1, first)
     if call.argument_node(2, "weight") is not None:
-        call.cost("norm", channels, channels, groups=channels, bias=True)
+        _price(call, channels, bias=True)
     return call.argument(0, "input")
 
 
@@ -96,25 +97,33 @@ def _unite_norm_groups(call: Call, channels: Tensor, groups: int) -> Tensor:
 
 
 @layer_rule(
-    nn.LayerNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []), searchable="fixes the dimensions it normalises"
+    nn.LayerNorm,
+    *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
+    searchable="fixes the dimensions it normalises",
+    memory="in_place",
 )
 def layer_norm(call: Call) -> Any:
     layer: Any = call.module
     _fix_last(call, call.args[0], len(layer.normalized_shape))
     if layer.elementwise_affine:
         count = layer.weight.numel()
-        call.cost("norm", count, count, groups=count, bias=getattr(layer, "bias", None) is not None)
+        _price(call, count, bias=getattr(layer, "bias", None) is not None)
     return call.args[0]
 
 
-@function_rule(F.layer_norm, torch.layer_norm, *([F.rms_norm, torch.rms_norm] if hasattr(F, "rms_norm") else []))
+@function_rule(
+    F.layer_norm,
+    torch.layer_norm,
+    *([F.rms_norm, torch.rms_norm] if hasattr(F, "rms_norm") else []),
+    memory="in_place",
+)
 def layer_norm_function(call: Call) -> Any:
     x = call.argument(0, "input")
     _fix_last(call, x, len(tuple(call.argument(1, "normalized_shape"))))
     weight = call.argument_node(2, "weight")
     if isinstance(weight, fx.Node):
         count = weight.meta["value"].numel()
-        call.cost("norm", count, count, groups=count, bias=call.argument_node(3, "bias") is not None)
+        _price(call, count, bias=call.argument_node(3, "bias") is not None)
     return x
 
 
@@ -134,7 +143,7 @@ def local_response_norm_function(call: Call) -> Any:
     return call.fixed_unit("it mixes neighbouring channels")
 
 
-@layer_rule(nn.PReLU)
+@layer_rule(nn.PReLU, memory="in_place")
 def prelu(call: Call) -> Any:
     layer: Any = call.module
     x = call.args[0]
@@ -148,7 +157,7 @@ def prelu(call: Call) -> Any:
     return x
 
 
-@function_rule(F.prelu, torch.prelu, "prelu")
+@function_rule(F.prelu, torch.prelu, "prelu", memory="in_place")
 def prelu_function(call: Call) -> Any:
     x, weight = call.argument(0, "input"), call.argument_node(1, "weight")
     if weight.meta["value"].numel() == 1:
@@ -158,6 +167,18 @@ def prelu_function(call: Call) -> Any:
         return call.fixed_unit("its weight is computed, not a parameter of the model")
     call.cost("parameter", 1, channels)
     return x
+
+
+def _price(call: Call, count: Count, bias: bool) -> None:
+    """A norm with one weight per position of `count`, applied wherever these positions stand in one sample.
+
+    Channels that stand in front have a spatial size behind them; a norm over the last dimensions has rows.
+    """
+    channels = count if isinstance(count, int) else len(count)
+    positions = max(call.value.numel() // call.batch // max(channels, 1), 1)
+    spatial = tuple(call.value.shape[2:]) if not isinstance(count, int) else ()
+    size = spatial if math.prod(spatial) == positions else (positions,)
+    call.cost("norm", count, count, positions=positions, output_size=size, groups=count, bias=bias)
 
 
 def _per_channel(call: Call, names: tuple[str, ...], dim: int | None = None) -> Tensor:

@@ -53,7 +53,7 @@ _MIXING = named(
 )
 
 
-@function_rule(*_MIXING)
+@function_rule(*_MIXING, memory="in_place")
 def mixing(call: Call) -> Any:
     """Same shape in and out, one dimension mixed."""
     x = call.argument(0, "input")
@@ -68,13 +68,13 @@ def mixing(call: Call) -> Any:
     return _mix(call, x, call.argument(position, "dim", default))
 
 
-@layer_rule(nn.Softmax, nn.LogSoftmax, nn.Softmin, searchable="fixes the dimension it normalises")
+@layer_rule(nn.Softmax, nn.LogSoftmax, nn.Softmin, searchable="fixes the dimension it normalises", memory="in_place")
 def softmax_layer(call: Call) -> Any:
     layer: Any = call.module
     return _mix(call, call.args[0], layer.dim)
 
 
-@layer_rule(nn.Softmax2d, searchable="fixes the dimension it normalises")
+@layer_rule(nn.Softmax2d, searchable="fixes the dimension it normalises", memory="in_place")
 def softmax_2d(call: Call) -> Any:
     return _mix(call, call.args[0], -3)
 

@@ -72,13 +72,13 @@ _PAD_LAYERS = [
 ]
 
 
-@layer_rule(*_PAD_LAYERS)
+@layer_rule(*_PAD_LAYERS, memory="view")
 def pad_layer(call: Call) -> Any:
     layer: Any = call.module
     return over_space(call, len(layer.padding) // 2)
 
 
-@function_rule(F.pad, torch._C._nn.pad)
+@function_rule(F.pad, torch._C._nn.pad, memory="view")
 def pad_function(call: Call) -> Any:
     """Padding along space is free; constant padding along channels adds channels that follow what they meet."""
     x, pad = call.argument(0, "input"), tuple(call.argument(1, "pad"))

@@ -40,16 +40,24 @@ class ChannelMasks:
         self._later = (torch.arange(self.units) - first[self.unit_group]).to(torch.float32) * _TIE_BREAK
         self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
 
-    def alive(self, alpha: Tensor) -> Tensor:
-        """Hard decision per unit, shape `(units,)`, bool: `alpha > 0.5`, and the best unit of every group anyway."""
-        group, later = self._tensors(alpha)
-        score = alpha.detach() - later.to(alpha.dtype)
-        best = score.new_full((self.groups,), -torch.inf).scatter_reduce(0, group, score, "amax")
-        return (alpha.detach() > THRESHOLD) | (score >= best[group])
+    def score(self, alpha: Tensor) -> Tensor:
+        """Alpha with ties broken in favour of earlier units, shape `(units,)`."""
+        return alpha.detach() - self._tensors(alpha)[1].to(alpha.dtype)
 
-    def mask(self, alpha: Tensor) -> Tensor:
+    def alive(self, alpha: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """Hard decision per unit, shape `(units,)`, bool: `alpha > 0.5`, and the best unit of every group anyway.
+
+        With `thresholds` of the groups, shape `(groups,)`, a unit lives whose score exceeds that of its group.
+        """
+        group = self._tensors(alpha)[0]
+        score = self.score(alpha)
+        best = score.new_full((self.groups,), -torch.inf).scatter_reduce(0, group, score, "amax")
+        above = alpha.detach() > THRESHOLD if thresholds is None else score > thresholds[group]
+        return above | (score >= best[group])
+
+    def mask(self, alpha: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """0 or 1 per unit, shape `(units,)`; the gradient goes straight through to alpha (Bengio et al. 2013)."""
-        return straight_through(self.alive(alpha), alpha)
+        return straight_through(self.alive(alpha, thresholds), alpha)
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
         if like.device not in self._on_device:

@@ -105,11 +105,15 @@ class Ladders:
         self.means = later / later.sum(1, keepdim=True)
         self._on_device: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
 
-    def mask(self, parameter: Tensor) -> Tensor:
+    def score(self, parameter: Tensor) -> Tensor:
+        """Mean of |p_k| over k >= i for every item i, shape `(total,)`."""
+        return self._tensors(parameter)[0] @ parameter.abs()
+
+    def mask(self, parameter: Tensor, threshold: float = _THRESHOLD) -> Tensor:
         """0 or 1 per item, shape `(total,)`, a prefix of every ladder; straight-through to the scores."""
-        means, ladder, item = self._tensors(parameter)
-        score = means @ parameter.abs()
-        reach = item.new_zeros(len(self.sizes)).scatter_reduce(0, ladder, item * (score.detach() > _THRESHOLD), "amax")
+        _, ladder, item = self._tensors(parameter)
+        score = self.score(parameter)
+        reach = item.new_zeros(len(self.sizes)).scatter_reduce(0, ladder, item * (score.detach() > threshold), "amax")
         return straight_through(item <= reach[ladder], score)
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
@@ -154,14 +158,14 @@ class KernelMasks:
         self.tap_axis = torch.tensor(axis_index, dtype=torch.int64)
         self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
 
-    def mask(self, beta: Tensor, gamma: Tensor | None) -> Tensor:
+    def mask(self, beta: Tensor, gamma: Tensor | None, threshold: float = _THRESHOLD) -> Tensor:
         """0 or 1 per tap, all axes one after the other, shape `(taps,)`."""
         field, grid = self._tensors(beta)
-        taps = self.field.mask(beta).index_select(0, field)
+        taps = self.field.mask(beta, threshold).index_select(0, field)
         if gamma is None:
             return taps
         # Ring kernels have no grid: one more item that always lives.
-        grids = torch.nn.functional.pad(self.grid.mask(gamma), (0, 1), value=1.0)
+        grids = torch.nn.functional.pad(self.grid.mask(gamma, threshold), (0, 1), value=1.0)
         return taps * grids.index_select(0, grid)
 
     def cuts(self, taps: Tensor, kernels: Mapping[str, Sequence[int]]) -> dict[str, KernelCut]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt.cost import Metric
+from nasopt.cost import AnyMetric
 from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.kernels import KernelCut
@@ -19,8 +19,9 @@ from nasopt.graph.mask import WeightMask, masked_function
 from nasopt.graph.slim import slim
 from nasopt.methods.base import SearchModel
 from nasopt.methods.network_cost import NetworkCost
-from nasopt.methods.pit.channels import ChannelMasks
+from nasopt.methods.pit.channels import THRESHOLD, ChannelMasks
 from nasopt.methods.pit.counts import Counts
+from nasopt.methods.pit.fit import BudgetFit, Thresholds
 from nasopt.methods.pit.kernels import KernelMasks, tap_axes
 from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.structure import make_structure
@@ -37,6 +38,7 @@ class _Derived:
     kernels: KernelMasks
     counts: Counts
     cost: NetworkCost
+    fit: BudgetFit | None
     forward: Callable[..., Any]
     index: Tensor
     lengths: list[int]
@@ -56,7 +58,8 @@ class PIT(SearchModel):
         model: the seed; it is copied, never altered.
         input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
         input_example: instead of `input_shape`: a batch as a tensor, a tuple of tensors, or a dict of keyword arguments.
-        regularizer: `"size"`, `"macs"`, a `nasopt.cost.Metric`, or a dict of several with weights.
+        regularizer: `"size"`, `"macs"`, `"memory"`, `"latency:TARGET"`, a `nasopt.cost.Metric`, a target, or a dict of
+            several with weights; or a `nasopt.Budget` of limits.
         relative: express every cost as a fraction of the seed's, so that one strength fits every model.
         exclude_names: names or globs of layers that keep their outputs and kernels; their inputs still follow their
             neighbours. The name of a container stands for all layers in it.
@@ -112,19 +115,29 @@ class PIT(SearchModel):
 
     # --- decisions
 
-    def _channel_mask(self) -> Tensor:
-        return self._method.channels.mask(self.alpha)
+    def _thresholds(self) -> Thresholds:
+        """1/2; with a budget that has once been met, whatever makes the most of it."""
+        method = self._method
+        if method.fit is None or not bool(self.budget_reached):
+            return Thresholds(None, THRESHOLD)
+        ladders = [(method.kernels.field, "beta"), (method.kernels.grid, "gamma")]
+        taps = [ladder.score(getattr(self, name)) for ladder, name in ladders if name in self._parameters]
+        return method.fit(method.channels.score(self.alpha), taps)
 
-    def _tap_mask(self) -> Tensor | None:
+    def _channel_mask(self, thresholds: Thresholds) -> Tensor:
+        return self._method.channels.mask(self.alpha, thresholds.channels)
+
+    def _tap_mask(self, thresholds: Thresholds) -> Tensor | None:
         if not self._method.kernels.axes:
             return None
-        return self._method.kernels.mask(self.beta, getattr(self, "gamma", None))
+        return self._method.kernels.mask(self.beta, getattr(self, "gamma", None), thresholds.taps)
 
     def _masks(self) -> tuple[Tensor, ...]:
         """Vectors that the search graph multiplies to weights: channels of every reader, then taps of every axis."""
-        channels = F.pad(self._channel_mask(), (0, 1), value=1.0)
+        thresholds = self._thresholds()
+        channels = F.pad(self._channel_mask(thresholds), (0, 1), value=1.0)
         masks = torch.split(channels.index_select(0, self._index(channels.device)), self._method.lengths)
-        taps = self._tap_mask()
+        taps = self._tap_mask(thresholds)
         if taps is None:
             return masks
         return (*masks, *torch.split(taps, [axis.size for axis in self._method.kernels.axes]))
@@ -137,7 +150,15 @@ class PIT(SearchModel):
     def _run(self, inputs: tuple[Any, ...]) -> Any:
         return self._method.forward(self.net, self._masks(), *inputs)
 
-    def _cost(self, metric: Metric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
+    def _cost(
+        self,
+        metric: AnyMetric,
+        *,
+        discrete: bool = False,
+        smallest: bool = False,
+        seed: bool = False,
+        unfitted: bool = False,
+    ) -> Tensor:
         # Masks are hard, so the expected cost is the discrete one.
         method = self._method
         if smallest:
@@ -145,18 +166,19 @@ class PIT(SearchModel):
         elif seed:
             counts = method.counts.seed(self.alpha.device)
         else:
-            taps = self._tap_mask()
-            masks = self._channel_mask() if taps is None else torch.cat([self._channel_mask(), taps])
+            thresholds = Thresholds(None, THRESHOLD) if unfitted else self._thresholds()
+            channels, taps = self._channel_mask(thresholds), self._tap_mask(thresholds)
+            masks = channels if taps is None else torch.cat([channels, taps])
             counts = method.counts(masks)
         return method.cost(metric, counts)
 
     def _kept_labels(self) -> Tensor:
         channels = self._method.channels
-        alive = channels.alive(self.alpha).cpu()
+        alive = channels.alive(self.alpha, self._thresholds().channels).cpu()
         return self.analysis.keep(alive[channels.channel_unit])
 
     def _kernel_cuts(self) -> dict[str, KernelCut]:
-        taps = self._tap_mask()
+        taps = self._tap_mask(self._thresholds())
         if taps is None:
             return {}
         layers = {axis.axis[0] for axis in self._method.kernels.axes}
@@ -207,11 +229,19 @@ class PIT(SearchModel):
                 if name == "alpha" or size:
                     self.register_parameter(name, nn.Parameter(torch.ones(size, device=device)))
         index, lengths, of_layer, of_node = _mask_plan(analysis, channels, kernels)
+        cost = NetworkCost(analysis, [axis.axis for axis in kernels.axes])
+        limits = self.regularizer.limits
+
+        def use(counts: Tensor) -> float:
+            with torch.no_grad():
+                return max(float(cost(metric, counts)) / limit for metric, limit in limits)
+
         return _Derived(
             channels,
             kernels,
             Counts(channels, kernels),
-            NetworkCost(analysis, [axis.axis for axis in kernels.axes]),
+            cost,
+            BudgetFit(channels, kernels, use) if limits else None,
             masked_function(analysis, of_layer, of_node),
             index,
             lengths,

@@ -1,0 +1,354 @@
+"""NASB, architecture search for binary networks: which extra connections make a binarised network accurate?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.errors import ConfigError
+from nasopt.graph.analysis import Analysis, analyse, trace_model
+from nasopt.graph.example import make_example
+from nasopt.methods.base import SearchModel
+from nasopt.methods.nasb.candidates import ZERO
+from nasopt.methods.nasb.cell import Choice, FoundCell, NASBCell
+from nasopt.methods.nasb.convert import convert
+from nasopt.methods.nasb.layout import Layout
+from nasopt.methods.nasb.price import Priced, layer_shapes, price
+from nasopt.methods.nasb.settings import Settings, make_settings
+from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
+from nasopt.methods.structure import register_restorer, structure_head
+from nasopt.ste import straight_through
+
+# Keeps every operation drawable; far below any probability that a search reaches on its own.
+_LEAST_PROBABILITY = 1e-12
+
+
+class NASB(SearchModel):
+    """A model whose stages are binary cells under search.
+
+    Every named stage becomes a cell: its chain of convolutions, binarised, is the backbone; between any two of its nodes
+    lies an edge with candidate operations. `alpha` (edges, candidates) holds the architecture parameters, initially 0;
+    `p = softmax(alpha)` over the candidates of an edge. Outside the cells (first convolution, last linear layer) and in
+    down-sampling layers everything stays in full precision.
+
+    In train mode one operation per active edge is drawn from p and runs. While `alpha` takes gradients, two are drawn, and a
+    one-hot gate between them gives it the gradient of the loss. In eval mode the operations run that `arch_export`
+    would keep.
+
+    Source: Zhu, Al-Ars, Hofstee, "NASB: Neural architecture search for binary convolutional neural networks", IJCNN 2020;
+    the drawing of two paths: Cai et al., "ProxylessNAS", ICLR 2019.
+
+    Args:
+        model: the seed; it is copied, never altered.
+        input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
+        cells: names of the seed's own stages or blocks, e.g. `["layer1", "layer2"]`; None: the largest that are chains of
+            convolutions.
+        preset: `"NASB"` or a variant `"V1"` to `"V5"`; sets what follows.
+        keep: operations that stay for every node; `keep_output`: for the last node of a cell (default: `keep`).
+        nodes: nodes per cell; stages that follow each other are regrouped. None: one cell per stage.
+        branches: parallel copies of every cell, added where a block of the seed ends.
+        candidates: names of operations; see `nasopt.methods.nasb.CANDIDATES`.
+        active: `"nodes"`: in train mode an operation is drawn on as many edges into a node as will be kept, and these are
+            drawn anew at every step: what is trained has the size of what will be found. `"edges"`: on every edge, as in
+            the source, at a higher price per step.
+        input_example, regularizer, relative, leaf_modules, strict: as of `PIT`; `"size_bits"` and `"ops"` know bits.
+
+    Raises:
+        ConfigError: an argument is not usable, or a stage is no chain of convolutions; the message names the operation.
+        TraceError: the model's `forward` depends on data.
+    """
+
+    _arch_names = ("alpha",)
+    alpha: nn.Parameter
+    settings: Settings
+    cell_names: tuple[str, ...]
+    _seed_calls: tuple[Priced, ...]
+    active: Literal["edges", "nodes"]
+    _origins: dict[str, str]
+    _leaf_modules: tuple[Any, ...]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: Sequence[Any] | None = None,
+        *,
+        cells: Sequence[str] | str | None = None,
+        preset: str = "NASB",
+        keep: int | None = None,
+        keep_output: int | None = None,
+        nodes: int | None = None,
+        branches: int | None = None,
+        candidates: Sequence[str] | None = None,
+        active: Literal["nodes", "edges"] = "nodes",
+        input_example: Any = None,
+        regularizer: Any = "ops",
+        relative: bool = False,
+        leaf_modules: Sequence[Any] = (),
+        strict: bool = False,
+    ) -> None:
+        settings = make_settings(preset, keep, keep_output, nodes, branches, candidates)
+        if active not in ("edges", "nodes"):
+            raise ConfigError(f"active must be 'edges' or 'nodes', got {active!r}")
+        if not isinstance(model, nn.Module) or isinstance(model, SearchModel):
+            super().__init__(model)  # says what is wrong
+        example = make_example(model, input_shape, input_example)
+        conversion = convert(model, example, cells, settings.nodes, leaf_modules)
+        made: dict[str, list[nn.Module]] = {}
+        origins: dict[str, str] = {}
+        for place, backbones in conversion.places.items():
+            for i, backbone in enumerate(backbones):
+                name = place if len(backbones) == 1 else f"{place}.{i}"
+                cell = NASBCell(backbone, settings.candidates, settings.branches, name)
+                made.setdefault(place, []).append(cell.train(model.training))
+                origins.update({old: f"{name}.{_in_branch_0(new)}" for old, new in backbone.origins.items()})
+        self.__dict__.update(
+            settings=settings,
+            cell_names=conversion.names,
+            _origins=origins,
+            _leaf_modules=tuple(leaf_modules),
+            active=active,
+        )
+        seed = analyse(trace_model(model, example, leaf_modules), example)
+        self.__dict__["_seed_calls"] = tuple(layer_shapes(seed))
+        super().__init__(
+            conversion.fill(made),
+            input_example={name: example.arguments[name] for name in example.traced},
+            regularizer=regularizer,
+            relative=relative,
+            leaf_modules=leaf_modules,
+            strict=strict,
+        )
+        self.example = example
+        self.seed_names = frozenset(model.state_dict())
+
+    # --- decisions
+
+    def probabilities(self) -> Tensor:
+        """p of every candidate on every edge, float64, shape `(edges, candidates)`."""
+        return torch.softmax(self.alpha.double(), 1)
+
+    def _kept(self) -> list[tuple[int, int]]:
+        with torch.no_grad():
+            return self.layout.kept(self.probabilities())
+
+    def _drawn(self) -> list[list[Choice]]:
+        """One operation per active edge; two with gates while the architecture takes gradients."""
+        has_gates = self.alpha.requires_grad and torch.is_grad_enabled() and len(self.settings.candidates) > 1
+        count = 2 if has_gates else 1
+        with torch.no_grad():
+            edges = self.layout.draw_rows(self.active)
+            chances = self.probabilities().clamp(min=_LEAST_PROBABILITY).cpu()
+            drawn = torch.multinomial(chances[edges], count)
+        rows = edges.unsqueeze(1).expand_as(drawn)
+        pairs = list(zip(rows.reshape(-1).tolist(), drawn.reshape(-1).tolist()))
+        if count == 1:
+            return self.layout.choices(pairs)
+        # Of the two drawn, one is active; the gradient of its gate and of the other's reaches alpha through softmax.
+        two = torch.softmax(self.alpha[rows.to(self.alpha.device), drawn.to(self.alpha.device)], 1)
+        active = torch.multinomial(two.detach().clamp(min=_LEAST_PROBABILITY), 1)
+        gates = straight_through(torch.zeros_like(two).scatter_(1, active, 1.0), two)
+        return self.layout.choices(pairs, gates.reshape(-1))
+
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
+        plans = self._drawn() if self.training else self.layout.choices(self._kept())
+        cells = [cell for _, cell in self.layout.cells]
+        try:
+            for cell, plan in zip(cells, plans):
+                cell.plan = plan
+            return self.net(*inputs)
+        finally:
+            for cell in cells:
+                cell.plan = ()
+
+    def _cost(
+        self,
+        metric: AnyMetric,
+        *,
+        discrete: bool = False,
+        smallest: bool = False,
+        seed: bool = False,
+        unfitted: bool = False,
+    ) -> Tensor:
+        if isinstance(metric, PeakMetric):
+            raise ConfigError(
+                f"{metric.name} is no sum over layers, and NASB prices cells edge by edge: it is not available"
+            )
+        if seed:
+            return torch.tensor(price(self._seed_calls, metric), dtype=torch.float64)
+        if smallest:
+            return self.layout.smallest(metric)
+        use = self.layout.mask(self._kept()).to(self.alpha.device) if discrete else self.probabilities()
+        return self.layout.cost(metric, use)
+
+    def choose(self, cell: str, source: int, target: int, operation: str, branch: int = 0) -> None:
+        """Decide for an operation on an edge: its probability becomes close to 1.
+
+        Raises:
+            ConfigError: there is no such cell, edge or candidate.
+        """
+        index = next((i for i, (name, _) in enumerate(self.layout.cells) if name == cell), None)
+        if index is None:
+            raise ConfigError(f"no cell {cell!r}: cells are {', '.join(name for name, _ in self.layout.cells)}")
+        edges = self.layout.cells[index][1].edges
+        row = next((i for i, e in enumerate(edges) if (e.branch, e.source, e.target) == (branch, source, target)), None)
+        if row is None or operation not in self.settings.candidates:
+            raise ConfigError(
+                f"cell {cell!r} has no {operation!r} from node {source} to node {target} of branch {branch}: nodes are 0 to "
+                f"{len(self.layout.cells[index][1].shapes) - 1}, candidates {', '.join(self.settings.candidates)}"
+            )
+        with torch.no_grad():
+            values = self.alpha[self.layout.first_row[index] + row]
+            values[self.settings.candidates.index(operation)] = float(values.max()) + 20
+
+    # --- results
+
+    def _export(self) -> nn.Module:
+        found: dict[nn.Module, nn.Module] = {}
+        for (_, cell), choices in zip(self.layout.cells, self.layout.choices(self._kept())):
+            layers = {choice: cell.operation(choice.edge, choice.operation) for choice in choices}
+            found[cell] = FoundCell(cell, choices, {c: m for c, m in layers.items() if m is not None})
+        return flat_network(with_found_cells(self.net, found), self.example, self._leaf_modules)
+
+    def arch_export(self, verify: bool = True, precision: Literal["binary", "full"] = "binary") -> nn.Module:
+        """The found network: one graph of layers of torch and `nasopt.nn`; the search model is untouched.
+
+        Args:
+            verify: run it and the search model once in eval mode on random inputs and compare.
+            precision: `"full"` gives the twin for pre-training: conv -> ReLU -> norm and tanh in place of signs;
+                `binarize` turns the trained twin into the binary network. It is verified after such a turn.
+
+        Raises:
+            ConfigError: another precision.
+            ExportError: the outputs differ.
+            ArchitectureError: an architecture parameter is NaN or infinite.
+        """
+        if precision not in ("binary", "full"):
+            raise ConfigError(f"precision must be 'binary' or 'full', got {precision!r}")
+        network = super().arch_export(verify)
+        return network if precision == "binary" else full_precision(network)
+
+    def arch_summary(self) -> dict[str, Any]:
+        """What has been decided.
+
+        Returns:
+            `{"method", "cells", "cost"}`. Every cell has its node `shapes`, `branches`, the mean `entropy` of p over its
+            edges [nat], and what is `kept`: dicts with `branch`, `source`, `target`, `operation`, `probability`.
+        """
+        self.check_architecture()
+        with torch.no_grad():
+            chances = self.probabilities().cpu()
+            entropy = -(chances * chances.clamp(min=_LEAST_PROBABILITY).log()).sum(1)
+            kept = self._kept()
+        cells: dict[str, Any] = {}
+        for i, (name, cell) in enumerate(self.layout.cells):
+            first = self.layout.first_row[i]
+            rows = [
+                {
+                    "branch": choice.edge.branch,
+                    "source": choice.edge.source,
+                    "target": choice.edge.target,
+                    "operation": choice.operation,
+                    "probability": float(chances[first + cell.edges.index(choice.edge), column]),
+                }
+                for choice, column in zip(
+                    self.layout.choices(kept)[i], [c for r, c in kept if self.layout.cell_of(r) == i]
+                )
+            ]
+            cells[name] = {
+                "shapes": [list(shape) for shape in cell.shapes],
+                "branches": cell.branches,
+                "entropy": float(entropy[first : first + len(cell.edges)].mean()),
+                "kept": rows,
+            }
+        cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
+        return {"method": type(self).__name__, "cells": cells, "cost": cost}
+
+    def arch_structure(self) -> dict[str, Any]:
+        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
+        kept = {
+            name: [[c.edge.branch, c.edge.source, c.edge.target, c.operation] for c in choices]
+            for (name, _), choices in zip(self.layout.cells, self.layout.choices(self._kept()))
+        }
+        settings = {name: getattr(self.settings, name) for name in ("keep", "keep_output", "nodes", "branches")}
+        settings["candidates"] = list(self.settings.candidates)
+        head = structure_head("NASB", self.example)
+        return {**head, "cells": list(self.cell_names), "settings": settings, "kept": kept}
+
+    def search_space(self) -> dict[str, Any]:
+        """As of every search model, and the number of `edges`, of `candidates`, and of different `networks` (its log10)."""
+        space = super().search_space()
+        operations = sum(name != ZERO for name in self.settings.candidates)
+        networks = sum(math.log10(math.comb(len(node.rows) * operations, node.keep)) for node in self.layout.nodes)
+        sizes = {"edges": self.layout.rows, "candidates": len(self.settings.candidates), "networks_log10": networks}
+        return {**space, **sizes}
+
+    def draw(self, path: Any = None) -> Any:
+        """The found cells as a picture: nodes, backbone, kept edges with their operations.
+
+        Args:
+            path: a file to write, e.g. `"cells.png"`; its suffix names the format.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from nasopt.methods.nasb.draw import draw_cells  # matplotlib is imported when a picture is asked for
+
+        return draw_cells(self.arch_summary()["cells"], path)
+
+    def __repr__(self) -> str:
+        summary = self.arch_summary()
+        lines = [f"{type(self).__name__} of {type(self.net).__name__}"]
+        for name, cell in summary["cells"].items():
+            lines.append(f"  {name}: {len(cell['shapes'])} nodes, entropy {cell['entropy']:.2f}")
+            for one in cell["kept"]:
+                branch = f" of branch {one['branch']}" if cell["branches"] > 1 else ""
+                arrow = f"{one['source']} -> {one['target']}{branch}"
+                lines.append(f"    {arrow}: {one['operation']} ({one['probability']:.0%})")
+        lines += [f"  {name}: {cost['now']:,} now; {cost['seed']:,} (seed)" for name, cost in summary["cost"].items()]
+        return "\n".join(lines)
+
+    # --- derived state
+
+    @property
+    def layout(self) -> Layout:
+        """Edges of all cells in the order of `alpha`, and prices."""
+        return self._derived["method"]
+
+    def _derive(self, analysis: Analysis) -> Layout:
+        cells = [(name, module) for name, module in self.net.named_modules() if isinstance(module, NASBCell)]
+        layout = Layout(cells, self.settings, analysis)
+        if "alpha" not in self._parameters:
+            device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
+            self.alpha = nn.Parameter(torch.zeros(layout.rows, len(self.settings.candidates), device=device))
+        return layout
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Accept the seed's own state dict, too: its layers are found where the cells keep them."""
+        given = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+        own = self.state_dict()
+        if given and given <= self.seed_names and not given & set(own):
+            tensors = {name: state_dict.pop(prefix + name) for name in given}
+            merged = {**own, **{self._own_name(name): tensor for name, tensor in tensors.items()}}
+            state_dict.update({prefix + name: merged[name] for name in own})
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *args, **kwargs)
+
+    def _own_name(self, seed_name: str) -> str:
+        layer, _, tensor = seed_name.rpartition(".")
+        parts = layer.split(".")
+        for length in range(len(parts), 0, -1):
+            path = ".".join(parts[:length])
+            if path in self._origins:
+                return ".".join(["net", self._origins[path], *parts[length:], tensor])
+        return f"net.{seed_name}"
+
+
+def _in_branch_0(path: str) -> str:
+    return f"steps.0.{path[len('steps.') :]}" if path.startswith("steps.") else path
+
+
+register_restorer("NASB", restore_nasb)

@@ -1,0 +1,168 @@
+"""From the found cells to networks: the binary one, its full-precision twin for pre-training, and back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasopt.errors import ConfigError, NoEffectWarning
+from nasopt.graph.analysis import trace_model
+from nasopt.graph.example import Example, make_example
+from nasopt.graph.stages import tidy
+from nasopt.methods.nasb.candidates import make_operation
+from nasopt.methods.nasb.cell import CellBody, Choice, Edge, FoundCell
+from nasopt.methods.nasb.convert import convert
+from nasopt.methods.nasb.settings import Settings
+from nasopt.nn import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
+
+
+def flat_network(net: nn.Module, example: Example, leaf_modules: Sequence[Any]) -> nn.Module:
+    """One graph of plain layers, of a network that holds found cells."""
+    arguments = {name: example.arguments[name] for name in example.traced}
+    network = trace_model(net, make_example(net, None, arguments), tuple(leaf_modules))
+    tidy(network)
+    return network
+
+
+def with_found_cells(net: nn.Module, found: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """A copy of `net` with other modules in the place of some; those are not copied."""
+    return copy.deepcopy(net, {id(old): new for old, new in found.items()})
+
+
+def binarize(model: nn.Module) -> nn.Module:
+    """The binary network of a full-precision twin, weights and statistics carried over; `model` stays as it is.
+
+    Every `TwinActivation` (tanh) becomes a sign, every `TwinConv2d` (convolution and ReLU) a binary convolution.
+
+    Raises:
+        ConfigError: the model has no such layers.
+    """
+    binary = _exchange(copy.deepcopy(model), {TwinActivation: _sign, TwinConv2d: _binary_conv})
+    if binary is None:
+        raise ConfigError(
+            f"binarize: {type(model).__name__} has no TwinConv2d to binarise. It takes what "
+            "arch_export(precision='full') or full_precision(network) returned, trained or not"
+        )
+    return binary
+
+
+def full_precision(model: nn.Module) -> nn.Module:
+    """The full-precision twin of a binary network, for pre-training: conv -> ReLU -> norm, tanh in place of signs.
+
+    Raises:
+        ConfigError: the model has no binary convolution.
+    """
+    twin = _exchange(copy.deepcopy(model), {BinaryActivation: _tanh, BinaryConv2d: _twin_conv})
+    if twin is None:
+        raise ConfigError(
+            f"full_precision: {type(model).__name__} has no BinaryConv2d: it takes what NASB.arch_export() returned"
+        )
+    return twin
+
+
+def fine_tune_optimizer(model: nn.Module, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.Adam:
+    """Adam without weight decay, as the third stage wants it.
+
+    A given decay is applied, with a warning: it shrinks the real weights behind the signs, which only makes them flip
+    more easily; binary weights are regularised as they are.
+    """
+    if weight_decay:
+        warnings.warn(
+            f"fine-tuning a binary network with weight_decay={weight_decay}: it pulls the real weights behind the signs to "
+            "0, where they flip at every step. Leave it at 0",
+            NoEffectWarning,
+            stacklevel=2,
+        )
+    if not any(isinstance(module, BinaryConv2d) for module in model.modules()):
+        raise ConfigError(
+            f"fine_tune_optimizer: {type(model).__name__} has no binary layer: call it on what binarize(model) returned"
+        )
+    return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+
+
+def restore_nasb(
+    seed: nn.Module, structure: Mapping[str, Any], input_example: Any, leaf_modules: tuple[Any, ...]
+) -> nn.Module:
+    """The binary network of a structure, from its seed; see `nasopt.restore`.
+
+    Raises:
+        ConfigError: the seed has no such cells, or a kept operation lies outside of them.
+    """
+    example = make_example(seed, None, input_example)
+    settings = Settings(**{**structure["settings"], "candidates": tuple(structure["settings"]["candidates"])})
+    conversion = convert(seed, example, structure["cells"], settings.nodes, leaf_modules)
+    cells: dict[str, list[nn.Module]] = {}
+    for place, backbones in conversion.places.items():
+        for i, backbone in enumerate(backbones):
+            name = place if len(backbones) == 1 else f"{place}.{i}"
+            if name not in structure["kept"]:
+                raise ConfigError(f"the structure has no cell {name!r}: it has {', '.join(structure['kept'])}")
+            body = CellBody(backbone, settings.branches)
+            body.train(seed.training)
+            cells.setdefault(place, []).append(_found(body, name, structure["kept"][name]))
+    return flat_network(conversion.fill(cells), example, leaf_modules)
+
+
+def _found(body: CellBody, name: str, kept: Iterable[Sequence[Any]]) -> FoundCell:
+    choices, layers = [], {}
+    for branch, source, target, operation in kept:
+        if not (0 <= source < target < len(body.shapes) and 0 <= branch < body.branches):
+            raise ConfigError(
+                f"cell {name!r}: the structure keeps {operation!r} from node {source} to node {target} of branch {branch}, "
+                f"the seed has {len(body.shapes)} nodes there and {body.branches} branch(es)"
+            )
+        choice = Choice(Edge(branch, source, target), operation)
+        made = make_operation(operation, body.shapes[source], body.shapes[target])
+        choices.append(choice)
+        if made is not None:
+            like = next(body.step(0, 0).conv.parameters())
+            layers[choice] = made.to(like.device, like.dtype).train(body.training)
+    return FoundCell(body, choices, layers)
+
+
+def _exchange(model: nn.Module, table: Mapping[type[nn.Module], Any]) -> nn.Module | None:
+    """Exchange layers in place by exact type; None where there is none of them. A layer in two places stays one layer."""
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if type(module) in table:
+            if module not in made:
+                made[module] = table[type(module)](module).train(module.training)
+            if not name:
+                return made[module]
+            model.set_submodule(name, made[module])
+    return model if made else None
+
+
+def _sign(_: nn.Module) -> nn.Module:
+    return BinaryActivation()
+
+
+def _tanh(_: nn.Module) -> nn.Module:
+    return TwinActivation()
+
+
+def _binary_conv(layer: nn.Conv2d) -> nn.Module:
+    return BinaryConv2d.from_conv(layer)
+
+
+def _twin_conv(layer: BinaryConv2d) -> nn.Module:
+    sizes: tuple[Any, ...] = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+    twin = nn.utils.skip_init(
+        TwinConv2d,
+        layer.in_channels,
+        layer.out_channels,
+        *sizes,
+        layer.bias is not None,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    with torch.no_grad():
+        twin.weight.copy_(layer.weight)
+        if twin.bias is not None and layer.bias is not None:
+            twin.bias.copy_(layer.bias)
+    return twin

@@ -1,0 +1,149 @@
+"""Layers with one-bit weights and activations, and the full-precision layers that stand for them while pre-training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt.errors import ConfigError
+from nasopt.ste import binary_sign, binary_weight
+
+Pair = int | tuple[int, int]
+
+
+class BinaryActivation(nn.Module):
+    """`sign(x)` with sign(0) = +1, any shape. Backward slope: 2 + 2x on [-1, 0), 2 - 2x on [0, 1), else 0.
+
+    Source: Liu et al., "Bi-Real Net", ECCV 2018.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return binary_sign(x)
+
+
+class BinaryConv2d(nn.Module):
+    """A 2-D convolution with the weights `s sign(W)`, `s = mean |W|`: `(B, in, H, W) -> (B, out, H', W')`.
+
+    Real weights are kept for training; their gradient is that of the binary ones times s. Deployed, a weight takes one
+    bit. Put a `BinaryActivation` before it to make the activations binary, too: only then does it cost 1/64 of a MAC
+    per product. Padding adds zeros, which are neither +1 nor -1. It is no subclass of `nn.Conv2d`, because what one may
+    do to a real convolution (fuse a norm, prune a channel, round weights) is wrong for it.
+
+    Source: Rastegari et al., "XNOR-Net", ECCV 2016, with one scale per layer.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as of `nn.Conv2d`.
+        bias: whether to add a real bias per output channel; a norm that follows makes it superfluous.
+
+    Raises:
+        ConfigError: channels are not divisible by `groups`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ConfigError(
+                f"BinaryConv2d: {in_channels} input and {out_channels} output channels cannot be divided into "
+                f"groups={groups}: choose a common divisor"
+            )
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
+        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, bias: bool = True) -> BinaryConv2d:
+        """The binary convolution with the real weights of `conv` (copied); `bias=False` leaves its bias out.
+
+        Raises:
+            ConfigError: the padding of `conv` is not made of equal zeros on both sides.
+        """
+        padding = symmetric_padding(conv)
+        keep_bias = bias and conv.bias is not None
+        like: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        sizes: Any = (conv.kernel_size, conv.stride, padding, conv.dilation, conv.groups, keep_bias)
+        binary = cls(conv.in_channels, conv.out_channels, *sizes, **like)
+        with torch.no_grad():
+            binary.weight.copy_(conv.weight)
+            if binary.bias is not None and conv.bias is not None:
+                binary.bias.copy_(conv.bias)
+        binary.weight.requires_grad_(conv.weight.requires_grad)
+        return binary.train(conv.training)
+
+    def reset_parameters(self) -> None:
+        """Real weights as those of `nn.Conv2d`: uniform within 1 / sqrt(fan in)."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = binary_weight(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        return describe_convolution(self)
+
+
+class TwinActivation(nn.Tanh):
+    """Full-precision stand-in for `BinaryActivation`: tanh. `binarize` turns it back."""
+
+
+class TwinConv2d(nn.Conv2d):
+    """Full-precision stand-in for `BinaryConv2d`: a convolution followed by a ReLU. `binarize` turns it back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+def symmetric_padding(conv: nn.Conv2d) -> tuple[int, int]:
+    """Zeros added on each side along height and width.
+
+    Raises:
+        ConfigError: the padding is not made of zeros, or its two sides differ.
+    """
+    if conv.padding_mode != "zeros":
+        raise ConfigError(
+            f"a convolution with padding_mode={conv.padding_mode!r} cannot be binarised: use 'zeros', or leave it out"
+        )
+    if not isinstance(conv.padding, str):
+        return conv.padding[0], conv.padding[1]
+    total = [0 if conv.padding == "valid" else d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
+    if any(t % 2 for t in total):
+        raise ConfigError(
+            f"a convolution with kernel {conv.kernel_size} and padding='same' pads its two sides differently, and cannot "
+            "be binarised: give it an odd kernel, or a padding in numbers"
+        )
+    return total[0] // 2, total[1] // 2
+
+
+def describe_convolution(layer: Any) -> str:
+    """`"16, 32, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)"`: what differs from the defaults."""
+    text = f"{layer.in_channels}, {layer.out_channels}, kernel_size={layer.kernel_size}"
+    for name, usual in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1)):
+        value = getattr(layer, name)
+        text += "" if value == usual else f", {name}={value}"
+    return text + ("" if layer.bias is None else ", bias=True")
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))

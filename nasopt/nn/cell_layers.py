@@ -1,0 +1,56 @@
+"""Layers without weights on the edges of a found cell: its poolings, and what aligns two nodes of different shape."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt.errors import ConfigError
+
+
+class CellPool2d(nn.Module):
+    """3x3 pooling with stride 1 that keeps the size: `(B, C, H, W) -> (B, C, H, W)`.
+
+    A window at the border takes only what lies inside. Unlike a seed's own poolings, it has a price in `ops`, because a
+    search chose to add it.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+
+    def __init__(self, kind: Literal["max", "average"]) -> None:
+        super().__init__()
+        if kind not in ("max", "average"):
+            raise ConfigError(f"CellPool2d: kind must be 'max' or 'average', got {kind!r}")
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "max":
+            return F.max_pool2d(x, 3, 1, 1)
+        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+    def extra_repr(self) -> str:
+        return repr(self.kind)
+
+
+class Align2d(nn.Module):
+    """Another number of channels and a smaller size, without weights: `(B, C, H, W) -> (B, channels, *size)`.
+
+    Averages over windows to the new size; repeats the channels in order, or drops the last ones, to the new number.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.channels, self.size = channels, (int(size[0]), int(size[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != self.size:
+            x = F.adaptive_avg_pool2d(x, self.size)
+        if x.shape[1] < self.channels:
+            x = x.repeat(1, -(-self.channels // x.shape[1]), 1, 1)
+        return x if x.shape[1] == self.channels else x[:, : self.channels]
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, size={self.size}"
