@@ -63,7 +63,7 @@ TASK = Task(
         "synthetic": DataSet(
             generated_machines,
             Recipe(
-                warmup=6, search=10, finetune=8, batch_size=512, lr=1e-3, arch_lr=1e-2, strength=10.0, norm_momentum=0.1
+                warmup=6, search=10, finetune=8, batch_size=512, lr=1e-3, arch_lr=6e-3, strength=10.0, norm_momentum=0.2
             ),
             "sounds of a generated machine with a slipping gear (embedded, synthetic)",
         ),

@@ -22,6 +22,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with a local copy of the data set")
     parser.add_argument("--method", default="pit", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs")
+    parser.add_argument(
+        "--absolute",
+        dest="relative",
+        action="store_const",
+        const=False,
+        help="strengths weigh the cost in its own unit (MAC or weights), not as a fraction of the seed's",
+    )
     parser.add_argument("--warmup", type=int, metavar="EPOCHS")
     parser.add_argument("--search", type=int, metavar="EPOCHS")
     parser.add_argument("--finetune", type=int, metavar="EPOCHS")
@@ -35,7 +42,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amp", action="store_true", default=None, help="compute in bfloat16 where that is safe")
     parser.add_argument("--compile", action="store_true", default=None, help="run the models through torch.compile")
     parser.add_argument("--checkpoint-every", type=int, default=1, metavar="EPOCHS")
-    parser.add_argument("--threads", type=int, help="threads of torch; results repeat exactly for equal numbers only")
+    parser.add_argument(
+        "--threads", type=int, help="threads of torch; default: 1. Results repeat exactly for equal numbers only"
+    )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
     parser.add_argument("--fresh", action="store_true", help="discard an interrupted run instead of going on with it")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -47,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     search = commands.add_parser("search", help="one search: seed and found network side by side")
     add_run_options(search)
-    search.add_argument("--strength", type=float, help="weight of the cost, as a fraction of the seed's, in the loss")
+    search.add_argument("--strength", type=float, help="weight of the cost in the loss")
     search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
     search.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard")
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
@@ -60,6 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="HTML page with Pareto fronts of all networks in a folder")
     report.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
     report.set_defaults(threads=None)
+    evaluate = commands.add_parser(
+        "evaluate", help="a saved keyword network on the 1,000 official MLPerf Tiny features"
+    )
+    evaluate.add_argument("module", type=Path, help="found_module.pt of a network with the 12 classes")
+    evaluate.add_argument("--data-dir", type=Path, help="folder with kws01_eval_int8.npz; default: NASOPT_DATA")
+    evaluate.set_defaults(threads=None)
     job = commands.add_parser("job", help="one job of a sweep, as its runner starts it")
     job.add_argument("folder", type=Path)
     job.add_argument("--threads", type=int)
@@ -77,8 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from benchmarks_mlperf_tiny import commands
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or 1)
     try:
         getattr(commands, args.command)(args)
     except BenchmarkError as error:

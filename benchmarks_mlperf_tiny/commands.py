@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
 from benchmarks_mlperf_tiny.job import run_job
 from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.report import write_report
@@ -21,6 +21,7 @@ from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 
 SETTINGS = (
     "strength",
+    "relative",
     "regularizer",
     "seed",
     "warmup",
@@ -83,7 +84,7 @@ def sweep(args: argparse.Namespace) -> None:
     """
     if args.jobs < 1:
         raise BenchmarkError(f"--jobs {args.jobs}: at least one must run at a time")
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = args.threads or 1
     runner = (
         LocalRunner(args.jobs, threads, args.command_line) if args.command_line else LocalRunner(args.jobs, threads)
     )
@@ -113,6 +114,16 @@ def report(args: argparse.Namespace) -> None:
         BenchmarkError: there is none.
     """
     print(f"Report: {write_report(args.out)}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print the accuracy of a saved network on the official keyword features.
+
+    Raises:
+        BenchmarkError: network or features cannot be used.
+    """
+    accuracy = evaluate_keywords(args.module, DataOptions(args.data_dir))
+    print(f"{args.module}: {100 * accuracy:.1f} % of the 1,000 official keyword features")
 
 
 def job(args: argparse.Namespace) -> None:

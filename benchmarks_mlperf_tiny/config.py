@@ -22,7 +22,8 @@ class RunConfig:
 
     Attributes:
         task, data, method: names.
-        strength: weight of the relative cost in the search loss (0 for method `seed`).
+        strength: weight of the cost in the search loss (0 for method `seed`).
+        relative: whether that cost counts as a fraction of the seed's, or in its own unit (MAC, weights).
         regularizer: which cost: `"macs"` or `"size"`.
         seed: of weights, order of examples, augmentation and sampling.
         warmup, search, finetune: epochs of each phase.
@@ -46,6 +47,7 @@ class RunConfig:
     lr: float
     arch_lr: float
     norm_momentum: float = 0.01
+    relative: bool = True
     patience: int | None = None
     device: str = "cpu"
     amp: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks_mlperf_tiny.data.images import cifar10, digits
+from benchmarks_mlperf_tiny.data.images import cifar10, cifar10_subset, digits
 from benchmarks_mlperf_tiny.networks import resnet8
 from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
 
@@ -33,14 +33,30 @@ TASK = Task(
         "digits": DataSet(
             digits,
             Recipe(
-                warmup=6, search=10, finetune=8, batch_size=32, lr=1e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+                warmup=3, search=13, finetune=8, batch_size=64, lr=2e-3, arch_lr=6e-3, strength=1.0, norm_momentum=0.2
             ),
             "scikit-learn's 1,797 digits (embedded, real)",
         ),
         "cifar10": DataSet(
             cifar10,
-            Recipe(warmup=20, search=40, finetune=40, batch_size=128, lr=1e-3, arch_lr=5e-3, strength=1.0),
+            Recipe(
+                warmup=10,
+                search=30,
+                finetune=20,
+                batch_size=128,
+                lr=2e-3,
+                arch_lr=2e-3,
+                strength=0.5,
+                norm_momentum=0.1,
+            ),
             "CIFAR-10",
+        ),
+        "cifar10_subset": DataSet(
+            cifar10_subset,
+            Recipe(
+                warmup=5, search=9, finetune=6, batch_size=64, lr=2e-3, arch_lr=4e-3, strength=0.3, norm_momentum=0.1
+            ),
+            "5,452 images of CIFAR-10",
         ),
     },
 )

@@ -28,21 +28,21 @@ TASK = Task(
         "synthetic": DataSet(
             synthetic_words,
             Recipe(
-                warmup=8, search=12, finetune=8, batch_size=50, lr=2e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+                warmup=8, search=12, finetune=8, batch_size=50, lr=2e-3, arch_lr=6e-3, strength=1.0, norm_momentum=0.2
             ),
             "generated words of gliding tones (embedded, synthetic)",
         ),
         "fsdd": DataSet(
             spoken_digits,
             Recipe(
-                warmup=15,
-                search=25,
-                finetune=20,
+                warmup=4,
+                search=12,
+                finetune=8,
                 batch_size=100,
                 lr=2e-3,
-                arch_lr=1e-2,
-                strength=1.0,
-                norm_momentum=0.1,
+                arch_lr=6e-3,
+                strength=0.5,
+                norm_momentum=0.2,
             ),
             "Free Spoken Digit Dataset, 10 words of 6 speakers",
         ),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
+
+TARGETS = ("cortex_m4", "cortex_m7", "gap8")  # embedded targets whose latency is given for every network
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """Parameters as PyTorch counts them, size [weights] with norms folded, and MACs for one sample."""
-    from nasopt.cost import network_cost
+def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Parameters as PyTorch counts them, size [weights] with norms folded, MACs and latencies for one sample.
 
-    return {
-        "params": count_parameters(network),
-        "size": int(network_cost(network, "size", input_shape)),
-        "macs": int(network_cost(network, "macs", input_shape)),
-    }
+    Peak memory joins them here, as one more entry, when it has a metric.
+    """
+    from nasopt.cost import network_calls
+
+    calls = network_calls(network, input_shape)
+    latencies = {f"{target}_ms": round(float(calls.total(f"latency_ms:{target}")), 4) for target in TARGETS}
+    sizes = {"size": int(calls.total("size")), "macs": int(calls.total("macs"))}
+    return {"params": count_parameters(network), **sizes, **latencies}

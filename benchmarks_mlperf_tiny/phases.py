@@ -40,6 +40,21 @@ class Phase:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
 
+    def strength_factor(self, epoch: int) -> float:
+        """Strength of an epoch over that of the run: rises over the first half of a search.
+
+        All masks start alike. Under full strength they would close together; a rising one lets the network's own
+        gradients part the useful channels from the others first.
+        """
+        return min(1.0, 2 * (epoch + 1) / self.epochs)
+
+    def arch_lr_factor(self, epoch: int) -> float:
+        """The same for architecture parameters: 1, and a straight line to zero in the second half of the search.
+
+        Channels hover about the threshold of their mask; smaller and smaller steps let each come to rest on one side.
+        """
+        return min(1.0, 2 * (1 - epoch / self.epochs))
+
 
 def plan(config: RunConfig, method: Method) -> list[Phase]:
     """The phases of a run. All methods train for `warmup + search + finetune` epochs.

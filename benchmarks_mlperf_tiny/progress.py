@@ -1,9 +1,11 @@
-"""What does a person see while a run goes on? A bar at a terminal, one line per epoch elsewhere."""
+"""What does a person see while a run goes on? A bar for each phase at a terminal, a few lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
+
+LINES = 4  # per phase, where there is no terminal
 
 
 class Progress:
@@ -40,7 +42,7 @@ class Progress:
         self.note = f", val {record['val']:.3f}" + (f", cost {100 * cost:.1f} %" if cost is not None else "")
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {record['loss']:.3f}{self.note}")
-        elif not self.quiet:
+        elif not self.quiet and (self.epoch * LINES // self.epochs > (self.epoch - 1) * LINES // self.epochs):
             print(f"{self.label} {self.epoch}/{self.epochs}: loss {record['loss']:.3f}{self.note}", file=sys.stderr)
 
     def close(self) -> None:

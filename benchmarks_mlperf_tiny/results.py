@@ -18,7 +18,7 @@ def run_name(config: RunConfig) -> str:
     """Folder name of a run: readable, and different for different searches."""
     parts = [config.task, config.data, config.method]
     if config.method != "seed":
-        parts += [config.regularizer, f"{config.strength:g}"]
+        parts += [config.regularizer, *([] if config.relative else ["absolute"]), f"{config.strength:g}"]
     return "-".join([*parts, f"s{config.seed}"])
 
 

@@ -160,7 +160,8 @@ class Run:
         phase, config = self.phase, self.config
         if phase.stage is not None:
             if not hasattr(self.model, "arch_export"):
-                search = wrap(self.method.stages[phase.stage], self.model, self.task.input_shape, config.regularizer)
+                stage, shape = self.method.stages[phase.stage], self.task.input_shape
+                search = wrap(stage, self.model, shape, config.regularizer, config.relative)
                 self.model = cast(nn.Module, search).to(config.device)
             model = self.search_model
             if phase.kind == "search":
@@ -191,7 +192,8 @@ class Run:
                 for index, group in enumerate(self.optimizer.param_groups):
                     if base is not None:
                         group.setdefault("base_lr", base[index])
-                    group["lr"] = group["base_lr"] * phase.lr_factor(state.epoch)
+                    factor = phase.lr_factor if index == 0 else phase.arch_lr_factor  # `param_groups`: net, arch
+                    group["lr"] = group["base_lr"] * factor(state.epoch)
                 self.model.train()
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
                 loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)
@@ -206,7 +208,8 @@ class Run:
 
     def penalty(self) -> Tensor:
         """What the search adds to the loss."""
-        return self.config.strength * self.search_model.get_regularization_loss()
+        strength = self.config.strength * self.phase.strength_factor(self.state.epoch)
+        return strength * self.search_model.get_regularization_loss()
 
     def record_epoch(self, loss: float) -> dict[str, Any]:
         """Judge the model, keep the best fine-tuned weights, write the history."""
@@ -214,7 +217,8 @@ class Run:
         val = self.engine.judge(self.model, self.data.val)
         record: dict[str, Any] = {"phase": phase.name, "epoch": state.epoch, "loss": loss, "val": val}
         if phase.kind == "search":
-            record["cost"] = float(self.search_model.get_regularization_loss().detach())
+            cost = self.search_model.search_space()["cost"][self.config.regularizer]
+            record["cost"] = cost["now"] / cost["seed"]
         if phase.kind == "finetune" and val >= state.best_val:
             state.best_val, state.best = val, copy.deepcopy(self.model.state_dict())
         state.history.append(record)

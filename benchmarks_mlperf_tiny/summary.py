@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from torch import nn
 
 from benchmarks_mlperf_tiny.config import RunConfig
-from benchmarks_mlperf_tiny.measure import Layer, costs, list_layers
+from benchmarks_mlperf_tiny.measure import TARGETS, Layer, costs, list_layers
 from benchmarks_mlperf_tiny.search import RunResult
 from benchmarks_mlperf_tiny.task import Task
 
@@ -53,6 +53,10 @@ def text_table(summary: dict[str, Any]) -> str:
     rows = [("", "seed", "found", "found / seed")]
     for key, label in (("params", "parameters"), ("size", "size, norms folded"), ("macs", "MACs")):
         rows.append((label, f"{seed[key]:,}", f"{found[key]:,}", f"{100 * found[key] / seed[key]:.1f} %"))
+    for target in TARGETS:
+        before, after = (side.get(f"{target}_ms", 0.0) for side in (seed, found))
+        if before:
+            rows.append((f"latency {target} [ms]", f"{before:.3f}", f"{after:.3f}", f"{100 * after / before:.1f} %"))
     for key in ("val", "test"):
         rows.append((f"{kind}, {key}", _percent(seed[key]), _percent(found[key]), ""))
     rows.append(("seconds", str(seed["seconds"] or ""), str(found["seconds"]), ""))

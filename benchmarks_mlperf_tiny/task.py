@@ -21,7 +21,7 @@ class Recipe:
         warmup, search, finetune: epochs of each phase. A plain seed trains for the sum of the three.
         batch_size: examples per step.
         lr: of network parameters (Adam); held in warm-up and search, a cosine to zero in fine-tuning.
-        arch_lr: of architecture parameters (Adam).
+        arch_lr: of architecture parameters (Adam); falls to zero in the second half of the search.
         strength: default weight of the relative cost in the search loss.
         norm_momentum: of batch norms, as in PyTorch; the reference's 0.01 fits trainings of many thousand steps.
     """

@@ -28,14 +28,14 @@ TASK = Task(
         "synthetic": DataSet(
             synthetic_figures,
             Recipe(
-                warmup=6, search=10, finetune=8, batch_size=32, lr=2e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+                warmup=6, search=10, finetune=8, batch_size=32, lr=2e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
             ),
             "generated figures among look-alikes (embedded, synthetic)",
         ),
         "person": DataSet(
             person_crops,
             Recipe(
-                warmup=10, search=15, finetune=15, batch_size=32, lr=1e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+                warmup=10, search=15, finetune=15, batch_size=32, lr=1e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
             ),
             "person / no person crops of the INRIA set",
         ),

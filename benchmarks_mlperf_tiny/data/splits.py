@@ -95,4 +95,5 @@ def stratified_parts(y: np.ndarray, fractions: tuple[float, ...], seed: int = 0)
 def make_split(x: np.ndarray, y: np.ndarray, index: np.ndarray | None = None) -> Split:
     """A `Split` of arrays, or of their rows `index`."""
     rows = slice(None) if index is None else index
-    return Split(torch.from_numpy(np.ascontiguousarray(x[rows])), torch.from_numpy(y[rows].astype(np.int64)))
+    # Copies: memory of NumPy is aligned by chance, and fast kernels may round differently on another alignment.
+    return Split(torch.tensor(np.ascontiguousarray(x[rows])), torch.tensor(y[rows].astype(np.int64)))

@@ -13,6 +13,8 @@ import nasopt
 import nasopt.cost
 from benchmarks_mlperf_tiny import commands, search
 from benchmarks_mlperf_tiny.cli import main
+from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.task import top1
 from benchmarks_mlperf_tiny.tasks import TASKS
 
 needs_cost = pytest.mark.skipif(not hasattr(nasopt.cost, "network_cost"), reason="nasopt has no network_cost yet")
@@ -52,6 +54,8 @@ def test_found_networks_are_rebuilt_without_pickle(tmp_path: Path) -> None:
     module = torch.load(folder / "found_module.pt", weights_only=False)
     x = torch.rand(3, 1, 8, 8)
     assert torch.equal(network.eval()(x), module(x))
+    test = tiny.load(DataOptions()).test
+    assert top1(module(test.x), test) == summary["found"]["test"]
 
 
 @pytest.mark.parametrize(
@@ -100,3 +104,23 @@ def test_tensorboard_is_optional(
 def test_run_names_differ() -> None:
     names = {commands.run_name(tiny.config("seed", seed=seed)) for seed in (0, 1)}
     assert names == {"tiny-patterns-seed-s0", "tiny-patterns-seed-s1"}
+    absolute = commands.run_name(tiny.config("pit", strength=1e-6, relative=False))
+    assert absolute == "tiny-patterns-pit-macs-absolute-1e-06-s0"
+
+
+@needs_cost
+@needs_pit
+def test_absolute_strengths_weigh_macs(tmp_path: Path) -> None:
+    """A strength of 1 per MAC is 41,488 times as strong as 1 for the whole seed."""
+    options = ["--task", "tiny", "--strength", "1e-3", "--search", "10", "--quiet", "--no-baseline"]
+    shares = []
+    for extra in ([], ["--absolute"]):
+        folder = tmp_path / str(len(extra))
+        assert main(["search", *options, *extra, "--out", str(folder)]) == 0
+        (path,) = folder.glob("*/summary.json")
+        summary = json.loads(path.read_text())
+        shares.append(summary["found"]["macs"] / summary["seed"]["macs"])
+        assert {"cortex_m4_ms", "cortex_m7_ms", "gap8_ms"} <= summary["found"].keys()
+        costs = [record["cost"] for record in summary["history"] if "cost" in record]
+        assert costs[-1] == pytest.approx(shares[-1])
+    assert shares[1] < 0.5 * shares[0]

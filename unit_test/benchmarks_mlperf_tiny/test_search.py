@@ -115,6 +115,12 @@ def test_patience_ends_a_phase() -> None:
     assert len(result.history) < 30
 
 
+def test_a_search_presses_gently_at_first_and_comes_to_rest() -> None:
+    phase = Phase("search", 10, 0)
+    assert [phase.strength_factor(epoch) for epoch in (0, 4, 9)] == pytest.approx([0.2, 1.0, 1.0])
+    assert [phase.arch_lr_factor(epoch) for epoch in (0, 5, 9)] == pytest.approx([1.0, 1.0, 0.2])
+
+
 def test_worn_out_counts_only_its_phase() -> None:
     phase = Phase("finetune", 10)
     old = [{"phase": "train", "val": 1.0}] * 5

@@ -1,0 +1,51 @@
+"""How good is a saved keyword network on the official MLPerf Tiny features?"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks_mlperf_tiny.data.official_keywords import CLASSES, official_keywords
+from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.task import top1
+
+
+def load_module(path: Path) -> nn.Module:
+    """A whole module that `torch.save` has written. Loading runs code: load only files that you trust.
+
+    Raises:
+        BenchmarkError: there is none at `path`.
+    """
+    try:
+        module = torch.load(path, map_location="cpu", weights_only=False)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise BenchmarkError(f"{path} cannot be read ({error}): give a found_module.pt") from error
+    if not isinstance(module, nn.Module):
+        raise BenchmarkError(f"{path} holds a {type(module).__name__}, no network: give a found_module.pt")
+    return module.eval()
+
+
+@torch.no_grad()
+def evaluate_keywords(path: Path, options: DataOptions) -> float:
+    """Top-1 accuracy on the 1,000 official features.
+
+    Raises:
+        BenchmarkError: the network does not give one output for each of the 12 classes, or cannot be read.
+        DataError: the features are nowhere.
+    """
+    split = official_keywords(options)
+    module = load_module(path)
+    try:
+        outputs = torch.cat([module(x) for x, _ in split.batches(250)])
+    except RuntimeError as error:
+        raise BenchmarkError(f"{path}: the network does not accept inputs of 1x49x10 ({error})") from error
+    if outputs.dim() != 2 or outputs.shape[1] != len(CLASSES):
+        raise BenchmarkError(
+            f"{path}: outputs have shape {tuple(outputs.shape[1:])}, the features have {len(CLASSES)} classes "
+            f"({', '.join(CLASSES)}): only a network trained on Speech Commands in this order can be evaluated"
+        )
+    return top1(outputs, split)
