@@ -163,7 +163,7 @@ def test_round_trips_of_the_search_model() -> None:
 
 @pytest.mark.parametrize("seed_name", SEEDS)
 def test_a_seeds_weights_load(seed_name: str) -> None:
-    seed, model = wrap(seed_name, "NASB")
+    _, model = wrap(seed_name, "NASB")
     other = SEEDS[seed_name][0]()
     model.load_state_dict(other.state_dict())
     fresh = NASB(other, SHAPE, cells=SEEDS[seed_name][1])
