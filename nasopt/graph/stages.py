@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, fx, nn
 
 from nasopt.errors import ConfigError
@@ -100,3 +102,13 @@ def merge_into_readers(module: fx.GraphModule, layer: type[nn.Module], reader: t
             node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)
     tidy(module)
+
+
+def sequence_graph(layers: Iterable[nn.Module]) -> fx.GraphModule:
+    """Layers with a rule, one after the other, as a graph: without tracing, and without copies."""
+    root, graph = nn.Sequential(*layers), fx.Graph()
+    x = graph.placeholder("input")
+    for name, _ in root.named_children():
+        x = graph.call_module(name, (x,))
+    graph.output(x)
+    return fx.GraphModule(root, graph)

@@ -131,6 +131,7 @@ class NASBCell(CellBody):
         edges: the edges in the order of their architecture parameters.
         candidates: names of the operations, in the order of the columns of the architecture parameters.
         plan: what runs at the next call; `()` is the backbone alone. A search model sets it for the time of one call.
+            For other plans call `add_operations` first.
 
     Args:
         backbone: from `make_backbone`.
@@ -156,8 +157,13 @@ class NASBCell(CellBody):
         # Nearest predecessor first: among equal ones the nearest is kept.
         into = [(i, j) for j in nodes for i in sorted(self.graph.predecessors(j), reverse=True)]
         self.edges = [Edge(branch, i, j) for branch in range(branches) for i, j in into]
-        self.operations = nn.ModuleDict({edge_name(edge): self._operations(edge) for edge in self.edges})
+        self.operations = nn.ModuleDict()
         self.plan: Sequence[Choice] = ()
+
+    def add_operations(self) -> None:
+        """Make the layers of all candidates; apart from the constructor, so that a graph is traced without them."""
+        for edge in self.edges:
+            self.operations[edge_name(edge)] = self._operations(edge).train(self.training)
 
     def _operations(self, edge: Edge) -> nn.ModuleDict:
         source, target = self.shapes[edge.source], self.shapes[edge.target]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from nasopt.cost import Metric
 from nasopt.graph.analysis import Analysis
-from nasopt.methods.nasb.candidates import ZERO, make_operation
+from nasopt.methods.nasb.candidates import ZERO
 from nasopt.methods.nasb.cell import Choice, NASBCell
-from nasopt.methods.nasb.price import Priced, fresh_shapes, layer_shapes, module_shapes, price, price_each
+from nasopt.methods.nasb.price import Priced, layer_shapes, module_shapes, operation_shapes, price, price_each
 from nasopt.methods.nasb.settings import Settings
 
 
@@ -65,7 +64,7 @@ class Layout:
                 self.nodes.append(NodeRows(tuple(rows), settings.keep_output if target == last else settings.keep))
         self._analysis = analysis
         self._prices: dict[Metric, tuple[float, Tensor, list[float]]] = {}
-        self._parts: tuple[list[Priced], list[list[Priced]], list[AlignerRows]] | None = None
+        self._parts: tuple[list[Priced], list[Sequence[Priced]], list[AlignerRows]] | None = None
         self._free = torch.tensor(cells[0][1].parameter_free())
 
     # --- decisions
@@ -152,25 +151,18 @@ class Layout:
             self._prices[metric] = (price(fixed, metric), table, [price(a.calls, metric) for a in aligners])
         return self._prices[metric]
 
-    def _all_parts(self) -> tuple[list[Priced], list[list[Priced]], list[AlignerRows]]:
+    def _all_parts(self) -> tuple[list[Priced], list[Sequence[Priced]], list[AlignerRows]]:
         """Calls that always run, calls of every (row, column), and down-sampling layers; computed when first needed."""
         if self._parts is None:
             fixed = layer_shapes(self._analysis)
             aligners: list[AlignerRows] = []
-            operations: list[list[Priced]] = []
-            known: dict[object, list[Priced]] = {}
-            for index, (name, cell) in enumerate(self.cells):
-                fixed += _backbone_calls(name, cell)
+            operations: list[Sequence[Priced]] = []
+            for index, (path, cell) in enumerate(self.cells):
+                fixed += _backbone_calls(path, cell)
                 aligners += self._aligners(index, cell)
                 for edge in cell.edges:
                     source, target = cell.shapes[edge.source], cell.shapes[edge.target]
-                    for candidate in self.settings.candidates:
-                        key = (candidate, source, target)
-                        if key not in known:
-                            operation = partial(make_operation, candidate, source, target)
-                            takes = target if candidate in _aligned(cell) else source
-                            known[key] = fresh_shapes(operation, takes)
-                        operations.append(known[key])
+                    operations += [operation_shapes(name, source, target) for name in self.settings.candidates]
             self._parts = (fixed, operations, aligners)
         return self._parts
 
@@ -182,21 +174,18 @@ class Layout:
                 if edge.source == start and cell.has_aligner(start, edge.target):
                     needed.setdefault(0 if cell.is_shared(start) else edge.branch, []).append(first + i)
             if needed:
-                calls = module_shapes(cell.aligners[str(start)], cell.shapes[start])
+                calls = module_shapes(cell.aligners[str(start)].children(), cell.shapes[start])
                 found.append(AlignerRows(tuple(calls), tuple(tuple(rows) for rows in needed.values())))
         return found
-
-
-def _aligned(cell: NASBCell) -> set[str]:
-    return {cell.candidates[i] for i in cell.parameter_free()}
 
 
 def _backbone_calls(name: str, cell: NASBCell) -> list[Priced]:
     calls: list[Priced] = []
     for branch in range(cell.branches):
         for i, shape in enumerate(cell.shapes[:-1]):
-            step = module_shapes(cell.step(branch, i), shape)
-            calls += [(f"{name}.{branch}.{i}.{key}", layer) for key, layer in step]
-    if len(cell.after):
-        calls += [(f"{name}.after.{key}", layer) for key, layer in module_shapes(cell.after, cell.shapes[-1])]
+            step = cell.step(branch, i)
+            layers = module_shapes((*step.before, step.sign, step.conv, step.norm), shape)
+            calls += [(f"{name}.{branch}.{i}.{key}", layer) for key, layer in layers]
+    after = module_shapes(cell.after, cell.shapes[-1])
+    calls += [(f"{name}.after.{key}", layer) for key, layer in after]
     return calls

@@ -123,6 +123,8 @@ class NASB(SearchModel):
             leaf_modules=leaf_modules,
             strict=strict,
         )
+        for _, cell in self.layout.cells:
+            cell.add_operations()
         self.example = example
         self.seed_names = frozenset(model.state_dict())
 

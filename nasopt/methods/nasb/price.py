@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from nasopt.cost import Metric
-from nasopt.graph.analysis import Analysis, analyse, trace_model
+from nasopt.graph.analysis import Analysis, analyse
 from nasopt.graph.call import Count
 from nasopt.graph.chain import NodeShape
 from nasopt.graph.example import make_example
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.stages import sequence_graph
+from nasopt.methods.nasb.candidates import make_operation, takes_source
 
 # (what names the stored weights, the call): calls of one key share weights.
 Priced = tuple[str, LayerShape]
@@ -47,17 +50,20 @@ def _number(count: Count) -> int:
     return count if isinstance(count, int) else len(count)
 
 
-def module_shapes(module: nn.Module, shape: NodeShape) -> list[Priced]:
-    """Every priced call of a module on an input of this shape (without batch)."""
-    example = make_example(module, shape, None)
-    return layer_shapes(analyse(trace_model(module, example), example))
+def module_shapes(layers: Iterable[nn.Module], shape: NodeShape) -> list[Priced]:
+    """Every priced call of layers that run one after the other, on an input of this shape (without batch)."""
+    network = sequence_graph(layers)
+    return layer_shapes(analyse(network, make_example(network, shape, None)))
 
 
-def fresh_shapes(make: Callable[[], nn.Module | None], shape: NodeShape) -> list[Priced]:
-    """As `module_shapes`, of a module that is made for this purpose, without memory for its weights."""
+@lru_cache(maxsize=4096)
+def operation_shapes(name: str, source: NodeShape, target: NodeShape) -> tuple[Priced, ...]:
+    """Every priced call of a candidate between nodes of these shapes, alignment left out."""
     with torch.device("meta"):
-        module = make()
-    return [] if module is None else module_shapes(module, shape)
+        layers = make_operation(name, source, target)
+    if layers is None:
+        return ()
+    return tuple(module_shapes(layers.children(), source if takes_source(name) else target))
 
 
 def price(calls: Iterable[Priced], metric: Metric) -> float:
