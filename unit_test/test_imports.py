@@ -55,7 +55,8 @@ def test_torch_fx_stays_in_graph_and_numba_in_cost() -> None:
     for parts, names in files().items():
         if parts[0] != "graph":
             assert not [n for n in names if n.startswith("torch.fx")], parts
-        if parts[0] != "cost":
+        # Packed binary layers are compiled, too; they are imported on use.
+        if parts[0] != "cost" and not parts[-1].startswith("packed"):
             assert not [n for n in names if n.split(".")[0] == "numba"], parts
 
 
