@@ -144,7 +144,8 @@ class SearchModel(nn.Module, ABC):
             terms = []
             for metric, weight in self.regularizer.weights:
                 scale = weight / self._derived["seed_costs"].get(metric.name, 1.0)
-                terms.append(scale * self._cost(metric))
+                cost = self._cost(metric)
+                terms.append(cost if scale == 1 else scale * cost)
             total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
         # Masks of NaN are NaN, so one look at the sum tells whether the parameters are worth one.
         if not torch.compiler.is_compiling() and not math.isfinite(float(total.detach())):

@@ -96,7 +96,7 @@ class NetworkCost:
             shape = batch.fill(columns[first : first + len(batch.soft)])
             costs.append(metric.cost(shape).sum())
             first += len(batch.soft)
-        return torch.stack(costs).sum() if costs else counts.new_zeros(())
+        return sum(costs[1:], start=costs[0]) if costs else counts.new_zeros(())
 
     def _on_device(self, device: torch.device, per_call: bool) -> _Program:
         if (device, per_call) not in self._programs:

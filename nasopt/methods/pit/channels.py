@@ -37,6 +37,10 @@ class ChannelMasks:
         self.unit_group = torch.tensor(groups, dtype=torch.int64)
         self.channel_unit = torch.repeat_interleave(torch.arange(self.units), self.unit_size)
         first = torch.searchsorted(self.unit_group, torch.arange(self.groups))
+        # Units of every group in a row; short rows repeat their last unit.
+        last = torch.bincount(self.unit_group, minlength=self.groups) - 1
+        width = int(last.max()) + 1 if self.groups else 0
+        self._rows = first[:, None] + torch.minimum(torch.arange(width)[None, :], last[:, None])
         self._later = (torch.arange(self.units) - first[self.unit_group]).to(torch.float32) * _TIE_BREAK
         self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
 
@@ -49,14 +53,14 @@ class ChannelMasks:
 
         With `thresholds` of the groups, shape `(groups,)`, a unit lives whose `score` exceeds that of its group.
         """
-        group, _, unit = self._tensors(alpha)
+        group, _, rows = self._tensors(alpha)
         value = alpha.detach()
-        best = value.new_full((self.groups,), -torch.inf).scatter_reduce(0, group, value, "amax")
-        # Of equal ones the first: exactly one unit of a dying group survives.
-        rank = torch.where(value >= best[group], unit, self.units)
-        first = rank.new_full((self.groups,), self.units).scatter_reduce(0, group, rank, "amin")
         above = value > THRESHOLD if thresholds is None else self.score(alpha) > thresholds[group]
-        return above | (unit == first[group])
+        if not self.units:
+            return above
+        # Of equal ones the first: exactly one unit of a dying group survives.
+        best = rows.gather(1, value[rows].argmax(1, keepdim=True))
+        return above.index_fill(0, best.view(-1), True)
 
     def mask(self, alpha: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """0 or 1 per unit, shape `(units,)`; the gradient goes straight through to alpha (Bengio et al. 2013)."""
@@ -67,6 +71,6 @@ class ChannelMasks:
             self._on_device[like.device] = (
                 self.unit_group.to(like.device),
                 self._later.to(like.device),
-                torch.arange(self.units, device=like.device),
+                self._rows.to(like.device),
             )
         return self._on_device[like.device]
