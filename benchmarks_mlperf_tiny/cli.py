@@ -1,0 +1,89 @@
+"""What can be asked for on the command line?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks_mlperf_tiny.config import REGULARIZERS
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.methods import METHODS
+from benchmarks_mlperf_tiny.tasks import TASKS
+
+INTERRUPTED = 130
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Options of everything that trains; None means: as the data set's recipe says."""
+    parser.add_argument("--task", default="ic", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--data", help="data set; default: the task's embedded one")
+    parser.add_argument("--data-dir", type=Path, help="folder with a local copy of the data set")
+    parser.add_argument("--method", default="pit", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs")
+    parser.add_argument("--warmup", type=int, metavar="EPOCHS")
+    parser.add_argument("--search", type=int, metavar="EPOCHS")
+    parser.add_argument("--finetune", type=int, metavar="EPOCHS")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--lr", type=float, help="of network parameters")
+    parser.add_argument("--arch-lr", type=float, help="of architecture parameters")
+    parser.add_argument(
+        "--patience", type=int, metavar="EPOCHS", help="end a phase early after so many without progress"
+    )
+    parser.add_argument("--device", help="torch device; default: cpu")
+    parser.add_argument("--amp", action="store_true", default=None, help="compute in bfloat16 where that is safe")
+    parser.add_argument("--compile", action="store_true", default=None, help="run the models through torch.compile")
+    parser.add_argument("--checkpoint-every", type=int, default=1, metavar="EPOCHS")
+    parser.add_argument("--threads", type=int, help="threads of torch; results repeat exactly for equal numbers only")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
+    parser.add_argument("--fresh", action="store_true", help="discard an interrupted run instead of going on with it")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks_mlperf_tiny`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks_mlperf_tiny", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    search = commands.add_parser("search", help="one search: seed and found network side by side")
+    add_run_options(search)
+    search.add_argument("--strength", type=float, help="weight of the cost, as a fraction of the seed's, in the loss")
+    search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
+    search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
+    sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")
+    add_run_options(sweep)
+    sweep.add_argument("--strengths", default="0.1:10:5", help="low:high:count or a,b,c; default: 0.1:10:5")
+    sweep.add_argument("--seeds", default="0", help="list of seeds; default: 0")
+    sweep.add_argument("--jobs", type=int, default=1, help="searches at a time; default: 1")
+    sweep.set_defaults(command_line=None)
+    report = commands.add_parser("report", help="HTML page with Pareto fronts of all networks in a folder")
+    report.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
+    report.set_defaults(threads=None)
+    job = commands.add_parser("job", help="one job of a sweep, as its runner starts it")
+    job.add_argument("folder", type=Path)
+    job.add_argument("--threads", type=int)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; errors go to stderr in one line.
+
+    Returns:
+        Exit code: 0 done, 1 cannot be done, 130 interrupted.
+    """
+    args = build_parser().parse_args(arguments)
+    import torch
+
+    from benchmarks_mlperf_tiny import commands
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        getattr(commands, args.command)(args)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,96 @@
+"""What does one run do? All settings as one plain value; equal values give equal results."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.methods import get_method
+from benchmarks_mlperf_tiny.task import Recipe, Task
+
+REGULARIZERS = ("macs", "size")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of one run.
+
+    Attributes:
+        task, data, method: names.
+        strength: weight of the relative cost in the search loss (0 for method `seed`).
+        regularizer: which cost: `"macs"` or `"size"`.
+        seed: of weights, order of examples, augmentation and sampling.
+        warmup, search, finetune: epochs of each phase.
+        batch_size, lr, arch_lr, norm_momentum: as in `Recipe`.
+        patience: end a phase after so many epochs without progress; None: never.
+        device: torch device.
+        amp: compute in bfloat16 where autocast does so.
+        compile: run the models through `torch.compile`.
+    """
+
+    task: str
+    data: str
+    method: str
+    strength: float
+    regularizer: str
+    seed: int
+    warmup: int
+    search: int
+    finetune: int
+    batch_size: int
+    lr: float
+    arch_lr: float
+    norm_momentum: float = 0.01
+    patience: int | None = None
+    device: str = "cpu"
+    amp: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data.
+
+        Raises:
+            BenchmarkError: a value that makes no sense.
+        """
+        get_method(self.method)
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise BenchmarkError(f"strength {self.strength!r}: it weighs a cost and must be a finite number >= 0")
+        if self.regularizer not in REGULARIZERS:
+            raise BenchmarkError(f"unknown regularizer {self.regularizer!r}: known are {', '.join(REGULARIZERS)}")
+        for name, least in (("warmup", 0), ("search", 1), ("finetune", 1), ("batch_size", 2), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise BenchmarkError(f"{name} = {value}: at least {least} is needed")
+        for name in ("lr", "arch_lr"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise BenchmarkError(f"{name} = {getattr(self, name)!r}: a learning rate must be finite and positive")
+        try:
+            usable = torch.empty(0, device=self.device).device.type != "meta"
+        except (RuntimeError, AssertionError) as error:
+            raise BenchmarkError(f"device {self.device!r} cannot be used here ({error}): try --device cpu") from error
+        if not usable:
+            raise BenchmarkError(f"device {self.device!r} holds no numbers: try --device cpu")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint or a JSON file."""
+        return dataclasses.asdict(self)
+
+
+def make_config(task: Task, data: str | None, method: str, **changes: Any) -> RunConfig:
+    """The recipe of a data set with `changes` that are not None.
+
+    Raises:
+        BenchmarkError: unknown data or method, or a value that makes no sense.
+    """
+    name = task.default_data if data is None else data
+    recipe: Recipe = task.dataset(name).recipe
+    values: dict[str, Any] = {"regularizer": "macs", "seed": 0, **dataclasses.asdict(recipe)}
+    values.update({key: value for key, value in changes.items() if value is not None})
+    if method == "seed":
+        values["strength"] = 0.0
+    return RunConfig(task=task.name, data=name, method=method, **values)

@@ -1,0 +1,108 @@
+"""How is one epoch trained, and how is a network judged? No state of its own: everything arrives as an argument."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks_mlperf_tiny.data.splits import Split, TaskData
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.progress import Progress
+from benchmarks_mlperf_tiny.task import Task
+
+
+def epoch_seed(seed: int, phase: int, epoch: int) -> int:
+    """A seed of 63 bits for one epoch.
+
+    Every epoch starts from a random state that depends on these three numbers only, so a checkpoint between epochs
+    needs no generator state, and a run that is resumed draws what an uninterrupted one draws.
+    """
+    digest = hashlib.sha256(f"{seed}/{phase}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def autocast(device: str, amp: bool) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 where it is safe, or nothing."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16) if amp else contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What stays the same in all epochs of a run."""
+
+    task: Task
+    data: TaskData
+    device: str
+    amp: bool
+    batch_size: int
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """A raw batch as network inputs, on the device; images channels last, which convolutions on a CPU prefer."""
+        x = x.to(self.device)
+        if self.data.prepare is not None:
+            x = self.data.prepare(x)
+        return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def train_epoch(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        penalty: Callable[[], Tensor] | None,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        progress: Progress,
+    ) -> float:
+        """One pass over the training split.
+
+        Args:
+            forward: the model in train mode.
+            penalty: what the search adds to the task's loss, or None.
+            optimizer: of the parameters to train.
+            seed: of order, augmentation, dropout and sampling.
+            progress: told of every step.
+
+        Returns:
+            Mean loss of the task, without the penalty.
+
+        Raises:
+            BenchmarkError: the loss is not finite any more.
+        """
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        total, steps = 0.0, 0
+        for x, y in self.data.train.shuffled(self.batch_size, generator):
+            if self.data.augment is not None:
+                x = self.data.augment(x, generator)
+            x, y = self.arrange(x), y.to(self.device)
+            optimizer.zero_grad(set_to_none=True)
+            with autocast(self.device, self.amp):
+                task_loss = self.task.loss(forward(x), x, y)
+                loss = task_loss if penalty is None else task_loss + penalty()
+            loss.backward()
+            optimizer.step()
+            value = float(task_loss.detach())
+            if not math.isfinite(value):
+                raise BenchmarkError(
+                    f"training diverged: the loss of step {steps} is {value}. Try a smaller --lr or --strength"
+                )
+            total, steps = total + value, steps + 1
+            progress.step(total / steps)
+        return total / max(steps, 1)
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module, split: Split) -> float:
+        """The task's figure of merit on a split, in eval mode; the model's mode is restored."""
+        was_training = model.training
+        model.eval()
+        outputs = []
+        for x, _ in split.batches(256):
+            with autocast(self.device, self.amp):
+                outputs.append(model(self.arrange(x)).float().cpu())
+        model.train(was_training)
+        return self.task.figure(torch.cat(outputs), split)

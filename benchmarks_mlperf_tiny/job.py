@@ -1,0 +1,71 @@
+"""What is one job of a sweep? A folder: settings in, one finished network out; killed and repeated at will."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks_mlperf_tiny.checkpoint import write_text
+from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.results import run_name, save_result
+from benchmarks_mlperf_tiny.search import Run
+from benchmarks_mlperf_tiny.summary import summarise
+from benchmarks_mlperf_tiny.tasks import get_task
+
+
+def prepare_job(sweep: Path, config: RunConfig, data_dir: Path | None) -> Path:
+    """Create the folder of a job, or find it as an earlier sweep has left it.
+
+    Raises:
+        BenchmarkError: the folder holds a job of that name with other settings.
+    """
+    folder = sweep / "jobs" / run_name(config)
+    path = folder / "job.json"
+    settings = config.as_dict()
+    content = {"config": settings, "data_dir": str(data_dir.resolve()) if data_dir else None}
+    if path.exists():
+        held = json.loads(path.read_text())["config"]
+        differing = [
+            f"{key} {held.get(key)!r} there, {value!r} here"
+            for key, value in settings.items()
+            if held.get(key) != value
+        ]
+        if differing:
+            raise BenchmarkError(
+                f"{folder} holds a job with other settings ({'; '.join(differing)}): choose another --out"
+            )
+    else:
+        write_text(path, json.dumps(content, indent=1) + "\n")
+    return folder
+
+
+def finished(folder: Path) -> bool:
+    """Whether the job has left its result."""
+    return (folder / "summary.json").exists()
+
+
+def run_job(folder: Path) -> None:
+    """Execute a job, from its checkpoint if there is one; nothing happens if it is finished.
+
+    Raises:
+        BenchmarkError: it cannot be executed.
+    """
+    try:
+        job: dict[str, Any] = json.loads((folder / "job.json").read_text())
+        config = RunConfig(**job["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(f"{folder} holds no usable job.json ({error}): start it through `sweep`") from error
+    with locked(folder, wait=True):
+        checkpoint = folder / "checkpoint.pt"
+        if not finished(folder):
+            task = get_task(config.task)
+            data_dir = Path(job["data_dir"]) if job["data_dir"] else None
+            data = task.dataset(config.data).load(DataOptions(data_dir))
+            found = Run(config, task, data, checkpoint).run()
+            summary = summarise(config, task, task.seed(data.num_classes), None, found, data.synthetic)
+            save_result(folder, summary, found)
+        checkpoint.unlink(missing_ok=True)

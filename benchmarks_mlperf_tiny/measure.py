@@ -1,0 +1,58 @@
+"""What is in a network? Its layers and their channels, its parameters, its cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer.
+
+    Attributes:
+        name: in the network.
+        kind: class name, `"depthwise"` added where that is so.
+        inputs, outputs: channels.
+        kernel: taps along each dimension, `()` for a linear layer.
+    """
+
+    name: str
+    kind: str
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...]
+
+    def __str__(self) -> str:
+        size = "x".join(str(taps) for taps in self.kernel)
+        return f"{self.inputs}->{self.outputs}" + (f" {size}" if size else "")
+
+
+def list_layers(network: nn.Module) -> list[Layer]:
+    """All convolutions and linear layers of a plain network, in the order of its modules."""
+    layers = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            depthwise = module.groups > 1 and module.groups == module.in_channels
+            kind = type(module).__name__ + (" depthwise" if depthwise else "")
+            layers.append(Layer(name, kind, module.in_channels, module.out_channels, tuple(module.kernel_size)))
+        elif isinstance(module, nn.Linear):
+            layers.append(Layer(name, "Linear", module.in_features, module.out_features, ()))
+    return layers
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable numbers of the PyTorch model, norms counted, nothing folded."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Parameters as PyTorch counts them, size [weights] with norms folded, and MACs for one sample."""
+    from nasopt.cost import network_cost
+
+    return {
+        "params": count_parameters(network),
+        "size": network_cost(network, "size", input_shape),
+        "macs": network_cost(network, "macs", input_shape),
+    }

@@ -1,0 +1,251 @@
+"""One search loop for all tasks and methods: warm-up, search, export, fine-tune; a checkpoint behind every epoch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import nasopt
+from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint
+from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.data.splits import TaskData
+from benchmarks_mlperf_tiny.epoch import Engine, epoch_seed
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.methods import SearchModel, get_method, wrap
+from benchmarks_mlperf_tiny.networks import set_norm_momentum
+from benchmarks_mlperf_tiny.phases import Phase, plan, worn_out
+from benchmarks_mlperf_tiny.progress import Progress
+from benchmarks_mlperf_tiny.task import Task
+
+
+@dataclass
+class RunState:
+    """Where a run is; everything that a checkpoint must hold, besides weights and optimizer.
+
+    Attributes:
+        phase, epoch: the next epoch to train; `phase` may lie behind the last one.
+        structures: what each finished search stage has found (`arch_structure`).
+        best: weights of the best fine-tuned epoch by the val split, or None.
+        best_val: its figure of merit.
+        history: one record per epoch.
+        seconds: spent so far.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    structures: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    best_val: float = -math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: the trained network, its figures on val and test, and how it came to be."""
+
+    network: nn.Module
+    structures: list[dict[str, Any]]
+    val: float
+    test: float
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+class Run:
+    """One run of one method on one task.
+
+    Args:
+        config: settings.
+        task: of that name.
+        data: loaded.
+        checkpoint: file to save to and, if it exists, to go on from; None: keep nothing.
+        checkpoint_every: epochs between two checkpoints; the end of a phase always has one.
+        quiet: show no progress.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        task: Task,
+        data: TaskData,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 1,
+        quiet: bool = False,
+    ) -> None:
+        self.config, self.task, self.data = config, task, data
+        self.checkpoint, self.checkpoint_every, self.quiet = checkpoint, checkpoint_every, quiet
+        self.method = get_method(config.method)
+        self.phases = plan(config, self.method)
+        self.factory = self.choose_factory()
+        self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
+        self.state = RunState()
+        self.model: nn.Module = nn.Identity()
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def run(self) -> RunResult:
+        """Train until the end, from the checkpoint if there is one.
+
+        Raises:
+            BenchmarkError: the training diverged.
+            CheckpointError: the checkpoint cannot be used, or not be written.
+        """
+        started = time.monotonic()
+        saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
+        if saved is None:
+            self.model = self.build_network()
+            self.enter_phase()
+        else:
+            self.resume(saved)
+        earlier = self.state.seconds
+        while self.state.phase < len(self.phases):
+            self.run_phase(started - earlier)
+            self.leave_phase()
+        if self.state.best is not None:
+            self.model.load_state_dict(self.state.best)
+        return RunResult(
+            self.model,
+            self.state.structures,
+            self.state.best_val,
+            self.engine.judge(self.model, self.data.test),
+            self.state.history,
+            self.state.seconds,
+        )
+
+    def choose_factory(self) -> Callable[[int], nn.Module]:
+        """What the first stage wraps.
+
+        Raises:
+            BenchmarkError: the method needs a supernet and the task has none.
+        """
+        if not self.method.stages or self.method.stages[0].start == "seed":
+            return self.task.seed
+        if self.task.supernet is None:
+            raise BenchmarkError(
+                f"method {self.method.name!r} needs a supernet, task {self.task.name!r} has none: try pit"
+            )
+        return self.task.supernet
+
+    def build_network(self) -> nn.Module:
+        """The network that the current stage starts from: fresh, or rebuilt from what earlier stages have found."""
+        torch.manual_seed(self.config.seed)
+        network = self.factory(self.data.num_classes).to(self.config.device)
+        set_norm_momentum(network, self.config.norm_momentum)
+        restore = getattr(nasopt, "restore", None)
+        for structure in self.state.structures:
+            assert restore is not None
+            network = restore(network, structure).to(self.config.device)
+        return network
+
+    @property
+    def phase(self) -> Phase:
+        """The current one."""
+        return self.phases[self.state.phase]
+
+    def enter_phase(self) -> None:
+        """Prepare model and optimizer for the current phase; both start without momentum."""
+        phase, config = self.phase, self.config
+        if phase.stage is not None:
+            if not hasattr(self.model, "arch_export"):
+                search = wrap(self.method.stages[phase.stage], self.model, self.task.input_shape, config.regularizer)
+                self.model = cast(nn.Module, search).to(config.device)
+            model = self.search_model
+            if phase.kind == "search":
+                model.unfreeze_arch()
+                self.optimizer = torch.optim.Adam(model.param_groups(lr=config.lr, arch_lr=config.arch_lr))
+            else:
+                model.freeze_arch()
+                self.optimizer = torch.optim.Adam(model.net_parameters(), lr=config.lr)
+        else:
+            self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+
+    @property
+    def search_model(self) -> SearchModel:
+        """The current model, which is a search model."""
+        return cast(SearchModel, self.model)
+
+    def run_phase(self, started: float) -> None:
+        """Train the current phase to its end, or until its patience is worn out."""
+        phase, state, config = self.phase, self.state, self.config
+        assert self.optimizer is not None
+        label = f"{config.task} {config.method} {phase.kind}"
+        progress = Progress(label, phase.epochs, self.data.train.steps(config.batch_size), state.epoch, self.quiet)
+        forward = torch.compile(self.model) if config.compile else self.model
+        penalty = self.penalty if phase.kind == "search" else None
+        base = [group["lr"] for group in self.optimizer.param_groups] if state.epoch == 0 else None
+        try:
+            while state.epoch < phase.epochs and not worn_out(state.history, phase, config.patience):
+                for index, group in enumerate(self.optimizer.param_groups):
+                    if base is not None:
+                        group.setdefault("base_lr", base[index])
+                    group["lr"] = group["base_lr"] * phase.lr_factor(state.epoch)
+                self.model.train()
+                seed = epoch_seed(config.seed, state.phase, state.epoch)
+                loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)
+                record = self.record_epoch(loss)
+                progress.end_epoch(record)
+                state.epoch += 1
+                state.seconds = time.monotonic() - started
+                if state.epoch % self.checkpoint_every == 0:
+                    self.save()
+        finally:
+            progress.close()
+
+    def penalty(self) -> Tensor:
+        """What the search adds to the loss."""
+        return self.config.strength * self.search_model.get_regularization_loss()
+
+    def record_epoch(self, loss: float) -> dict[str, Any]:
+        """Judge the model, keep the best fine-tuned weights, write the history."""
+        phase, state = self.phase, self.state
+        val = self.engine.judge(self.model, self.data.val)
+        record: dict[str, Any] = {"phase": phase.name, "epoch": state.epoch, "loss": loss, "val": val}
+        if phase.kind == "search":
+            record["cost"] = float(self.search_model.get_regularization_loss().detach())
+        if phase.kind == "finetune" and val >= state.best_val:
+            state.best_val, state.best = val, copy.deepcopy(self.model.state_dict())
+        state.history.append(record)
+        return record
+
+    def leave_phase(self) -> None:
+        """Take what a search has found, go to the next phase, save."""
+        if self.phase.kind == "search":
+            self.state.structures.append(self.search_model.arch_structure())
+            self.model = self.search_model.arch_export()
+        self.state.phase += 1
+        self.state.epoch = 0
+        if self.state.phase < len(self.phases):
+            self.enter_phase()
+        self.save()
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        if self.checkpoint is None:
+            return
+        assert self.optimizer is not None
+        state = {**vars(self.state), "structures": json.dumps(self.state.structures)}
+        state["model"] = self.model.state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        save_checkpoint(self.checkpoint, self.config.as_dict(), state)
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Rebuild model and optimizer as they were when `saved` was written."""
+        weights, optimizer = saved.pop("model"), saved.pop("optimizer")
+        self.state = RunState(**{**saved, "structures": json.loads(saved["structures"])})
+        self.model = self.build_network()
+        if self.state.phase < len(self.phases):
+            self.enter_phase()
+            assert self.optimizer is not None
+            self.model.load_state_dict(weights)
+            self.optimizer.load_state_dict(optimizer)
+        else:
+            self.model.load_state_dict(weights)

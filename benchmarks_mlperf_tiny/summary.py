@@ -1,0 +1,98 @@
+"""What did a search find? The seed and the found network side by side, as text, as plain values and as a picture."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+from torch import nn
+
+from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.measure import Layer, costs, list_layers
+from benchmarks_mlperf_tiny.search import RunResult
+from benchmarks_mlperf_tiny.task import Task
+
+
+def describe(network: nn.Module, result: RunResult | None, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Costs, figures (None where the network was not trained) and layers of a network, as plain values."""
+    return {
+        **costs(network, input_shape),
+        "val": result.val if result else None,
+        "test": result.test if result else None,
+        "seconds": round(result.seconds, 1) if result else None,
+        "layers": {layer.name: vars(layer) for layer in list_layers(network)},
+    }
+
+
+def summarise(
+    config: RunConfig, task: Task, seed: nn.Module, seed_result: RunResult | None, found: RunResult, synthetic: bool
+) -> dict[str, Any]:
+    """Everything worth keeping of a search, ready for JSON."""
+    return {
+        "config": config.as_dict(),
+        "figure": task.figure_name,
+        "synthetic": synthetic,
+        "seed": describe(seed, seed_result, task.input_shape),
+        "found": describe(found.network, found, task.input_shape),
+        "structures": found.structures,
+        "history": found.history,
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "not trained" if value is None else f"{100 * value:.2f} %"
+
+
+def _layer(fields: dict[str, Any] | None) -> str:
+    return "gone" if fields is None else str(Layer(**{**fields, "kernel": tuple(fields["kernel"])}))
+
+
+def text_table(summary: dict[str, Any]) -> str:
+    """The summary as a table of three columns: what, seed, found."""
+    seed, found = summary["seed"], summary["found"]
+    kind = summary["figure"] + (" (synthetic data)" if summary["synthetic"] else "")
+    rows = [("", "seed", "found", "found / seed")]
+    for key, label in (("params", "parameters"), ("size", "size, norms folded"), ("macs", "MACs")):
+        rows.append((label, f"{seed[key]:,}", f"{found[key]:,}", f"{100 * found[key] / seed[key]:.1f} %"))
+    for key in ("val", "test"):
+        rows.append((f"{kind}, {key}", _percent(seed[key]), _percent(found[key]), ""))
+    rows.append(("seconds", str(seed["seconds"] or ""), str(found["seconds"]), ""))
+    names = list(dict.fromkeys([*seed["layers"], *found["layers"]]))
+    for name in names:
+        before, after = seed["layers"].get(name), found["layers"].get(name)
+        kept = f"{100 * after['outputs'] / before['outputs']:.0f} % of channels" if before and after else ""
+        rows.append((name, _layer(before) if before else "", _layer(after), kept))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def draw_channels(summary: dict[str, Any], file: BinaryIO) -> None:
+    """A PNG of the channels that every layer of the seed had and has kept."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    before, after = summary["seed"]["layers"], summary["found"]["layers"]
+    names = list(dict.fromkeys([*before, *after]))
+    places = range(len(names))
+    figure = Figure(figsize=(max(6.0, 0.45 * len(names)), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.bar(places, [before.get(name, {"outputs": 0})["outputs"] for name in names], color="#d0d7de", label="seed")
+    kept = [after.get(name, {"outputs": 0})["outputs"] for name in names]
+    bars = axes.bar(places, kept, color="#1f6feb", width=0.55, label="found")
+    axes.bar_label(bars, padding=1, fontsize=8)
+    axes.set_xticks(places, names, rotation=60, ha="right", fontsize=8)
+    axes.set_ylabel("output channels")
+    config = summary["config"]
+    share = 100 * summary["found"]["macs"] / summary["seed"]["macs"]
+    axes.set_title(
+        f"{config['task']} on {config['data']}: {config['method']} keeps {share:.0f} % of the MACs", fontsize=10
+    )
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=150, format="png")

@@ -1,0 +1,43 @@
+"""vww: MobileNetV1 x0.25 says whether a person is in the picture."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from benchmarks_mlperf_tiny.data.people import person_crops, synthetic_figures
+from benchmarks_mlperf_tiny.image_classification import loss
+from benchmarks_mlperf_tiny.networks import mobilenet_v1
+from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
+
+
+def build_seed(num_classes: int) -> nn.Module:
+    """MobileNetV1 x0.25 with fresh weights."""
+    return mobilenet_v1(num_classes)
+
+
+TASK = Task(
+    name="vww",
+    title="visual wake words",
+    input_shape=(3, 96, 96),
+    figure_name="accuracy",
+    target=0.80,
+    seed=build_seed,
+    loss=loss,
+    figure=top1,
+    datasets={
+        "synthetic": DataSet(
+            synthetic_figures,
+            Recipe(
+                warmup=6, search=10, finetune=8, batch_size=32, lr=2e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+            ),
+            "generated figures among look-alikes (embedded, synthetic)",
+        ),
+        "person": DataSet(
+            person_crops,
+            Recipe(
+                warmup=10, search=15, finetune=15, batch_size=32, lr=1e-3, arch_lr=1e-2, strength=1.0, norm_momentum=0.1
+            ),
+            "person / no person crops of the INRIA set",
+        ),
+    },
+)

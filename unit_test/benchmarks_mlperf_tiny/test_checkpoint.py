@@ -1,0 +1,105 @@
+"""Checkpoints: the old one or the new one, never a mixture; foreign and damaged files are named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+import torch
+
+from benchmarks_mlperf_tiny import checkpoint
+from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint, write_atomic, write_text
+from benchmarks_mlperf_tiny.errors import CheckpointError, FolderLockedError
+from benchmarks_mlperf_tiny.lock import locked
+
+CONFIG = {"task": "ic", "seed": 0}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "checkpoint.pt"
+    save_checkpoint(path, CONFIG, {"w": torch.arange(3.0), "epoch": 2})
+    state = load_checkpoint(path, CONFIG)
+    assert state is not None
+    assert state["epoch"] == 2
+    assert torch.equal(state["w"], torch.arange(3.0))
+    assert load_checkpoint(tmp_path / "none.pt", CONFIG) is None
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, CONFIG, {"epoch": 1})
+
+    def full(content: Any, file: BinaryIO) -> None:
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*previous checkpoint is intact.*Make room"):
+        save_checkpoint(path, CONFIG, {"epoch": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path, CONFIG) == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["checkpoint.pt"], "no temporary file is left"
+
+
+def test_a_write_that_fails_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_text(path, "old")
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, write)
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged"])
+def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read.*--fresh"):
+        load_checkpoint(path, CONFIG)
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, CONFIG, {"w": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(path, CONFIG)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"weights": 1}, path)
+    with pytest.raises(CheckpointError, match="is not a checkpoint of these benchmarks"):
+        load_checkpoint(path, CONFIG)
+
+
+def test_another_version_and_another_task_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, CONFIG, {})
+    with pytest.raises(CheckpointError, match=r"task 'ic' there, 'kws' here"):
+        load_checkpoint(path, {**CONFIG, "task": "kws"})
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    with pytest.raises(CheckpointError, match="has format 1, this version reads format 99"):
+        load_checkpoint(path, CONFIG)
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from benchmarks_mlperf_tiny.lock import locked\n"
+        "with locked(Path(sys.argv[1])): pass"
+    )
+    with locked(tmp_path):
+        with pytest.raises(FolderLockedError, match=f"in use by process {os.getpid()}"), locked(tmp_path):
+            pass
+        other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+        assert "FolderLockedError" in other.stderr
+    with locked(tmp_path):  # free again
+        pass

@@ -1,0 +1,92 @@
+"""The command line: results on disk, errors in one line, a clean stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+import nasopt
+import nasopt.cost
+from benchmarks_mlperf_tiny import commands, search
+from benchmarks_mlperf_tiny.cli import main
+from benchmarks_mlperf_tiny.tasks import TASKS
+
+needs_cost = pytest.mark.skipif(not hasattr(nasopt.cost, "network_cost"), reason="nasopt has no network_cost yet")
+needs_pit = pytest.mark.skipif(not hasattr(nasopt, "PIT"), reason="nasopt has no PIT yet")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "tiny", tiny.TASK)
+
+
+@needs_cost
+@needs_pit
+def test_search_leaves_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "--task", "tiny", "--strength", "5", "--out", str(tmp_path), "--quiet"]) == 0
+    folder = tmp_path / "tiny-patterns-pit-macs-5-s0"
+    files = {path.name for path in folder.iterdir()}
+    assert files == {".lock", "found_module.pt", "found_weights.pt", "summary.json", "channels.png"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["found"]["macs"] <= summary["seed"]["macs"]
+    assert summary["synthetic"] is True
+    printed = capsys.readouterr().out
+    assert "found / seed" in printed
+    assert "synthetic" in printed
+
+
+@needs_cost
+@needs_pit
+def test_found_networks_are_rebuilt_without_pickle(tmp_path: Path) -> None:
+    import torch
+
+    assert main(["search", "--task", "tiny", "--strength", "5", "--out", str(tmp_path), "--quiet"]) == 0
+    folder = tmp_path / "tiny-patterns-pit-macs-5-s0"
+    summary = json.loads((folder / "summary.json").read_text())
+    network = getattr(nasopt, "restore")(tiny.build_seed(2), summary["structures"][0])  # noqa: B009
+    network.load_state_dict(torch.load(folder / "found_weights.pt", weights_only=True))
+    module = torch.load(folder / "found_module.pt", weights_only=False)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(network.eval()(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "nothing"], "unknown task 'nothing'"),
+        (["--method", "nothing"], "unknown method 'nothing'"),
+        (["--data", "nothing"], "has no data 'nothing'"),
+        (["--strength", "-1", "--method", "seed", "--lr", "-1"], "lr = -1.0"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_method_that_is_not_there_yet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(nasopt, "NASB", raising=False)
+    assert main(["search", "--method", "nasb"]) == 1
+    assert "method 'nasb' is not part of this version of nasopt: available are seed" in capsys.readouterr().err
+
+
+def test_interrupt_is_a_clean_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search.Run, "record_epoch", interrupt)
+    assert main(["search", "--task", "tiny", "--method", "seed", "--out", str(tmp_path), "--quiet"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_run_names_differ() -> None:
+    names = {commands.run_name(tiny.config("seed", seed=seed)) for seed in (0, 1)}
+    assert names == {"tiny-patterns-seed-s0", "tiny-patterns-seed-s1"}

@@ -1,0 +1,92 @@
+"""Fronts and hypervolumes by hand, and the page about a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks_mlperf_tiny.cli import main
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.pareto import front, hypervolume
+from benchmarks_mlperf_tiny.report import write_report
+
+
+def test_front() -> None:
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.0, 0.8), (4.0, 0.9), (5.0, math.nan), (2.0, 0.8)]
+    assert front(points) == [1, 3, 0]
+    assert front([]) == []
+
+
+def test_hypervolume_by_hand() -> None:
+    # (1, 0.5) rules 1..2 at height 0.5, (2, 0.8) rules 2..4 at height 0.8: 0.5 + 1.6
+    points = [(1.0, 0.5), (2.0, 0.8), (3.0, 0.6)]
+    assert hypervolume(points, (4.0, 0.0)) == pytest.approx(2.1)
+    assert hypervolume(points, (4.0, 0.5)) == pytest.approx(0.6)
+    assert hypervolume(points, (1.0, 0.0)) == 0
+    assert hypervolume([], (1.0, 0.0)) == 0
+
+
+def write_summary(folder: Path, method: str, macs: int, test: float, name: str) -> None:
+    config: dict[str, Any] = {"task": "ic", "data": "digits", "method": method, "strength": 1.0, "seed": 0}
+    layer = {"name": "stem", "kind": "Conv2d", "inputs": 3, "outputs": 16, "kernel": [3, 3]}
+    seed = {"params": 10, "size": 10, "macs": 1000, "val": None, "test": None, "seconds": None}
+    found = {"params": 10, "size": 10, "macs": macs, "val": test, "test": test, "seconds": 1.0}
+    summary = {
+        "config": config,
+        "figure": "accuracy",
+        "synthetic": False,
+        "seed": {**seed, "layers": {"stem": layer, "gone<": layer}},
+        "found": {**found, "layers": {"stem": {**layer, "outputs": 5}}},
+    }
+    (folder / name).mkdir()
+    (folder / name / "summary.json").write_text(json.dumps(summary))
+
+
+class Checker(HTMLParser):
+    """Fails on tags that do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_summary(tmp_path, "seed", 1000, 0.9, "plain")
+    write_summary(tmp_path, "pit", 250, 0.8, "small")
+    write_summary(tmp_path, "pit", 500, 0.7, "beaten")
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert '<tr class="front"><td>small' in page
+    assert "<tr><td>beaten" in page
+    assert "0.6000" in page, "hypervolume: (1000 - 250) * 0.8 / 1000"
+    assert "3->5 3x3" in page
+    assert "gone&lt;" in page
+    assert "62,543" in page, "a published point"
+    assert (tmp_path / "pareto-ic-digits.png").read_bytes().startswith(b"\x89PNG")
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="no finished network lies below"):
+        write_report(tmp_path)
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(BenchmarkError, match=r"summary\.json cannot be read"):
+        write_report(tmp_path)

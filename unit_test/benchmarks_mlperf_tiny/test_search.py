@@ -1,0 +1,154 @@
+"""The search loop: deterministic, resumable at any moment, the same result as without interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TASK, config, load
+
+import nasopt
+from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.errors import BenchmarkError, CheckpointError
+from benchmarks_mlperf_tiny.phases import Phase, worn_out
+from benchmarks_mlperf_tiny.search import Run, RunResult
+
+METHODS = [
+    "seed",
+    pytest.param("pit", marks=pytest.mark.skipif(not hasattr(nasopt, "PIT"), reason="nasopt has no PIT yet")),
+]
+DATA = load(DataOptions())
+
+
+def finish(settings: RunConfig, checkpoint: Path | None = None) -> RunResult:
+    return Run(settings, TASK, DATA, checkpoint, quiet=True).run()
+
+
+def equal(first: RunResult, second: RunResult) -> bool:
+    a, b = first.network.state_dict(), second.network.state_dict()
+    same_weights = a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    return (
+        same_weights
+        and (first.val, first.test, first.history) == (second.val, second.test, second.history)
+        and json.dumps(first.structures) == json.dumps(second.structures)
+    )
+
+
+class Killed(BaseException):
+    """Ends a run where a kill would."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the optimizer step number `step` end the process."""
+    count = 0
+    original = torch.optim.Adam.step
+
+    def dying(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == step:
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", dying)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_seeds_give_equal_results(method: str) -> None:
+    assert equal(finish(config(method)), finish(config(method)))
+    assert not equal(finish(config(method)), finish(config(method, seed=1)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", [1, 5, 6, 8, 14, 16, 17, 22, 25])  # 5 epochs of 5 steps: each phase, each boundary
+def test_a_killed_run_ends_as_an_uninterrupted_one(
+    method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            finish(config(method), path)
+    assert path.exists() == (step > 5)
+    resumed = finish(config(method), path)
+    assert equal(resumed, finish(config(method)))
+    assert equal(resumed, finish(config(method), path)), "a finished run is not trained again"
+
+
+def test_a_sparse_checkpoint_still_ends_every_phase(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    Run(config(), TASK, DATA, path, checkpoint_every=100, quiet=True).run()
+    assert path.exists()
+
+
+def test_phases_in_history() -> None:
+    phases = [record["phase"] for record in finish(config()).history]
+    assert phases == ["train"] * 3 + ["finetune"] * 2
+
+
+@pytest.mark.skipif(not hasattr(nasopt, "PIT"), reason="nasopt has no PIT yet")
+def test_pit_reduces_the_cost_and_the_result_says_so() -> None:
+    result = finish(config("pit", search=6, strength=10.0))
+    costs = [record["cost"] for record in result.history if record["phase"].startswith("search")]
+    assert costs[-1] < costs[0] <= 1.0
+    assert len(result.structures) == 1
+
+
+def test_divergence_is_named() -> None:
+    with pytest.raises(BenchmarkError, match=r"diverged.*smaller --lr"):
+        finish(config(lr=1e30, warmup=3))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    finish(config(), path)
+    with pytest.raises(CheckpointError, match=r"seed 0 there, 3 here.*--fresh"):
+        finish(config(seed=3), path)
+
+
+def test_patience_ends_a_phase() -> None:
+    result = finish(config(warmup=30, patience=2))
+    assert len(result.history) < 30
+
+
+def test_worn_out_counts_only_its_phase() -> None:
+    phase = Phase("finetune", 10)
+    old = [{"phase": "train", "val": 1.0}] * 5
+    new = [{"phase": "finetune", "val": value} for value in (0.5, 0.6, 0.6, 0.6)]
+    assert not worn_out(old + new[:3], phase, 2)
+    assert worn_out(old + new, phase, 2)
+    assert not worn_out(old + new, phase, None)
+
+
+def test_a_search_goes_on_while_its_cost_moves() -> None:
+    phase = Phase("search", 10, 0)
+    moving = [{"phase": "search1", "val": 0.5, "cost": 1.0 - 0.1 * epoch} for epoch in range(5)]
+    resting = [{**record, "cost": 0.5} for record in moving]
+    assert not worn_out(moving, phase, 2)
+    assert worn_out(resting, phase, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "pitt"}, "unknown method 'pitt'.*Did you mean 'pit'"),
+        ({"strength": -1.0, "method": "seed"}, None),  # the seed's strength is 0, whatever is asked for
+        ({"lr": float("nan")}, "lr = nan"),
+        ({"batch_size": 1}, "batch_size = 1: at least 2"),
+        ({"finetune": 0}, "finetune = 0"),
+        ({"regularizer": "weight"}, "unknown regularizer 'weight'"),
+        ({"device": "gpu9"}, "device 'gpu9' cannot be used"),
+        ({"device": "meta"}, "holds no numbers"),
+    ],
+)
+def test_settings_that_make_no_sense(changes: dict[str, Any], message: str | None) -> None:
+    method = changes.pop("method", "seed")
+    if message is None:
+        assert config(method, **changes).strength == 0
+        return
+    with pytest.raises(BenchmarkError, match=message):
+        config(method, **changes)
