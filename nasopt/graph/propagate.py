@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from nasopt.errors import UnknownOperationError
 from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
 from nasopt.graph.labels import Labels
-from nasopt.graph.registry import find_rule
+from nasopt.graph.registry import alteration, find_rule
 from nasopt.graph.values import UNKNOWN
 
 # Parameters used directly get one label per element; larger ones count as fixed.
@@ -156,6 +156,10 @@ class Propagation:
 
     def _unknown(self, call: Call) -> Any:
         kind = type(call.module).__name__ if call.module is not None else f"{call.node.op} {call.node.target}"
+        altered = alteration(call.module) if call.module is not None else ""
+        if altered:
+            call.unpriced()
+            return call.fixed_unit(altered)
         if self.strict:
             shapes = [tuple(x.shape) for x in call.tensors]
             raise UnknownOperationError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from nasopt.errors import ConfigError
 from nasopt.graph.call import Rule
@@ -111,11 +112,25 @@ def _add(table: dict[Any, RuleEntry], key: Any, entry: RuleEntry) -> None:
 
 
 def find_layer_rule(module: nn.Module) -> RuleEntry | None:
-    """Rule of a layer: of its class, or of the nearest base class whose `forward` it keeps."""
-    if "forward" in module.__dict__:
+    """Rule of a layer: of its class, or of the nearest base class whose `forward` it keeps; None for an altered one."""
+    if alteration(module):
         return None
     bases = (base for base in type(module).__mro__ if base in _LAYERS)
     return next((_LAYERS[base] for base in bases if base.forward is type(module).forward), None)
+
+
+def alteration(module: nn.Module) -> str:
+    """What makes this one layer compute something else than its class says, so that no rule holds; an empty string if nothing.
+
+    Weight and spectral norm, masks of `torch.nn.utils.prune` and hooks of the user all come in one of these ways.
+    """
+    if "forward" in module.__dict__:
+        return "its forward is replaced on the object"
+    if parametrize.is_parametrized(module):
+        return "its weights are parametrized, that is, computed at every call"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has forward hooks"
+    return ""
 
 
 def find_rule(node: fx.Node, module: nn.Module | None) -> RuleEntry | None:

@@ -23,8 +23,9 @@ def verify_export(search: nn.Module, network: nn.Module, example: Example) -> No
     Raises:
         ExportError: they differ by more than rounding; names the largest difference.
     """
-    device = next((p.device for p in search.parameters()), torch.device("cpu"))
-    dtype = next((p.dtype for p in search.parameters() if p.is_floating_point()), torch.float32)
+    # Of the network alone: architecture parameters may have a dtype of their own.
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     generator = torch.Generator().manual_seed(0)
 
     def random_like(tensor: Tensor) -> Tensor:

@@ -1,0 +1,6 @@
+"""Small seeds, each named after the one feature it shows."""
+
+from toys import branches, forwards, layers, temporal, units  # noqa: F401  (fill the table)
+from toys.table import TOYS, Toy, randomise
+
+__all__ = ["TOYS", "Toy", "randomise"]
