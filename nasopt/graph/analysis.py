@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 import nasopt.graph.rules  # noqa: F401  (fills the table)
+from nasopt.graph.alternatives import Alternatives
 from nasopt.graph.call import CostTerm, Read
 from nasopt.graph.example import Example
+from nasopt.graph.inline import inline_alternatives
 from nasopt.graph.propagate import Propagation
 from nasopt.graph.registry import find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, trace
@@ -166,8 +168,20 @@ class Analysis:
 
 
 def trace_model(model: nn.Module, example: Example, leaf_modules: LeafModules = ()) -> fx.GraphModule:
-    """Trace a copy of `model`; layers with a rule are leaves. Errors: see `nasopt.graph.trace.trace`."""
-    return trace(model, example, lambda module: find_layer_rule(module) is not None, leaf_modules, own_functions())
+    """Trace a copy of `model`; layers with a rule are leaves, the branches of `Alternatives` are inlined between markers.
+
+    Errors: see `nasopt.graph.trace.trace` and `nasopt.graph.inline.inline_alternatives`.
+    """
+
+    def trace_part(part: nn.Module, example: Example, full_name: Callable[[str], str] | None) -> fx.GraphModule:
+        traced = trace(part, example, _is_layer, leaf_modules, own_functions(), full_name)
+        return inline_alternatives(traced, example, trace_part, full_name or str)
+
+    return trace_part(model, example, None)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, Alternatives) or find_layer_rule(module) is not None
 
 
 def analyse(

@@ -7,7 +7,7 @@ sliced and what the layer costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.layer_shape import Kind
+from nasopt.graph.regions import ALWAYS, Region
 
 if TYPE_CHECKING:
     from nasopt.graph.propagate import Propagation
@@ -39,7 +40,8 @@ class Extent(int):
 class CostTerm:
     """What one call costs: a `LayerShape` whose channel counts are label vectors where channels may go.
 
-    `key` names the stored weights: terms of one key share them, and storage is counted once.
+    `key` names the stored weights: terms of one key share them, and storage is counted once. The call runs in any of
+    `regions`; the layer has a bias in any of `bias_regions`.
     """
 
     layer: str
@@ -53,7 +55,13 @@ class CostTerm:
     output_size: tuple[int, ...]
     stride: tuple[int, ...]
     groups: Count
-    bias: bool
+    bias_regions: list[Region] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=lambda: [ALWAYS])
+
+    @property
+    def bias(self) -> bool:
+        """Whether the layer has a bias somewhere."""
+        return bool(self.bias_regions)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ class Call:
             self.name = str(node.target)
             self.module = propagation.module.get_submodule(self.name)
         self.value = node.meta["value"]
+        self.regions = [propagation.regions.get(node, ALWAYS)]
 
     # --- arguments
 
@@ -235,18 +244,32 @@ class Call:
         """
         key = self._propagation.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
-        term = CostTerm(self.name, self.node.name, key, kind, in_channels, out_channels, *sizes, groups, bias)
+        regions = list(self.regions)
+        biased = regions if bias else []
+        term = CostTerm(
+            self.name, self.node.name, key, kind, in_channels, out_channels, *sizes, groups, biased, regions
+        )
         self._propagation.add_cost(self, term)
         return term
 
     def fold_bias_into(self, before: fx.Node) -> bool:
-        """Give the layer `before` a bias if it can absorb a per-channel scale and shift and nobody else reads it."""
-        term = self._propagation.term_of_node.get(before)
-        if term is None or len(before.users) > 1 or term.kind not in ("conv", "conv_transpose", "depthwise", "linear"):
-            return False
-        term.bias = True
-        self._propagation.mark_priced(self)
-        return True
+        """Give the layer `before` a bias if it can absorb a per-channel scale and shift and nobody else reads it.
+
+        Behind a choice that depends on the branch: a price given after False is that of the remaining branches.
+        """
+        remaining = []
+        for region, producer in self._propagation.producers(before, self.regions[0]):
+            term = self._propagation.term_of_node.get(producer)
+            absorbs = term is not None and term.kind in ("conv", "conv_transpose", "depthwise", "linear")
+            if absorbs and self._propagation.has_one_user(producer, region):
+                assert term is not None
+                term.bias_regions.append(region)
+            else:
+                remaining.append(region)
+        self.regions = remaining
+        if not remaining:
+            self._propagation.mark_priced(self)
+        return not remaining
 
     def unpriced(self) -> None:
         """Nobody knows what this call costs: it is listed, never silently zero."""

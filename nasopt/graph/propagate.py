@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from nasopt.errors import UnknownOperationError
+from nasopt.graph.alternatives import BranchInput, Choice, is_marker
 from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
 from nasopt.graph.labels import Labels
+from nasopt.graph.regions import ALWAYS, Region, contradict, regions
 from nasopt.graph.registry import alteration, find_rule
 from nasopt.graph.values import UNKNOWN
 
@@ -47,6 +49,7 @@ class Propagation:
         self.unknown: list[str] = []
         self.activations: set[fx.Node] = set()
         self.term_of_node: dict[fx.Node, CostTerm] = {}
+        self.regions: dict[fx.Node, Region] = regions(module)
         self._direct: dict[str, Tensor] = {}
         self._whole: dict[str, str] = {}
         self._priced: set[str] = set()
@@ -208,7 +211,49 @@ class Propagation:
             channels: Any = along[0] if len(along) == 1 else tensor.numel()
             rows = tensor.numel() // len(channels) if isinstance(channels, Tensor) else 1
             sizes = ((), 1, (), ())
-            self.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, False))
+            used = [self.regions[node] for node in self.module.graph.nodes if self._uses(node, path)]
+            self.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, [], used or [ALWAYS]))
+
+    def _uses(self, node: fx.Node, path: str) -> bool:
+        target = str(node.target)
+        if node.op == "get_attr":
+            return self.canonical(target) == path
+        if node.op != "call_module":
+            return False
+        names = self.module.get_submodule(target).named_parameters(remove_duplicate=False)
+        return any(self.canonical(f"{target}.{name}") == path for name, _ in names)
+
+    # --- branches
+
+    def producers(self, node: fx.Node, region: Region) -> list[tuple[Region, fx.Node]]:
+        """Which node makes this value, in which region: looks through the markers around branches."""
+        if is_marker(self.module, node, Choice):
+            # A branch's region may be one that `region` has decided already.
+            below = [(self.regions.get(node, ()), str(node.target), i, arg) for i, arg in enumerate(node.args)]
+            falls = [(_join(region, (*outer, (choice, i))), arg) for outer, choice, i, arg in below]
+            return [found for one, arg in falls if one is not None for found in self.producers(arg, one)]  # type: ignore[arg-type]
+        if is_marker(self.module, node, BranchInput) and len(node.args) == 1:
+            return self.producers(node.args[0], region)  # type: ignore[arg-type]
+        return [(region, node)]
+
+    def has_one_user(self, node: fx.Node, region: Region) -> bool:
+        """Whether a single call reads the value of `node` when `region` runs."""
+        users: set[fx.Node] = set()
+        waiting = list(node.users)
+        while waiting:
+            user = waiting.pop()
+            if contradict(self.regions.get(user, ()), region):
+                continue
+            passes = is_marker(self.module, user, BranchInput) or is_marker(self.module, user, Choice)
+            if passes:
+                waiting += list(user.users)
+            else:
+                users.add(user)
+        return len(users) <= 1
+
+
+def _join(left: Region, right: Region) -> Region | None:
+    return None if contradict(left, right) else tuple(dict.fromkeys((*left, *right)))
 
 
 def _compact(labels: Labels, result: Any) -> Any:

@@ -2,5 +2,6 @@
 
 from nasopt.methods.pit import PIT
 from nasopt.methods.structure import restore
+from nasopt.methods.supernet import SuperNet, SuperNetModule
 
-__all__ = ["PIT", "restore"]
+__all__ = ["PIT", "SuperNet", "SuperNetModule", "restore"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nasopt.cost import Metric, get_metric
 from nasopt.errors import ArchitectureError, ConfigError, nearest
+from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
@@ -35,6 +36,9 @@ class SearchModel(nn.Module, ABC):
     """
 
     _arch_names: tuple[str, ...] = ()
+    # Whether layers with several branches are searched, and whether channels are.
+    _searches_branches = False
+    _searches_channels = True
     _derived: dict[str, Any]
 
     def __init__(
@@ -63,6 +67,7 @@ class SearchModel(nn.Module, ABC):
         self.strict = strict
         self.exclude = _patterns(exclude_names, "exclude_names") + _patterns(exclude_types, "exclude_types")
         self.net = trace_model(model, self.example, _patterns(leaf_modules, "leaf_modules"))
+        self._check_branches()
         self.seed_names = frozenset(model.state_dict())
         self.training = model.training
         self._check_exclude(model)
@@ -291,8 +296,17 @@ class SearchModel(nn.Module, ABC):
         self.__dict__[_DERIVED] = {"analysis": analysis, "seed_costs": {}}
         self._derived["method"] = self._derive(analysis)
 
+    def _check_branches(self) -> None:
+        choices = choices_of(self.net)
+        if choices and not self._searches_branches:
+            raise ConfigError(
+                f"{type(self).__name__} does not choose between branches, and {next(iter(choices))!r} is a SuperNetModule: "
+                "wrap the model in nasopt.SuperNet (branches) or nasopt.PITSuperNet (branches and channels at once); or "
+                f"export from SuperNet first and wrap what it found in {type(self).__name__}"
+            )
+
     def _keeps_outputs(self, name: str, layer: nn.Module) -> bool:
-        return matches_module(name, layer, self.exclude)
+        return not self._searches_channels or matches_module(name, layer, self.exclude)
 
     def _check_exclude(self, model: nn.Module) -> None:
         modules = [(name, module) for name, module in model.named_modules() if name]

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import Metric
+from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.call import CostTerm, Count
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.regions import Event, Region, any_of, minus, product
 
 # (layer, spatial dimension) of a convolution whose kernel is searched.
 KernelAxis = tuple[str, int]
@@ -29,6 +31,7 @@ class _Batch:
     output_size: tuple[Tensor, ...]
     stride: tuple[Tensor, ...]
     bias: Tensor
+    event: Tensor
     groups_are_soft: bool
 
 
@@ -36,7 +39,11 @@ class NetworkCost:
     """The cost of a network as a function of the channels per group and the taps per kernel axis.
 
     Every channel count in a `LayerShape` is linear in the number of channels of the groups, so all counts of the network
-    are one matrix product; a metric then sees one `LayerShape` per kind of layer, whose fields are vectors.
+    are one matrix product; a metric then sees one `LayerShape` per kind of layer, whose fields are vectors. Calls inside
+    the branches of a choice count with the probability that they run.
+
+    Attributes:
+        choices: path of every choice -> (first position, number of branches) in the vector of branch probabilities.
     """
 
     def __init__(self, analysis: Analysis, kernel_axes: Sequence[KernelAxis] = ()) -> None:
@@ -46,30 +53,46 @@ class NetworkCost:
         self._rows: list[Tensor] = []
         self._constants: list[float] = []
         self._known: dict[Any, int] = {}
+        self._events: dict[frozenset[Any], int] = {}
+        self.choices = branch_layout(analysis)
         terms = [self._encode(term) for term in analysis.costs]
         columns = self._groups + len(kernel_axes)
         self._matrix = torch.stack(self._rows) if self._rows else torch.zeros(0, columns, dtype=torch.float64)
         self._offset = torch.tensor(self._constants, dtype=torch.float64)
-        stored = {term.key: i for i, term in reversed(list(enumerate(analysis.costs)))}
-        biased = {term.key for term in analysis.costs if term.bias}
-        once = [terms[i] for term, i in zip(analysis.costs, range(len(terms))) if stored[term.key] == i]
-        for term in terms:
-            term["bias"] = float(term["key"] in biased)
-        self._batches = {True: _batches(terms), False: _batches(once)}
+        stored: dict[str, list[int]] = {}
+        for i, term in enumerate(analysis.costs):
+            stored.setdefault(term.key, []).append(i)
+        calls: list[dict[str, Any]] = []
+        once: list[dict[str, Any]] = []
+        for places in stored.values():
+            same = [analysis.costs[i] for i in places]
+            biased = any_of(region for term in same for region in term.bias_regions)
+            calls += [row for i in places for row in self._split(terms[i], analysis.costs[i].regions, biased)]
+            once += self._split(terms[places[0]], [region for term in same for region in term.regions], biased)
+        self._batches = {True: _batches(calls), False: _batches(once)}
+        self._region_index, self._event_matrix = self._encode_events()
         self._on_device: dict[torch.device, dict[Any, Any]] = {}
 
-    def __call__(self, metric: Metric, group_channels: Tensor, kernel_taps: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        metric: Metric,
+        group_channels: Tensor,
+        kernel_taps: Tensor | None = None,
+        branch_probabilities: Tensor | None = None,
+    ) -> Tensor:
         """Cost of the network under `metric`, a float64 scalar, differentiable.
 
         Args:
             metric: counted per call or once, as it says.
             group_channels: channels of every searchable group, shape `(groups,)`.
             kernel_taps: taps of every searched kernel axis, shape `(axes,)`.
+            branch_probabilities: of all branches of all choices, laid out as `choices` says, shape `(branches,)`.
         """
         device = group_channels.device
         state = self._state(device)
         counts = group_channels if kernel_taps is None else torch.cat([group_channels, kernel_taps])
         numbers = torch.addmv(state["offset"], state["matrix"], counts.to(state["offset"].dtype))
+        runs = self._probabilities(state, branch_probabilities)
         total: Any = 0
         for batch in state[metric.per_call]:
             pick = partial(torch.index_select, numbers, 0)
@@ -85,8 +108,45 @@ class NetworkCost:
                 groups=groups,
                 bias=batch.bias,
             )
-            total = total + metric.cost(shape).sum()
+            cost = metric.cost(shape)
+            total = total + (cost if runs is None else cost * runs.index_select(0, batch.event)).sum()
         return total if isinstance(total, Tensor) else numbers.new_zeros(())
+
+    # --- branches
+
+    def _probabilities(self, state: dict[Any, Any], branches: Tensor | None) -> Tensor | None:
+        """Probability of every event, shape `(events,)`; None without choices."""
+        if not self.choices:
+            return None
+        assert branches is not None
+        wide = torch.nn.functional.pad(branches.to(state["offset"].dtype), (0, 1), value=1.0)
+        together = wide[state["region_index"]].prod(1)
+        return state["event_matrix"] @ together
+
+    def _split(self, term: dict[str, Any], regions: Sequence[Region], biased: Event) -> list[dict[str, Any]]:
+        """A term where it has a bias, and where it has none."""
+        runs = any_of(regions)
+        with_bias = product(runs, biased)
+        parts = ((1.0, with_bias), (0.0, minus(runs, with_bias)))
+        return [{**term, "bias": bias, "event": self._event(event)} for bias, event in parts if event]
+
+    def _event(self, event: Event) -> int:
+        return self._events.setdefault(frozenset(event.items()), len(self._events))
+
+    def _encode_events(self) -> tuple[Tensor, Tensor]:
+        """Every region as a row of positions of its branches (padded with that of a constant 1), every event as factors."""
+        distinct = list(dict.fromkeys(region for event in self._events for region, _ in event))
+        one = sum(count for _, count in self.choices.values())
+        depth = max((len(region) for region in distinct), default=0)
+        index = torch.full((len(distinct), max(depth, 1)), one)
+        for row, region in enumerate(distinct):
+            for column, (choice, branch) in enumerate(sorted(region)):
+                index[row, column] = self.choices[choice][0] + branch
+        matrix = torch.zeros(len(self._events), len(distinct), dtype=torch.float64)
+        for row, event in enumerate(self._events):
+            for region, factor in event:
+                matrix[row, distinct.index(region)] = factor
+        return index, matrix
 
     # --- encoding
 
@@ -143,11 +203,22 @@ class NetworkCost:
             move = partial(_move, device=device, dtype=dtype)
             self._on_device[device] = {
                 "matrix": move(self._matrix),
+                "region_index": move(self._region_index),
+                "event_matrix": move(self._event_matrix),
                 "offset": move(self._offset),
                 True: [_move_batch(batch, move) for batch in self._batches[True]],
                 False: [_move_batch(batch, move) for batch in self._batches[False]],
             }
         return self._on_device[device]
+
+
+def branch_layout(analysis: Analysis) -> dict[str, tuple[int, int]]:
+    """Path of every choice -> (position of its first branch, number of branches) when all branches stand in a row."""
+    layout, start = {}, 0
+    for path, choice in choices_of(analysis.module).items():
+        layout[path] = (start, len(choice.kinds))
+        start += len(choice.kinds)
+    return layout
 
 
 def _batches(terms: list[dict[str, Any]]) -> list[_Batch]:
@@ -178,6 +249,7 @@ def _batch(members: list[dict[str, Any]]) -> _Batch:
         output_size=columns("output_size"),
         stride=columns("stride"),
         bias=column("bias"),
+        event=column("event"),
         groups_are_soft=members[0]["soft_groups"],
     )
 
@@ -194,5 +266,6 @@ def _move_batch(batch: _Batch, move: Any) -> _Batch:
         tuple(move(t) for t in batch.output_size),
         tuple(move(t) for t in batch.stride),
         move(batch.bias),
+        move(batch.event),
         batch.groups_are_soft,
     )

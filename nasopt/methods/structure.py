@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from nasopt.errors import ConfigError
+from nasopt.errors import ConfigError, nearest
+from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis, analyse, trace_model
+from nasopt.graph.decide import decide, short_names
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.kernels import AxisCut, KernelCut
 from nasopt.graph.slim import slim
@@ -19,21 +22,29 @@ _VERSION = 1
 
 
 def make_structure(
-    method: str, analysis: Analysis, example: Example, keep: Tensor, kernels: Mapping[str, KernelCut]
+    method: str,
+    analysis: Analysis,
+    example: Example,
+    keep: Tensor,
+    kernels: Mapping[str, KernelCut],
+    decisions: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """`{"format", "version", "method", "inputs", "channels", "kernels"}` of plain values.
+    """`{"format", "version", "method", "inputs", "choices", "channels", "kernels"}` of plain values.
 
     `channels` holds for every layer that loses some the positions of those it keeps; `kernels` holds for every layer
-    and spatial dimension `[first tap, step, count]`.
+    and spatial dimension `[first tap, step, count]`; `choices` holds for every layer with branches the index of the one
+    that remains. Layers of other branches are left out.
     """
+    decided = dict(decisions or {})
     channels: dict[str, list[int]] = {}
     for layer, labels in analysis.propagation.writers:
-        if not bool(keep[labels].all()):
+        if is_chosen(layer, decided) and not bool(keep[labels].all()):
             channels[layer] = torch.nonzero(keep[labels]).reshape(-1).tolist()
     cut = {
         name: [[axis.first, axis.step, axis.count] for axis in axes]
         for name, axes in kernels.items()
-        if any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
+        if is_chosen(name, decided)
+        and any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
     }
     inputs = {
         name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
@@ -45,6 +56,7 @@ def make_structure(
         "version": _VERSION,
         "method": method,
         "inputs": inputs,
+        "choices": decided,
         "channels": channels,
         "kernels": cut,
     }
@@ -82,7 +94,30 @@ def restore(
             for name, spec in structure["inputs"].items()
         }
     example = make_example(seed, None, input_example)
-    analysis = analyse(trace_model(seed, example, leaf_modules), example)
+    return build(trace_model(seed, example, leaf_modules), example, structure)
+
+
+def is_chosen(layer: str, decisions: Mapping[str, int]) -> bool:
+    """Whether a layer is in no branch, or in branches that all remain."""
+    for choice, index in decisions.items():
+        if layer.startswith(f"{choice}.branches."):
+            branch = layer.removeprefix(f"{choice}.branches.").split(".")[0]
+            if branch != str(index):
+                return False
+    return True
+
+
+def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]) -> fx.GraphModule:
+    """The network that a structure describes, from the traced seed, which stays as it is.
+
+    Raises:
+        ConfigError: the structure names layers, channels or branches that the seed does not have.
+    """
+    decisions = _decisions(module, structure.get("choices", {}))
+    if decisions:
+        module = copy.deepcopy(module)
+        decide(module, decisions)
+    analysis = analyse(module, example)
     keep = torch.ones(len(analysis.labels), dtype=torch.bool)
     written: dict[str, Tensor] = dict(analysis.propagation.writers)
     for layer, kept in structure["channels"].items():
@@ -99,4 +134,24 @@ def restore(
         if not isinstance(dict(analysis.module.named_modules()).get(layer), (nn.Conv1d, nn.Conv2d)):
             raise ConfigError(f"the structure cuts the kernel of {layer!r}, which is no convolution of the seed")
         kernels[layer] = tuple(AxisCut(*axis) for axis in axes)
-    return slim(analysis, keep, kernels)
+    network = slim(analysis, keep, kernels)
+    return short_names(network, decisions) if decisions else network
+
+
+def _decisions(module: fx.GraphModule, decided: Mapping[str, int]) -> dict[str, int]:
+    choices = choices_of(module)
+    for path in {**decided, **choices}:
+        if path not in choices:
+            raise ConfigError(
+                f"the structure chooses a branch of {path!r}, the seed has no choice there.{nearest(path, choices)}"
+            )
+        if path not in decided:
+            raise ConfigError(
+                f"the seed has branches to choose from at {path!r}, and the structure says nothing of them"
+            )
+        count = len(choices[path].kinds)
+        if decided[path] not in range(count):
+            raise ConfigError(
+                f"the structure chooses branch {decided[path]!r} of {path!r}, the seed has {count} branches there"
+            )
+    return dict(decided)

@@ -1,6 +1,7 @@
 """The table of rules: one record per layer type or function, filled by importing these modules."""
 
 from nasopt.graph.rules import (  # noqa: F401
+    choices,
     convolution,
     elementwise,
     linear,
