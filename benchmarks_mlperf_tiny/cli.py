@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(search)
     search.add_argument("--strength", type=float, help="weight of the cost, as a fraction of the seed's, in the loss")
     search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
+    search.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard")
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
     sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")
     add_run_options(sweep)

@@ -17,6 +17,7 @@ from benchmarks_mlperf_tiny.search import Run
 from benchmarks_mlperf_tiny.summary import summarise, text_table
 from benchmarks_mlperf_tiny.sweep import parse_seeds, parse_strengths, run_sweep
 from benchmarks_mlperf_tiny.tasks import get_task
+from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 
 SETTINGS = (
     "strength",
@@ -58,7 +59,8 @@ def search(args: argparse.Namespace) -> None:
         if config.method != "seed" and not args.no_baseline:
             seed_config = make_config(task, args.data, "seed", **changes)
             seed_result = Run(seed_config, task, data, checkpoints["seed"], every, args.quiet).run()
-        found = Run(config, task, data, checkpoints["found"], every, args.quiet).run()
+        curves = CurveWriter(folder / "curves") if args.tensorboard else None
+        found = Run(config, task, data, checkpoints["found"], every, args.quiet, curves).run()
         seed = seed_result.network if seed_result else task.seed(data.num_classes)
         summary = summarise(config, task, seed.cpu(), seed_result, found, data.synthetic)
         save_result(folder, summary, found)

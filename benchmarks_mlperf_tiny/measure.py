@@ -53,6 +53,6 @@ def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
 
     return {
         "params": count_parameters(network),
-        "size": network_cost(network, "size", input_shape),
-        "macs": network_cost(network, "macs", input_shape),
+        "size": int(network_cost(network, "size", input_shape)),
+        "macs": int(network_cost(network, "macs", input_shape)),
     }

@@ -25,6 +25,7 @@ from benchmarks_mlperf_tiny.networks import set_norm_momentum
 from benchmarks_mlperf_tiny.phases import Phase, plan, worn_out
 from benchmarks_mlperf_tiny.progress import Progress
 from benchmarks_mlperf_tiny.task import Task
+from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Run:
         checkpoint: file to save to and, if it exists, to go on from; None: keep nothing.
         checkpoint_every: epochs between two checkpoints; the end of a phase always has one.
         quiet: show no progress.
+        curves: told of every epoch, or None.
     """
 
     def __init__(
@@ -81,9 +83,11 @@ class Run:
         checkpoint: Path | None = None,
         checkpoint_every: int = 1,
         quiet: bool = False,
+        curves: CurveWriter | None = None,
     ) -> None:
         self.config, self.task, self.data = config, task, data
         self.checkpoint, self.checkpoint_every, self.quiet = checkpoint, checkpoint_every, quiet
+        self.curves = curves
         self.method = get_method(config.method)
         self.phases = plan(config, self.method)
         self.factory = self.choose_factory()
@@ -214,6 +218,8 @@ class Run:
         if phase.kind == "finetune" and val >= state.best_val:
             state.best_val, state.best = val, copy.deepcopy(self.model.state_dict())
         state.history.append(record)
+        if self.curves is not None:
+            self.curves.write(record, len(state.history))
         return record
 
     def leave_phase(self) -> None:

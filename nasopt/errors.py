@@ -25,6 +25,10 @@ class UnknownOperationError(NasoptError, RuntimeError):
     """With `strict=True`: an operation has no rule."""
 
 
+class UnpricedError(NasoptError, ValueError):
+    """A cost was asked for a kind of layer that the target has no law for: unknown is not zero."""
+
+
 class ExportError(NasoptError, RuntimeError):
     """The found network could not be built, or does not compute what the search model computes."""
 

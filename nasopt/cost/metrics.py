@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.layer_shape import LayerShape
 
@@ -50,10 +51,41 @@ def layer_macs(shape: LayerShape) -> Any:
     return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
 
+def layer_size_bits(shape: LayerShape) -> Any:
+    """Storage of a layer's weights [bit]: `layer_size` times `weight_bits` (1 binary, 8 int8, 32 as trained).
+
+    Biases are counted at the same width as weights, as in `layer_size`.
+    """
+    return layer_size(shape) * shape.weight_bits
+
+
+BINARY_SPEEDUP = 64
+"""Products of one bit by one bit that one 64-bit XNOR and population count do at once."""
+
+
+def layer_ops(shape: LayerShape) -> Any:
+    """Bit-aware work of one call [MAC]: MACs, of which those with 1-bit weights and 1-bit activations count 1/64.
+
+    A layer with only its weights binary still multiplies real activations, and counts in full.
+    """
+    macs = layer_macs(shape)
+    binary = _is_one(shape.weight_bits) * _is_one(shape.activation_bits)
+    return macs * (1 - binary * (1 - 1 / BINARY_SPEEDUP))
+
+
+def _is_one(bits: Any) -> Any:
+    """1 where a width is one bit, else 0; numbers or tensors."""
+    return (bits == 1) * 1
+
+
 SIZE = Metric("size", "weights", per_call=False, cost=layer_size)
 MACS = Metric("macs", "MAC", per_call=True, cost=layer_macs)
 
+SIZE_BITS = Metric("size_bits", "bit", per_call=False, cost=layer_size_bits)
+OPS = Metric("ops", "MAC", per_call=True, cost=layer_ops)
+
 _METRICS: dict[str, Metric] = {}
+_FAMILIES: dict[str, Callable[[str], Metric]] = {}
 
 
 def register_metric(metric: Metric) -> Metric:
@@ -67,25 +99,47 @@ def register_metric(metric: Metric) -> Metric:
     return metric
 
 
+def register_family(prefix: str, make: Callable[[str], Metric]) -> None:
+    """Make metrics with an argument available by name: `"latency:cortex_m4"` is `make("cortex_m4")` of `"latency"`.
+
+    Raises:
+        ConfigError: another family has the same prefix.
+    """
+    if _FAMILIES.setdefault(prefix, make) is not make:
+        raise ConfigError(f"a family of metrics named {prefix!r} exists already: choose another name")
+
+
 def metric_names() -> list[str]:
-    """Names that a regularizer may use."""
-    return sorted(_METRICS)
+    """Names that a regularizer may use; `"latency:TARGET"` stands for any of `target_names()`."""
+    return sorted([*_METRICS, *(f"{prefix}:TARGET" for prefix in _FAMILIES)])
 
 
-def get_metric(metric: str | Metric) -> Metric:
-    """The metric of that name; a `Metric` is returned as it is.
+def get_metric(metric: str | Metric | Target) -> Metric:
+    """The metric of that name; a `Metric` is returned as it is, a `Target` means latency in cycles on it.
 
     Raises:
         ConfigError: no metric has that name; the message lists the known ones.
     """
     if isinstance(metric, Metric):
         return metric
-    if isinstance(metric, str) and metric in _METRICS:
-        return _METRICS[metric]
+    if isinstance(metric, Target):
+        from nasopt.cost.latency import latency_metric  # imports this module
+
+        return latency_metric(metric)
+    if isinstance(metric, str):
+        prefix, _, argument = metric.partition(":")
+        if metric in _METRICS:
+            return _METRICS[metric]
+        if prefix in _FAMILIES and argument:
+            return _FAMILIES[prefix](argument)
     known = metric_names()
     hint = nearest(metric, known) if isinstance(metric, str) else ""
-    raise ConfigError(f"unknown metric {metric!r}: known are {', '.join(known)}, or pass a nasopt.cost.Metric.{hint}")
+    raise ConfigError(
+        f"unknown metric {metric!r}: known are {', '.join(known)}, or pass a nasopt.cost.Metric or a Target.{hint}"
+    )
 
 
 register_metric(SIZE)
+register_metric(SIZE_BITS)
 register_metric(MACS)
+register_metric(OPS)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nasopt.graph.labels import NO_LABEL
-from nasopt.graph.layer_shape import Kind
+from nasopt.graph.layer_shape import Kind, LayerShape
 from nasopt.graph.regions import ALWAYS, Region
 
 if TYPE_CHECKING:
@@ -62,6 +62,26 @@ class CostTerm:
     def bias(self) -> bool:
         """Whether the layer has a bias somewhere."""
         return bool(self.bias_regions)
+
+    def layer_shape(self, keep: Tensor | None = None) -> LayerShape:
+        """The exact shape: all channels, or those whose labels `keep` (one bool per label)."""
+
+        def number(count: Count) -> int:
+            if isinstance(count, int):
+                return count
+            return len(count) if keep is None else int(keep[count].sum())
+
+        return LayerShape(
+            kind=self.kind,
+            in_channels=number(self.in_channels),
+            out_channels=number(self.out_channels),
+            kernel=self.kernel,
+            positions=self.positions,
+            output_size=self.output_size,
+            stride=self.stride,
+            groups=number(self.groups),
+            bias=int(self.bias),
+        )
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ class LayerShape:
     @property
     def taps(self) -> Any:
         """Kernel positions that are multiplied for one pair of channels: the product of `kernel`."""
-        product: Any = 1
-        for size in self.kernel:
+        if not self.kernel:
+            return 1
+        product = self.kernel[0]
+        for size in self.kernel[1:]:
             product = product * size
         return product

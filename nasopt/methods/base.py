@@ -113,12 +113,15 @@ class SearchModel(nn.Module, ABC):
         Raises:
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
-        self.check_architecture()
-        total: Any = 0
+        terms = []
         for metric, weight in self.regularizer.weights:
-            cost = self._cost(metric)
-            total = total + (weight / self._seed_cost(metric) if self.regularizer.relative else weight) * cost
-        return total.to(torch.get_default_dtype())
+            scale = weight / self._seed_cost(metric) if self.regularizer.relative else weight
+            terms.append(scale * self._cost(metric))
+        total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
+        # Masks of NaN are NaN, so one look at the sum tells whether the parameters are worth one.
+        if not torch.compiler.is_compiling() and not math.isfinite(float(total.detach())):
+            self.check_architecture()
+        return total
 
     def get_cost(self, metric: str | Metric, discrete: bool = False) -> Any:
         """Cost under a metric, by name or object.

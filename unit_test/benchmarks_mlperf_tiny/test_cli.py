@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_interrupt_is_a_clean_stop(
     monkeypatch.setattr(search.Run, "record_epoch", interrupt)
     assert main(["search", "--task", "tiny", "--method", "seed", "--out", str(tmp_path), "--quiet"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_tensorboard_is_optional(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    arguments = ["--task", "tiny", "--method", "seed", "--out", str(tmp_path), "--quiet", "--tensorboard"]
+    assert main(["search", *arguments]) == 1
+    assert "pip install tensorboard" in capsys.readouterr().err
 
 
 def test_run_names_differ() -> None:

@@ -22,7 +22,9 @@ def depthwise() -> nn.Module:
 @toy("depthwise_multiplier", (3, 8, 8), channels=4 + 6)
 def depthwise_multiplier() -> nn.Module:
     # One class of the first layer stands at three positions of the second.
-    return chain(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 12, 3, groups=4), nn.BatchNorm2d(12), nn.Sigmoid(), nn.Conv2d(12, 6, 1))
+    return chain(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 12, 3, groups=4), nn.BatchNorm2d(12), nn.Sigmoid(), nn.Conv2d(12, 6, 1)
+    )
 
 
 @toy("grouped", (3, 8, 8), channels=8 // 2 + 6 // 2 + 5)
@@ -52,7 +54,13 @@ def prelu() -> nn.Module:
 @toy("flatten_to_linear", (3, 6, 6), channels=4 + 7)
 def flatten_to_linear() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 7), nn.BatchNorm1d(7), nn.ELU(), nn.Linear(7, 3)
+        nn.Conv2d(3, 4, 3),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 7),
+        nn.BatchNorm1d(7),
+        nn.ELU(),
+        nn.Linear(7, 3),
     )
 
 

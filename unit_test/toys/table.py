@@ -70,5 +70,3 @@ def chain(*layers: nn.Module) -> nn.Sequential:
     width = [getattr(m, "out_channels", None) for layer in layers for m in layer.modules()]
     last = [w for w in width if w is not None][-1]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, 3))
-
-

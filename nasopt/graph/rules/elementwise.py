@@ -58,8 +58,8 @@ _UNARY = named(
     "logical_not bitwise_not nan_to_num dropout dropout_ alpha_dropout feature_alpha_dropout dropout1d dropout2d "
     "dropout3d zero_ fill_ uniform_ normal_ bernoulli_ contiguous clone detach detach_ to type type_as float "
     "double half bfloat16 int long short bool byte cpu cuda requires_grad_ deg2rad rad2deg positive logit sinc "
-    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli alias tril_ "
-    "masked_fill_value real conj resolve_conj data",
+    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli real "
+    "conj resolve_conj",
     torch,
     F,
 )
@@ -86,35 +86,11 @@ _ARITHMETIC = named(
     torch,
 )
 _OPERATORS = [
-    getattr(operator, name)
-    for name in [
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "mod",
-        "pow",
-        "iadd",
-        "isub",
-        "imul",
-        "itruediv",
-        "ifloordiv",
-        "ipow",
-        "and_",
-        "or_",
-        "xor",
-        "iand",
-        "ior",
-        "ixor",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-    ]
-]
+    getattr(operator, prefix + name)
+    for prefix in ("", "i")
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "xor")
+] + [operator.mod, operator.and_, operator.or_, operator.iand, operator.ior]
+_OPERATORS += [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
 
 
 @function_rule(*_ARITHMETIC, *_OPERATORS)

@@ -117,12 +117,12 @@ _CONSTRUCTORS: list[Callable[..., Any]] = [torch.zeros, torch.ones, torch.empty,
 def constructor(call: Call) -> Any:
     """A tensor without content of its own: where a size follows some channels, so do its labels."""
     first = 1 if call.node.op == "call_method" else 0
-    positional: tuple[Any, ...] = call.args[first:]
+    positional: Any = call.args[first:]
     given: Any = positional[0] if positional else call.kwargs.get("size", ())
     sizes = given if isinstance(given, (tuple, list)) else positional
     labels = no_labels(call.value)
     for dim, size in enumerate(sizes[: call.value.dim()]):
-        lines = getattr(size, "labels", ())
+        lines: list[Tensor] = list(getattr(size, "labels", ()))
         if len(lines) == 1 and len(lines[0]) == int(size):
             labels = call.spread(lines[0], dim)
     return labels

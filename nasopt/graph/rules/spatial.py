@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -31,12 +30,8 @@ _POOL_FUNCTIONS = {
 
 @layer_rule(*_POOL_LAYERS)
 def pool_layer(call: Call) -> Any:
-    digits = re.findall(r"(\d)d", type(call.module).__mro__[0].__name__) or re.findall(r"(\d)d", _pool_name(call))
-    return over_space(call, int(digits[-1]))
-
-
-def _pool_name(call: Call) -> str:
-    return next(base.__name__ for base in type(call.module).__mro__ if base in _POOL_LAYERS)
+    name = next(base.__name__ for base in type(call.module).__mro__ if base in _POOL_LAYERS)
+    return over_space(call, int(name[-2]))
 
 
 @function_rule(*_POOL_FUNCTIONS)

@@ -42,7 +42,7 @@ class ChannelMasks:
 
     def alive(self, alpha: Tensor) -> Tensor:
         """Hard decision per unit, shape `(units,)`, bool: `alpha > 0.5`, and the best unit of every group anyway."""
-        group, _, later = self._tensors(alpha)
+        group, later = self._tensors(alpha)
         score = alpha.detach() - later.to(alpha.dtype)
         best = score.new_full((self.groups,), -torch.inf).scatter_reduce(0, group, score, "amax")
         return (alpha.detach() > THRESHOLD) | (score >= best[group])
@@ -51,18 +51,7 @@ class ChannelMasks:
         """0 or 1 per unit, shape `(units,)`; the gradient goes straight through to alpha (Bengio et al. 2013)."""
         return straight_through(self.alive(alpha), alpha)
 
-    def counts(self, mask: Tensor) -> Tensor:
-        """Channels alive in every group, shape `(groups,)`, float64, differentiable in `mask`."""
-        group, size, _ = self._tensors(mask)
-        wide = mask.to(size.dtype) * size
-        return wide.new_zeros(self.groups).index_add(0, group, wide)
-
     def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
         if like.device not in self._on_device:
-            wide = torch.float32 if like.device.type == "mps" else torch.float64
-            self._on_device[like.device] = (
-                self.unit_group.to(like.device),
-                self.unit_size.to(like.device, wide),
-                self._later.to(like.device),
-            )
+            self._on_device[like.device] = (self.unit_group.to(like.device), self._later.to(like.device))
         return self._on_device[like.device]

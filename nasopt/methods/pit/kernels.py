@@ -153,19 +153,13 @@ class KernelMasks:
 
     def mask(self, beta: Tensor, gamma: Tensor | None) -> Tensor:
         """0 or 1 per tap, all axes one after the other, shape `(taps,)`."""
-        field, grid, _ = self._tensors(beta)
+        field, grid = self._tensors(beta)
         taps = self.field.mask(beta).index_select(0, field)
         if gamma is None:
             return taps
         # Ring kernels have no grid: one more item that always lives.
         grids = torch.nn.functional.pad(self.grid.mask(gamma), (0, 1), value=1.0)
         return taps * grids.index_select(0, grid)
-
-    def counts(self, taps: Tensor) -> Tensor:
-        """Taps alive on every axis, shape `(axes,)`, float64."""
-        axis = self._tensors(taps)[2]
-        wide = taps.to(torch.float32 if taps.device.type == "mps" else torch.float64)
-        return wide.new_zeros(len(self.axes)).index_add(0, axis, wide)
 
     def cuts(self, taps: Tensor, kernels: Mapping[str, Sequence[int]]) -> dict[str, KernelCut]:
         """Kept taps of every searched layer, from the hard mask; `kernels` holds the seed's kernel sizes."""
@@ -181,7 +175,5 @@ class KernelMasks:
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
         if like.device not in self._on_device:
-            self._on_device[like.device] = tuple(
-                t.to(like.device) for t in (self.tap_field, self.tap_grid, self.tap_axis)
-            )
+            self._on_device[like.device] = (self.tap_field.to(like.device), self.tap_grid.to(like.device))
         return self._on_device[like.device]

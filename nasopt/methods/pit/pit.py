@@ -20,6 +20,7 @@ from nasopt.graph.slim import slim
 from nasopt.methods.base import SearchModel
 from nasopt.methods.network_cost import NetworkCost
 from nasopt.methods.pit.channels import ChannelMasks
+from nasopt.methods.pit.counts import Counts
 from nasopt.methods.pit.kernels import KernelMasks, tap_axes
 from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.structure import make_structure
@@ -34,6 +35,7 @@ class _Derived:
 
     channels: ChannelMasks
     kernels: KernelMasks
+    counts: Counts
     cost: NetworkCost
     forward: Callable[..., Any]
     index: Tensor
@@ -136,28 +138,17 @@ class PIT(SearchModel):
         return self._method.forward(self.net, self._masks(), *inputs)
 
     def _cost(self, metric: Metric, *, discrete: bool = False, smallest: bool = False, seed: bool = False) -> Tensor:
+        # Masks are hard, so the expected cost is the discrete one.
         method = self._method
         if smallest:
-            alpha, beta, gamma = (torch.zeros_like(p) for p in self._vectors())
+            counts = method.counts.smallest(self.alpha.device)
         elif seed:
-            alpha, beta, gamma = (torch.ones_like(p) for p in self._vectors())
+            counts = method.counts.seed(self.alpha.device)
         else:
-            alpha, beta, gamma = self._vectors()
-        counts = method.channels.counts(method.channels.mask(alpha))
-        if smallest:
-            counts = self._smallest_blocks(counts)
-        taps = method.kernels.counts(method.kernels.mask(beta, gamma)) if method.kernels.axes else None
-        return method.cost(metric, counts, taps)
-
-    def _vectors(self) -> tuple[Tensor, Tensor, Tensor]:
-        empty = self.alpha.new_zeros(0)
-        return self.alpha, getattr(self, "beta", empty), getattr(self, "gamma", empty)
-
-    def _smallest_blocks(self, like: Tensor) -> Tensor:
-        channels = self._method.channels
-        least = channels.unit_size.new_full((channels.groups,), 1 << 60)
-        least = least.scatter_reduce(0, channels.unit_group, channels.unit_size, "amin")
-        return least.to(device=like.device, dtype=like.dtype)
+            taps = self._tap_mask()
+            masks = self._channel_mask() if taps is None else torch.cat([self._channel_mask(), taps])
+            counts = method.counts(masks)
+        return method.cost(metric, counts)
 
     def _kept_labels(self) -> Tensor:
         channels = self._method.channels
@@ -219,6 +210,7 @@ class PIT(SearchModel):
         return _Derived(
             channels,
             kernels,
+            Counts(channels, kernels),
             NetworkCost(analysis, [axis.axis for axis in kernels.axes]),
             masked_function(analysis, of_layer, of_node),
             index,

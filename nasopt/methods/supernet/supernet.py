@@ -119,7 +119,8 @@ class SuperNet(BranchSearch):
         return self._cost_of(metric, self._choices.one_hot(decisions, self.choice_logits.detach()))
 
     def _cost_of(self, metric: Metric, branches: Tensor, **which: bool) -> Tensor:
-        return self._method.cost(metric, branches.new_zeros(0), None, branches)
+        counts = branches.new_zeros(0, dtype=torch.float32 if branches.device.type == "mps" else torch.float64)
+        return self._method.cost(metric, counts, branches)
 
     # --- results
 

@@ -1,0 +1,13 @@
+"""Embedded targets: one file each, with frozen constants, one compiled integer kernel, and where they come from.
+
+>>> from nasopt.cost.targets import get_target
+>>> get_target("cortex_m4").clock_mhz
+120.0
+"""
+
+from nasopt.cost.targets.registry import get_target, register_target, target_names
+from nasopt.cost.targets.rows import COLUMNS, KIND_CODES
+from nasopt.cost.targets.table import target_from_table
+from nasopt.cost.targets.target import Target
+
+__all__ = ["COLUMNS", "KIND_CODES", "Target", "get_target", "register_target", "target_from_table", "target_names"]

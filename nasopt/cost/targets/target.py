@@ -1,0 +1,82 @@
+"""What is an embedded target? Frozen constants, the layer kinds it has a law for, and one integer kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasopt.cost.targets.rows import KIND_CODES
+from nasopt.errors import ConfigError, nearest
+
+Status = Literal["priced", "free", "unpriced"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An embedded platform: a chip at one clock with one software stack, running int8 networks, batch 1.
+
+    Attributes:
+        name: how users, tables and errors call it.
+        summary: chip, cores and software stack in one line.
+        clock_mhz: clock of the unit whose cycles the kernel counts [MHz].
+        cores: cores or engines that share the work.
+        tile_in, tile_out: input and output channels (of one group) that the hardware takes at once. Interpolation
+            knots lie at their multiples. 1 where the law has no steps.
+        ram_bytes, flash_bytes: memory for activations and for weights [B]; 0 where there is none of that sort.
+        active_power_mw: mean power while a network runs [mW]; 0 where nobody published one.
+        priced: kinds (keys of `KIND_CODES`) that the kernel has a law for.
+        free: kinds that cost nothing here, on purpose. A kind in neither set is *unpriced*: asking for it raises.
+        kernel: `cycles(kind, in, out, k0, k1, h, w, s0, s1, groups, bits, law) -> int64`, compiled by numba with the
+            signature `KERNEL_SIGNATURE`; arguments are the columns of a row (see `rows`).
+        law: int64 constants handed to the kernel as its last argument.
+        provenance: where the law and its constants come from, and how well they hold.
+    """
+
+    name: str
+    summary: str
+    clock_mhz: float
+    kernel: Callable[..., Any]
+    law: tuple[int, ...]
+    priced: frozenset[str]
+    provenance: str
+    free: frozenset[str] = frozenset()
+    cores: int = 1
+    tile_in: int = 1
+    tile_out: int = 1
+    ram_bytes: int = 0
+    flash_bytes: int = 0
+    active_power_mw: float = 0.0
+
+    def __post_init__(self) -> None:
+        for label, kinds in (("priced", self.priced), ("free", self.free)):
+            for kind in sorted(kinds - KIND_CODES.keys()):
+                raise ConfigError(
+                    f"target {self.name!r}: {label} kind {kind!r} does not exist, so no layer would ever match it: "
+                    f"use {', '.join(KIND_CODES)}.{nearest(kind, KIND_CODES)}"
+                )
+        if both := sorted(self.priced & self.free):
+            raise ConfigError(f"target {self.name!r}: {', '.join(both)} cannot be priced and free: choose one")
+        if not self.clock_mhz > 0:
+            raise ConfigError(f"target {self.name!r}: clock_mhz is {self.clock_mhz!r}: give a positive clock [MHz]")
+        if self.tile_in < 1 or self.tile_out < 1:
+            raise ConfigError(
+                f"target {self.name!r}: tiles are {self.tile_in} and {self.tile_out} channels: give at least 1 each"
+            )
+
+    def status(self, kind: str) -> Status:
+        """Whether a layer of this kind is priced, free on purpose, or has no law here."""
+        if kind in self.priced:
+            return "priced"
+        return "free" if kind in self.free else "unpriced"
+
+    def law_array(self) -> NDArray[np.int64]:
+        """`law` as the array that the kernel takes: int64, shape `(len(law),)`."""
+        return np.asarray(self.law, dtype=np.int64)
+
+    def milliseconds(self, cycles: Any) -> Any:
+        """Time of so many cycles [ms]; numbers, arrays or tensors."""
+        return cycles / (self.clock_mhz * 1e3)

@@ -1,0 +1,90 @@
+"""Predictions against published and measured figures; skipped where the data is not at hand."""
+
+import os
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks_mlperf_tiny import target_fits, target_measurements, validate_targets
+from nasopt.cost import get_target
+from nasopt.cost.targets.cortex_law import cortex_law
+
+DATA = Path(os.environ.get("NASOPT_DATA", ".")) / "latency" / "mlperf_tiny_results.csv"
+pytestmark = pytest.mark.skipif(not DATA.is_file(), reason="NASOPT_DATA with latency/*.csv is not set")
+
+CLASSES = ("kxk", "pointwise", "depthwise", "linear", "add", "pool")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return validate_targets.all_pairs()
+
+
+def error(measured, predicted):
+    return 100 * abs(predicted / measured - 1)
+
+
+@pytest.mark.parametrize("target", ["cortex_m4", "cortex_m7", "cortex_m33"])
+def test_networks_left_out_are_within_ten_percent(pairs, target):
+    chosen = [pair for pair in pairs if (pair.target, pair.group) == (target, "networks")]
+    assert len(chosen) == 4
+    assert all(error(pair.measured, pair.left_out) < 10 for pair in chosen)
+    assert all(error(pair.measured, pair.fitted) < 5 for pair in chosen)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_accelerator_layers_left_out_are_within_ten_percent(pairs, kind):
+    chosen = [pair for pair in pairs if pair.group == f"{kind}, accelerator"]
+    assert np.mean([error(pair.measured, pair.left_out) for pair in chosen]) < 10
+
+
+def test_gap9_networks_are_within_a_quarter(pairs):
+    assert all(error(pair.measured, pair.fitted) < 25 for pair in pairs if pair.target == "gap9_ne16")
+
+
+def test_ethos_layers_are_within_thirty_percent_in_the_median(pairs):
+    chosen = [error(pair.measured, pair.fitted) for pair in pairs if pair.target == "ethos_u55_128"]
+    assert len(chosen) == 87
+    assert np.median(chosen) < 30
+
+
+@pytest.mark.parametrize("board", target_measurements.BOARDS, ids=lambda board: board.target)
+def test_shipped_prices_are_the_fitted_ones(board):
+    square, point, linear = target_fits.fitted_cortex(board.target).round(3)
+    assert get_target(board.target).law == cortex_law(square, point, linear)
+    assert get_target(board.target).active_power_mw == pytest.approx(target_measurements.board_power(board), abs=0.1)
+
+
+def test_shipped_efr32_law_is_the_fitted_one():
+    assert get_target("efr32_mvp").law == target_fits.fit_efr32(target_measurements.efr32_layers())
+
+
+@pytest.mark.parametrize(("network", "macs"), [("ic", 12_501_632), ("kws", 2_656_768), ("vww", 7_489_664)])
+def test_rows_have_the_published_macs(network, macs):
+    rows = target_measurements.network_rows(network, frozenset({"conv", "depthwise", "linear"}))
+    depthwise = rows[:, 0] == 1
+    assert (rows[:, 2:7].prod(1) * np.where(depthwise, 1, rows[:, 1])).sum() == macs
+
+
+def test_report(pairs, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(validate_targets, "all_pairs", lambda: pairs)
+    validate_targets.main(["--plot", str(tmp_path / "plot.png"), "--csv", str(tmp_path / "pairs.csv")])
+    printed = capsys.readouterr().out
+    assert "| cortex_m4 | networks | 4 |" in printed
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    assert len((tmp_path / "pairs.csv").read_text().splitlines()) == len(pairs) + 1
+    assert len(astuple(pairs[0])) == 6
+
+
+def test_missing_data(monkeypatch, tmp_path):
+    from nasopt.errors import ConfigError
+
+    monkeypatch.delenv("NASOPT_DATA")
+    with pytest.raises(ConfigError, match="NASOPT_DATA is not set"):
+        target_measurements.data_file("x.csv")
+    monkeypatch.setenv("NASOPT_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"x\.csv is not in"):
+        target_measurements.data_file("x.csv")

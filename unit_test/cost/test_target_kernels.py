@@ -1,0 +1,166 @@
+"""The kernels of the embedded targets, against values derived by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nasopt.cost.latency import evaluate
+from nasopt.cost.targets import KIND_CODES, Target, get_target, target_names
+from nasopt.cost.targets.cortex_law import cortex_law
+
+
+def cycles(target: str | Target, kind: str, cin: int, cout: int, k=(1, 1), size=(1, 1), s=(1, 1), groups=1) -> int:
+    row = np.array([KIND_CODES[kind], cin, cout, *k, *size, *s, groups, 8])
+    return int(evaluate(target, row))
+
+
+# Law with prices 2 (k x k), 3 (pointwise, depthwise), 4 (linear): an output costs 8 * 2 = 16, a call 500 * 2 = 1000.
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        # 16x16x32 = 8192 outputs x 9 x 16 = 1,179,648 MAC x 2, + 8192 x 16 + 1000
+        (("conv", 16, 32, (3, 3), (16, 16)), 2_491_368),
+        # three channels: 8192 x 27 = 221,184 MAC x 2 (price) x 2 (few channels), + 131,072 + 1000
+        (("conv", 3, 32, (3, 3), (16, 16)), 1_016_808),
+        # pointwise: 8192 x 16 = 131,072 MAC x 3, + 131,072 + 1000
+        (("conv", 16, 32, (1, 1), (16, 16)), 525_288),
+        # four groups of 4 channels: 8192 x 9 x 4 = 294,912 MAC x 2, + 131,072 + 1000
+        (("conv", 16, 32, (3, 3), (16, 16), (1, 1), 4), 721_896),
+        # depthwise: 8192 x 9 = 73,728 MAC x 3, + 131,072 + 1000
+        (("depthwise", 32, 32, (3, 3), (16, 16)), 353_256),
+        # linear: 640 MAC x 4, + 10 x 16 + 1000
+        (("linear", 64, 10), 3_720),
+        # transposed, 8x8 inputs, stride 2: 64 x 4 x 16 x 32 = 131,072 MAC x 2, + 16x16x32 outputs x 16 + 1000
+        (("conv_transpose", 16, 32, (2, 2), (8, 8), (2, 2)), 394_216),
+        # norm of 8x8x32: 2048 x 16 + 1000
+        (("norm", 32, 32, (1, 1), (8, 8)), 33_768),
+    ],
+)
+def test_cortex_law(layer, expected):
+    target = replace(get_target("cortex_m4"), law=cortex_law(2, 3, 4))
+    assert cycles(target, *layer) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        # ceil(16/2) x ceil(16/8) x (2x9x16 + ceil(32/4) x (5 + 14 x ceil(144/4) + 10)) = 8 x 2 x (288 + 8 x 519)
+        (("conv", 16, 32, (3, 3), (16, 16), (2, 2)), 71_040),
+        # 17 columns and 9 rows take another pair and another round: 9 x 2 x (2x16 + 8 x (5 + 14 x 4 + 10))
+        (("conv", 16, 32, (1, 1), (9, 17)), 10_800),
+        # 4 x ceil(30/4) x 10 x 10 x 9
+        (("depthwise", 30, 30, (3, 3), (10, 10)), 28_800),
+        # ceil(63/2) x ceil(10/4)
+        (("linear", 63, 10), 96),
+        # two groups are twice a convolution of half the channels: 2 x 8 x 2 x (2x9x8 + 4 x (5 + 14 x 18 + 10))
+        (("conv", 16, 32, (3, 3), (16, 16), (2, 2), 2), 38_784),
+    ],
+)
+def test_gap8_in_l1(layer, expected):
+    assert cycles("gap8", *layer) == expected
+
+
+def test_gap8_tiles_what_does_not_fit():
+    # 640 x 128 = 81,920 weights > 64 kB. Halves of 64 outputs would need 2 x (640 + 640 x 64 + 64) = 83,328 bytes for
+    # two buffers, so tiles have 32: 4 of them, each of 320 x 8 = 2,560 cycles of work and
+    # (640 + 20,480 + 32) / 8 + 100 = 2,744 cycles of transfer: 2,744 + 4 x max. Tiles of 16 take
+    # 1 row: (640 + 10,240 + 16) / 8 + 100 = 1,462 + 8 x 1,462 = 13,158; of 8: 822 + 16 x 822 = 13,974; of 32: 13,720.
+    assert cycles("gap8", "linear", 640, 128) == 13_158
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        # 1 tile: load 19 + multiply 6 + 32 + 8, quantise 9 + 32 + 8 + 4, write 13; 9 x (16 + 32) / 8 moved; call 500
+        (("conv", 16, 32, (1, 1), (3, 3)), 65 + 53 + 13 + 54 + 500),
+        # two input steps of 31 + 6 + 32 x 8 + 8
+        (("conv", 32, 32, (3, 3), (3, 3)), 2 * 301 + 53 + 13 + 72 + 500),
+        # one channel more is another tile of outputs with k = 1: 65 - 31 = 34, quantise 9 + 1 + 8 + 1, write 13
+        (("conv", 16, 33, (1, 1), (3, 3)), 131 + (34 + 19 + 13) + 56 + 500),
+        # two tiles of 16 channels: 31 + 6 + 128 + 8, quantise 9 + 16 + 8 + 2, write 13
+        (("depthwise", 32, 32, (3, 3), (3, 3)), 2 * (173 + 35 + 13) + 72 + 500),
+        # four steps of 19 + 6 + 10 + 8, quantise 9 + 10 + 8 + 2, write 13; 640 weights / 8; 74 / 8 -> 10 moved
+        (("linear", 64, 10), 4 * 43 + 29 + 13 + 80 + 10 + 500),
+    ],
+)
+def test_gap9_ne16(layer, expected):
+    assert cycles("gap9_ne16", *layer) == expected
+
+
+def test_ne16_multiplies_bit_by_bit():
+    rows = np.array([[0, 32, 32, 3, 3, 3, 3, 1, 1, 1, bits] for bits in (8, 4)])
+    eight, four = evaluate("gap9_ne16", rows)
+    # two input steps of 32 output channels, each four cycles shorter
+    assert eight - four == 2 * 32 * 4
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        # blocks of 1x2 positions by 8 channels: 32 x 16 x 2 = 1024, each 9 taps x 16/8 + 5
+        (("conv", 16, 16, (3, 3), (32, 32)), 1024 * 23),
+        # 40 channels are read as 64: 9 x 8 + 5; 32 x 16 x 5 blocks
+        (("conv", 40, 40, (3, 3), (32, 32)), 2560 * 77),
+        # few products: at least 9 cycles per block; 48 x 24 x 2 blocks
+        (("conv", 8, 16, (1, 1), (48, 48)), 2304 * 9),
+        # 25x5 counts as 26x6: 13 x 3 x 2 x 8 blocks of 12 + 1, + 600
+        (("depthwise", 64, 64, (3, 3), (25, 5)), 624 * 13 + 600),
+        # weights from flash: 128 x 128 x 0.75, more than 16 blocks of 21
+        (("linear", 128, 128), 12_288),
+        (("add", 16, 16, (1, 1), (32, 32)), 24_576),
+        # 65 % of 8 x 8 x 64 = 4096 elements, rounded up
+        (("pool", 64, 64, (8, 8), (1, 1)), 2_663),
+    ],
+)
+def test_ethos(layer, expected):
+    assert cycles("ethos_u55_128", *layer) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        # 4x4 positions, 3x3 taps, "same": along each side 3 x 4 - 2 = 10 taps meet data; x 2 x 5 channels
+        (("conv", 2, 5, (3, 3), (4, 4)), 10 * 10 * 2 * 5),
+        # 9 taps around each of 4 positions: all 4 inputs are within reach of each
+        (("depthwise", 6, 6, (9, 1), (4, 1)), 16 * 6),
+        # stride 2 over 4 inputs, padded at the end: positions read 0 1 2 and 2 3 -, so 5 taps along each side
+        (("depthwise", 6, 6, (3, 3), (2, 2), (2, 2)), 25 * 6),
+        (("linear", 64, 10), 640),
+    ],
+)
+def test_efr32_counts_taps_that_meet_data(layer, expected):
+    one_cycle_per_mac = tuple(1000 if i % 6 == 0 else 0 for i in range(36))
+    assert cycles(replace(get_target("efr32_mvp"), law=one_cycle_per_mac), *layer) == expected
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_compiled_equals_python(name):
+    target = get_target(name)
+    generator = np.random.default_rng(0)
+    kinds = [KIND_CODES[kind] for kind in sorted(target.priced)]
+    for _ in range(200):
+        groups = int(generator.integers(1, 3))
+        cin, cout, k0, k1, h, w = (int(value) for value in generator.integers(1, [65, 65, 6, 6, 33, 33]))
+        s0, s1 = (int(value) for value in generator.integers(1, 3, size=2))
+        row = [int(generator.choice(kinds)), cin * groups, cout * groups, k0, k1, h, w, s0, s1, groups, 8]
+        compiled = int(evaluate(target, np.array(row)))
+        assert compiled == target.kernel.py_func(*row, target.law) > 0
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_more_work_is_never_cheaper(name):
+    """More channels in steps of the tile, more positions, more taps: never fewer cycles."""
+    target = get_target(name)
+    for kind in sorted(target.priced & {"conv", "depthwise", "linear"}):
+        base = np.array([KIND_CODES[kind], 4, 4, 3, 3, 6, 6, 1, 1, 1, 8])
+        for column, step in (("in", target.tile_in), ("out", target.tile_out), ("k", 1), ("size", 1)):
+            columns = {"in": [1], "out": [2], "k": [3, 4], "size": [5, 6]}[column]
+            rows = np.repeat(base[None], 40, axis=0)
+            for at in columns:
+                first = 4 if column == "in" else 2 if column == "k" else 1  # 1x1 convolutions have laws of their own
+                rows[:, at] = np.maximum(first, np.arange(40) * step)
+            if kind == "depthwise" and column in ("in", "out"):
+                rows[:, 1] = rows[:, 2] = np.maximum(1, np.arange(40) * step)
+            priced = evaluate(target, rows)
+            assert (np.diff(priced) >= 0).all(), (name, kind, column)
