@@ -96,6 +96,19 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """Channels behind a choice whose branches keep channels of their own.
+
+    `labels[c]` lives iff `branches[i][c]` lives, where i is the branch that is chosen. They stand along `dim`, < 0.
+    """
+
+    choice: str
+    labels: Tensor
+    branches: tuple[Tensor, ...]
+    dim: int
+
+
+@dataclass(frozen=True)
 class Attribute:
     """An int that must follow the channels: of a module, or an argument of a function call.
 
@@ -221,6 +234,20 @@ class Call:
         self.slices(parameter, dim, labels)
         self._propagation.writers.append((self.name, labels))
         return labels
+
+    def follows(self, outputs: Sequence[Tensor]) -> Tensor | None:
+        """Fresh labels behind a choice that may keep the channels of its branches apart; None where it may not."""
+        dims = {dim for x in outputs for dim in self.labels.varying(x)}
+        calls = sum(node.target == self.node.target for node in self.node.graph.nodes)
+        if self.name not in self._propagation.apart or len(dims) != 1 or calls > 1:
+            self._propagation.apart.discard(self.name)
+            return None
+        (dim,) = dims
+        lines = tuple(self.labels.line(x, dim) for x in outputs)
+        fresh = self.labels.fresh(len(lines[0]))
+        self._propagation.derived.append(Derived(self.name, fresh, lines, dim - self.value.dim()))
+        self._propagation.writers.append((self.name, fresh))
+        return self.spread(fresh, dim)
 
     def slices(self, parameter: str, dim: int, labels: Tensor) -> None:
         """Position i of a parameter or buffer along `dim` belongs to the channel `labels[i]`; absent ones are passed over."""

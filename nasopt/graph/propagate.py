@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, fx
 
 from nasopt.errors import UnknownOperationError
 from nasopt.graph.alternatives import BranchInput, Choice, is_marker
-from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
+from nasopt.graph.call import Attribute, Call, CostTerm, Derived, Extent, Read, flatten, no_labels
 from nasopt.graph.labels import Labels
 from nasopt.graph.regions import ALWAYS, Region, contradict, regions
 from nasopt.graph.registry import alteration, find_rule
@@ -32,9 +33,12 @@ class Propagation:
         costs: what the calls cost.
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
+        regions: in which branches every node lies.
+        apart: paths of choices whose branches keep channels of their own, as far as they can.
+        derived: channels behind such choices.
     """
 
-    def __init__(self, module: fx.GraphModule, batch: int, strict: bool = False) -> None:
+    def __init__(self, module: fx.GraphModule, batch: int, strict: bool = False, apart: Collection[str] = ()) -> None:
         self.module = module
         self.batch = batch
         self.strict = strict
@@ -50,6 +54,8 @@ class Propagation:
         self.activations: set[fx.Node] = set()
         self.term_of_node: dict[fx.Node, CostTerm] = {}
         self.regions: dict[fx.Node, Region] = regions(module)
+        self.apart = set(apart)
+        self.derived: list[Derived] = []
         self._direct: dict[str, Tensor] = {}
         self._whole: dict[str, str] = {}
         self._priced: set[str] = set()

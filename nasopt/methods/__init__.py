@@ -1,7 +1,8 @@
 """Search methods: each wraps a seed and exports the network that it found."""
 
 from nasopt.methods.pit import PIT
+from nasopt.methods.pit_supernet import PITSuperNet
 from nasopt.methods.structure import restore
 from nasopt.methods.supernet import SuperNet, SuperNetModule
 
-__all__ = ["PIT", "SuperNet", "SuperNetModule", "restore"]
+__all__ = ["PIT", "PITSuperNet", "SuperNet", "SuperNetModule", "restore"]

@@ -39,6 +39,8 @@ class SearchModel(nn.Module, ABC):
     # Whether layers with several branches are searched, and whether channels are.
     _searches_branches = False
     _searches_channels = True
+    # Whether the branches of a layer keep channels of their own.
+    _branches_apart = False
     _derived: dict[str, Any]
 
     def __init__(
@@ -175,8 +177,8 @@ class SearchModel(nn.Module, ABC):
         }
         return {
             "cost": cost,
-            "channels": sum(group.size for group in analysis.groups),
-            "searchable_channels": sum(group.size for group in analysis.searchable),
+            "channels": sum(group.size for group in analysis.groups if not group.follows_choice),
+            "searchable_channels": sum(group.size for group in analysis.searchable if not group.follows_choice),
             "weights": sum(weights.values()),
             "searchable_weights": sum(count for path, count in weights.items() if path in cut),
             "unpriced": list(analysis.propagation.unpriced),
@@ -295,7 +297,7 @@ class SearchModel(nn.Module, ABC):
         return self._derived["analysis"]
 
     def _rebuild(self) -> None:
-        analysis = analyse(self.net, self.example, self.strict, self._keeps_outputs)
+        analysis = analyse(self.net, self.example, self.strict, self._keeps_outputs, self._branches_apart)
         self.__dict__[_DERIVED] = {"analysis": analysis, "seed_costs": {}}
         self._derived["method"] = self._derive(analysis)
 

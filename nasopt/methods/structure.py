@@ -38,7 +38,7 @@ def make_structure(
     decided = dict(decisions or {})
     channels: dict[str, list[int]] = {}
     for layer, labels in analysis.propagation.writers:
-        if is_chosen(layer, decided) and not bool(keep[labels].all()):
+        if layer not in decided and is_chosen(layer, decided) and not bool(keep[labels].all()):
             channels[layer] = torch.nonzero(keep[labels]).reshape(-1).tolist()
     cut = {
         name: [[axis.first, axis.step, axis.count] for axis in axes]

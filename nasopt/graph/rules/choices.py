@@ -17,4 +17,5 @@ def branch_input(call: Call) -> Any:
 
 @layer_rule(Choice, searchable="one of its branches")
 def choice(call: Call) -> Any:
-    return meet(call, call.tensors, call.value.shape)
+    apart = call.follows(call.tensors)
+    return apart if apart is not None else meet(call, call.tensors, call.value.shape)

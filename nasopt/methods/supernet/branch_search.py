@@ -66,10 +66,12 @@ class BranchSearch(SearchModel):
         """Choices of the analysed model; logits and temperatures are created if they do not exist."""
         choices = Choices(analysis, *self._branch_settings)
         if "choice_logits" not in self._parameters:
-            device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-            self.register_parameter("choice_logits", nn.Parameter(torch.zeros(choices.total, device=device)))
-            temperatures = torch.tensor(choices.temperatures, device=device).reshape(-1, 1)
-            self.register_buffer("temperatures", temperatures)
+            like = next((p for p in self.net.parameters() if p.is_floating_point()), torch.empty(0))
+            # Weights are multiplied to activations: as exact as these, and never in half precision.
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            self.register_parameter("choice_logits", nn.Parameter(like.new_zeros(choices.total, dtype=dtype)))
+            temperatures = torch.tensor(choices.temperatures, device=like.device, dtype=dtype)
+            self.register_buffer("temperatures", temperatures.reshape(-1, 1))
         return choices
 
     # --- temperature
