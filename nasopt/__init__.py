@@ -10,8 +10,28 @@ model = model.arch_export()                                                   # 
 """
 
 from nasopt.graph.registry import function_rule, layer_rule
-from nasopt.methods import PIT, PITSuperNet, SuperNet, SuperNetModule, restore, schedule
+from nasopt.methods import (
+    PIT,
+    PITSuperNet,
+    SuperNet,
+    SuperNetModule,
+    restore,
+    schedule,
+    supernet_candidates,
+    with_candidates,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["PIT", "PITSuperNet", "SuperNet", "SuperNetModule", "function_rule", "layer_rule", "restore", "schedule"]
+__all__ = [
+    "PIT",
+    "PITSuperNet",
+    "SuperNet",
+    "SuperNetModule",
+    "function_rule",
+    "layer_rule",
+    "restore",
+    "schedule",
+    "supernet_candidates",
+    "with_candidates",
+]

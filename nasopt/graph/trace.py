@@ -189,7 +189,7 @@ class ValueTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.evaluating:
             return forward(*args, **kwargs)
-        if isinstance(m, Alternatives):
+        if isinstance(m, Alternatives) and not self.root.training:
             self._check_alternatives(m, args, kwargs)
         return super().call_module(m, forward, args, kwargs)
 

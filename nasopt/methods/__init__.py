@@ -3,6 +3,6 @@
 from nasopt.methods.pit import PIT
 from nasopt.methods.pit_supernet import PITSuperNet
 from nasopt.methods.structure import restore
-from nasopt.methods.supernet import SuperNet, SuperNetModule
+from nasopt.methods.supernet import SuperNet, SuperNetModule, supernet_candidates, with_candidates
 
-__all__ = ["PIT", "PITSuperNet", "SuperNet", "SuperNetModule", "restore"]
+__all__ = ["PIT", "PITSuperNet", "SuperNet", "SuperNetModule", "restore", "supernet_candidates", "with_candidates"]

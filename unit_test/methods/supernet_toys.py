@@ -63,7 +63,9 @@ class SharedNorm(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, bias=False)
         plain = nn.Conv2d(4, 4, 3, padding=1, bias=False)
-        self.choice = SuperNetModule([plain, unit(4, 4, 3), nn.Identity(), SuperNetModule([nn.Identity(), nn.Conv2d(4, 4, 1)])])
+        self.choice = SuperNetModule(
+            [plain, unit(4, 4, 3), nn.Identity(), SuperNetModule([nn.Identity(), nn.Conv2d(4, 4, 1)])]
+        )
         self.norm = nn.BatchNorm2d(4)
         self.head = head(4)
 
