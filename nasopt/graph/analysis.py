@@ -136,7 +136,10 @@ class Analysis:
             signature.index_add_(0, self.roots[use], weight.expand(len(use)))
         behind = self._mark(derived.labels for derived in self.propagation.derived)
         written = self._mark(labels for _, labels in self.propagation.writers)
-        read = self._mark(r.labels for r in self.reads)
+        # What a choice keeps apart is read through it.
+        passed = [(d.choice, labels) for d in self.propagation.derived for labels in d.branches]
+        uses = [*((r.layer, r.labels) for r in self.reads), *passed]
+        read = self._mark(labels for _, labels in uses)
         first_reason = torch.full((count,), -1)
         for i, fixing in reversed(list(enumerate(self.labels.fixings))):
             first_reason[self.roots[fixing.labels]] = i
@@ -146,7 +149,7 @@ class Analysis:
         for root, key in zip(candidates.tolist(), keys):
             by_signature.setdefault(key, []).append(root)
         writers = self._names_by_root(self.propagation.writers)
-        readers = self._names_by_root((r.layer, r.labels) for r in self.reads)
+        readers = self._names_by_root(uses)
         groups, names = [], set()
         for (_, reason_index), roots in by_signature.items():
             is_fixed = reason_index >= 0

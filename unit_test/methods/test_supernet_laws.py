@@ -189,7 +189,7 @@ def test_parameters_are_divided_in_two(setting: str, toy: SuperToy) -> None:
     arch, net = list(map(id, model.arch_parameters())), list(map(id, model.net_parameters()))
     assert not set(arch) & set(net)
     assert sorted(arch + net) == sorted(map(id, model.parameters()))
-    assert set(model.get_parameter(name) is not None for name, _ in model.named_arch_parameters()) == {True}
+    assert {model.get_parameter(name) is not None for name, _ in model.named_arch_parameters()} == {True}
 
 
 @every_case

@@ -58,11 +58,11 @@ class Choices:
         self.kinds = [marker.kinds for marker in markers.values()]
         self.sizes = [count for _, count in layout.values()]
         self.total = sum(self.sizes)
-        self.widest = max(self.sizes, default=0)
+        self.widest = max(self.sizes, default=1)
         self.paths = paths
         settings = [marker.settings for marker in markers.values()]
-        self.gumbel = torch.tensor([[bool(s["gumbel_softmax"]) if gumbel is None else gumbel] for s in settings])
-        self.hard = torch.tensor([[bool(s["hard_softmax"]) if hard is None else hard] for s in settings])
+        self.gumbel = _column([bool(s["gumbel_softmax"]) if gumbel is None else gumbel for s in settings])
+        self.hard = _column([bool(s["hard_softmax"]) if hard is None else hard for s in settings])
         self.temperatures = [float(s["temperature"]) for s in settings]
         self._index = torch.full((len(self.names), self.widest), self.total)
         for row, (start, count) in enumerate(layout.values()):
@@ -177,3 +177,7 @@ class Choices:
         if like.device not in self._on_device:
             self._on_device[like.device] = tuple(t.to(like.device) for t in (self._index, self.gumbel, self.hard))
         return self._on_device[like.device]
+
+
+def _column(values: list[bool]) -> Tensor:
+    return torch.tensor(values, dtype=torch.bool).reshape(-1, 1)
