@@ -192,6 +192,8 @@ class Run:
                     if base is not None:
                         group.setdefault("base_lr", base[index])
                     group["lr"] = group["base_lr"] * phase.lr_factor(state.epoch)
+                if phase.kind == "search" and hasattr(self.model, "set_epoch"):
+                    self.model.set_epoch(state.epoch)  # type: ignore[operator]
                 self.model.train()
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
                 loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)

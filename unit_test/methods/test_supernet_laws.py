@@ -6,7 +6,7 @@ import copy
 import itertools
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -36,13 +36,18 @@ SETTINGS: dict[str, Callable[..., SearchModel]] = {
     ),
 }
 
-every_case = pytest.mark.parametrize(
-    ("setting", "toy"),
-    [
-        pytest.param(setting, toy, id=f"{setting}-{name}")
-        for setting, (name, toy) in itertools.product(SETTINGS, SUPER_TOYS.items())
-    ],
-)
+
+def cases(settings: Iterable[str]) -> pytest.MarkDecorator:
+    """Every toy under each of these settings."""
+    pairs = itertools.product(settings, SUPER_TOYS.items())
+    return pytest.mark.parametrize(
+        ("setting", "toy"), [pytest.param(setting, toy, id=f"{setting}-{name}") for setting, (name, toy) in pairs]
+    )
+
+
+every_case = cases(SETTINGS)
+# Laws that depend less on how branches are mixed.
+some_cases = cases(["sampled", "two", "shared", "independent"])
 # Wrapping takes a second; the laws take copies.
 _WRAPPED: dict[tuple[str, SuperToy], tuple[nn.Module, SearchModel]] = {}
 
@@ -95,13 +100,13 @@ def test_wrapping_changes_no_output(toy: SuperToy, setting: str) -> None:
         assert difference(wanted, model(x)) < 1e-12
 
 
-@every_case
+@some_cases
 def test_evaluation_starts_with_the_first_branches(setting: str, toy: SuperToy) -> None:
     (seed, model), x = wrapped(setting, toy), toy.batch()
     assert difference(seed.eval()(x), model.eval()(x)) < 1e-12
 
 
-@every_case
+@some_cases
 def test_the_seed_and_the_generator_stay_as_they_are(setting: str, toy: SuperToy) -> None:
     seed = toy.seed()
     before, attributes = copy.deepcopy(seed.state_dict()), {n: set(vars(m)) for n, m in seed.named_modules()}
@@ -134,7 +139,7 @@ def test_export_is_faithful_and_costs_are_true(setting: str, toy: SuperToy) -> N
             model.eval()
 
 
-@every_case
+@some_cases
 def test_no_trace_of_the_search_is_left(setting: str, toy: SuperToy) -> None:
     _, model = wrapped(setting, toy)
     scramble(model)
@@ -144,7 +149,7 @@ def test_no_trace_of_the_search_is_left(setting: str, toy: SuperToy) -> None:
     assert not any("branches" in name or "inputs" in name for name, _ in network.named_modules())
 
 
-@every_case
+@some_cases
 def test_a_result_can_be_restored_and_wrapped_again(setting: str, toy: SuperToy) -> None:
     (_, model), x = wrapped(setting, toy), toy.batch()
     scramble(model)
@@ -162,7 +167,7 @@ def test_a_result_can_be_restored_and_wrapped_again(setting: str, toy: SuperToy)
     assert torch.equal(twice(x), found(x))
 
 
-@every_case
+@some_cases
 def test_reading_changes_nothing(setting: str, toy: SuperToy) -> None:
     _, model = wrapped(setting, toy)
     train(model, toy.batch())
@@ -183,7 +188,7 @@ def test_reading_changes_nothing(setting: str, toy: SuperToy) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-@every_case
+@some_cases
 def test_parameters_are_divided_in_two(setting: str, toy: SuperToy) -> None:
     _, model = wrapped(setting, toy)
     arch, net = list(map(id, model.arch_parameters())), list(map(id, model.net_parameters()))
@@ -192,7 +197,7 @@ def test_parameters_are_divided_in_two(setting: str, toy: SuperToy) -> None:
     assert {model.get_parameter(name) is not None for name, _ in model.named_arch_parameters()} == {True}
 
 
-@every_case
+@some_cases
 @pytest.mark.parametrize("source", ["task", "size", "macs"])
 def test_every_architecture_parameter_gets_a_gradient(setting: str, toy: SuperToy, source: str) -> None:
     (_, model), x = wrapped(setting, toy), toy.batch()
@@ -212,7 +217,7 @@ def test_every_architecture_parameter_gets_a_gradient(setting: str, toy: SuperTo
             assert bool(found.all()), (name, found)
 
 
-@every_case
+@some_cases
 def test_round_trips(setting: str, toy: SuperToy) -> None:
     (seed, model), x = wrapped(setting, toy), toy.batch()
     train(model, x)
@@ -234,7 +239,7 @@ def test_round_trips(setting: str, toy: SuperToy) -> None:
     assert model.double().arch_export()(x).dtype == torch.float64
 
 
-@every_case
+@some_cases
 def test_something_always_survives(setting: str, toy: SuperToy) -> None:
     _, model = wrapped(setting, toy)
     for value in (-3.0, 0.0, 0.5):
