@@ -15,6 +15,7 @@ from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.decide import decide, short_names
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.kernels import AxisCut, KernelCut
+from nasopt.graph.regions import happens
 from nasopt.graph.slim import slim
 
 _FORMAT = "nasopt.structure"
@@ -38,7 +39,7 @@ def make_structure(
     decided = dict(decisions or {})
     channels: dict[str, list[int]] = {}
     for layer, labels in analysis.propagation.writers:
-        if layer not in decided and is_chosen(layer, decided) and not bool(keep[labels].all()):
+        if layer not in decided and _runs(analysis, layer, decided) and not bool(keep[labels].all()):
             channels[layer] = torch.nonzero(keep[labels]).reshape(-1).tolist()
     cut = {
         name: [[axis.first, axis.step, axis.count] for axis in axes]
@@ -95,6 +96,14 @@ def restore(
         }
     example = make_example(seed, None, input_example)
     return build(trace_model(seed, example, leaf_modules), example, structure)
+
+
+def _runs(analysis: Analysis, layer: str, decisions: Mapping[str, int]) -> bool:
+    """Whether a layer, or a function that is named after its node, is in no branch, or in branches that all remain."""
+    node = analysis.nodes.get(layer)
+    if node is not None and node.op == "call_function":
+        return happens(analysis.propagation.regions[node], decisions)
+    return is_chosen(layer, decisions)
 
 
 def is_chosen(layer: str, decisions: Mapping[str, int]) -> bool:
