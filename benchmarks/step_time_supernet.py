@@ -79,7 +79,6 @@ def make_step(model: nn.Module, x: Tensor) -> Step:
 
 def peak_bytes(step: Step) -> int:
     """Largest sum of live tensors during a step, beyond what lived before it."""
-    # The profiler reports every start and stop on the error stream.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

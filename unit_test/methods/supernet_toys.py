@@ -246,7 +246,8 @@ class SuperToy:
         for module in model.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias)
+                # Small, so that no channel is dead behind a ReLU.
+                nn.init.normal_(module.bias, std=0.2)
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 1.5)
         return model

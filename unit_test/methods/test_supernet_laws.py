@@ -206,7 +206,7 @@ def test_every_architecture_parameter_gets_a_gradient(setting: str, toy: SuperTo
     # Sampled branches get theirs when they are drawn.
     for _ in range(40):
         model.zero_grad()
-        loss = model(x).square().mean()
+        loss = model(toy.batch()).square().mean()
         (loss if source == "task" else model.get_cost(get_metric(source))).backward()
         for name, parameter in model.named_arch_parameters():
             if parameter.grad is not None:
