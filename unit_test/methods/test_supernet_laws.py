@@ -200,7 +200,7 @@ def test_parameters_are_divided_in_two(setting: str, toy: SuperToy) -> None:
 @some_cases
 @pytest.mark.parametrize("source", ["task", "size", "macs"])
 def test_every_architecture_parameter_gets_a_gradient(setting: str, toy: SuperToy, source: str) -> None:
-    (_, model), x = wrapped(setting, toy), toy.batch()
+    _, model = wrapped(setting, toy)
     model.train()
     got = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_arch_parameters()}
     # Sampled branches get theirs when they are drawn.
