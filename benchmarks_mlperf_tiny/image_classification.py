@@ -8,11 +8,17 @@ from torch.nn import functional as F
 from benchmarks_mlperf_tiny.data.images import cifar10, cifar10_subset, digits
 from benchmarks_mlperf_tiny.networks import resnet8
 from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
+from nasopt import with_candidates
 
 
 def build_seed(num_classes: int) -> nn.Module:
     """ResNet-8 with fresh weights."""
     return resnet8(num_classes)
+
+
+def build_supernet(num_classes: int) -> nn.Module:
+    """The seed with alternatives at every convolution with more than one tap."""
+    return with_candidates(build_seed(num_classes), (3, 32, 32), gumbel_softmax=True)
 
 
 def loss(outputs: Tensor, _inputs: Tensor, labels: Tensor) -> Tensor:
@@ -27,6 +33,7 @@ TASK = Task(
     figure_name="accuracy",
     target=0.85,
     seed=build_seed,
+    supernet=build_supernet,
     loss=loss,
     figure=top1,
     datasets={

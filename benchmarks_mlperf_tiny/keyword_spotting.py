@@ -8,11 +8,19 @@ from benchmarks_mlperf_tiny.data.keywords import spoken_digits, synthetic_words
 from benchmarks_mlperf_tiny.image_classification import loss
 from benchmarks_mlperf_tiny.networks import ds_cnn
 from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
+from nasopt import with_candidates
 
 
 def build_seed(num_classes: int) -> nn.Module:
     """DS-CNN with fresh weights."""
     return ds_cnn(num_classes)
+
+
+def build_supernet(num_classes: int) -> nn.Module:
+    """The seed with alternatives at every separable block."""
+    return with_candidates(
+        build_seed(num_classes), (1, 49, 10), lambda name, conv: conv.groups > 1, gumbel_softmax=True
+    )
 
 
 TASK = Task(
@@ -22,6 +30,7 @@ TASK = Task(
     figure_name="accuracy",
     target=0.90,
     seed=build_seed,
+    supernet=build_supernet,
     loss=loss,
     figure=top1,
     datasets={

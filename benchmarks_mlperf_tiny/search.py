@@ -194,6 +194,8 @@ class Run:
                         group.setdefault("base_lr", base[index])
                     factor = phase.lr_factor if index == 0 else phase.arch_lr_factor  # `param_groups`: net, arch
                     group["lr"] = group["base_lr"] * factor(state.epoch)
+                if phase.kind == "search" and hasattr(self.model, "set_epoch"):
+                    self.model.set_epoch(state.epoch)  # type: ignore[operator]
                 self.model.train()
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
                 loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)

@@ -8,11 +8,19 @@ from benchmarks_mlperf_tiny.data.people import person_crops, synthetic_figures
 from benchmarks_mlperf_tiny.image_classification import loss
 from benchmarks_mlperf_tiny.networks import mobilenet_v1
 from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
+from nasopt import with_candidates
 
 
 def build_seed(num_classes: int) -> nn.Module:
     """MobileNetV1 x0.25 with fresh weights."""
     return mobilenet_v1(num_classes)
+
+
+def build_supernet(num_classes: int) -> nn.Module:
+    """The seed with alternatives at every separable block."""
+    return with_candidates(
+        build_seed(num_classes), (3, 96, 96), lambda name, conv: conv.groups > 1, gumbel_softmax=True
+    )
 
 
 TASK = Task(
@@ -22,6 +30,7 @@ TASK = Task(
     figure_name="accuracy",
     target=0.80,
     seed=build_seed,
+    supernet=build_supernet,
     loss=loss,
     figure=top1,
     datasets={

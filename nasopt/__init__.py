@@ -10,8 +10,32 @@ model = model.arch_export()                                                   # 
 """
 
 from nasopt.graph.registry import function_rule, layer_rule
-from nasopt.methods import NASB, PIT, Budget, restore
+from nasopt.methods import (
+    NASB,
+    PIT,
+    Budget,
+    PITSuperNet,
+    SuperNet,
+    SuperNetModule,
+    restore,
+    schedule,
+    supernet_candidates,
+    with_candidates,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["NASB", "PIT", "Budget", "function_rule", "layer_rule", "restore"]
+__all__ = [
+    "NASB",
+    "PIT",
+    "Budget",
+    "PITSuperNet",
+    "SuperNet",
+    "SuperNetModule",
+    "function_rule",
+    "layer_rule",
+    "restore",
+    "schedule",
+    "supernet_candidates",
+    "with_candidates",
+]

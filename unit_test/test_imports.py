@@ -51,7 +51,7 @@ def test_method_folders_do_not_import_each_other() -> None:
             assert not [name for name in names if name.startswith(others)], parts
 
 
-def test_torch_fx_stays_in_graph_and_numba_in_cost() -> None:
+def test_torch_fx_stays_in_graph_and_numba_in_kernels() -> None:
     for parts, names in files().items():
         if parts[0] != "graph":
             assert not [n for n in names if n.startswith("torch.fx")], parts

@@ -15,6 +15,7 @@ from nasopt.graph.analysis import analyse, trace_model
 from nasopt.graph.buffers import ActivationMemory, activation_memory
 from nasopt.graph.example import make_example
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.regions import ALWAYS
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def network_calls(
     analysis = analyse(trace_model(model, example, tuple(leaf_modules)), example)
     propagation = analysis.propagation
     biased = {term.key for term in propagation.costs if term.bias}
-    terms = [replace(term, bias=term.key in biased) for term in propagation.costs]
+    terms = [replace(term, bias_regions=[ALWAYS] if term.key in biased else []) for term in propagation.costs]
     calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in terms)
     unpriced = tuple(dict.fromkeys(propagation.unpriced))
     free = (name for name in propagation.called() if name not in unpriced and name not in {t.layer for t in terms})

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 import nasopt.graph.rules  # noqa: F401  (fills the table)
+from nasopt.graph.alternatives import Alternatives, choices_of
 from nasopt.graph.call import CostTerm, Read
 from nasopt.graph.example import Example
+from nasopt.graph.inline import inline_alternatives
 from nasopt.graph.propagate import Propagation
 from nasopt.graph.registry import find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, trace
@@ -29,6 +31,7 @@ class Group:
         readers: layers that mix them.
         searchable: whether channels of it may be removed.
         reason: why not, empty where it is searchable.
+        follows_choice: channels behind a choice, which live as those of the chosen branch do.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Group:
     readers: tuple[str, ...]
     searchable: bool
     reason: str
+    follows_choice: bool = False
 
     @property
     def size(self) -> int:
@@ -60,13 +64,20 @@ class Analysis:
         batch: int,
         strict: bool = False,
         keep_outputs: Callable[[str, nn.Module], bool] | None = None,
+        branches_apart: bool = False,
     ) -> None:
         self.module = module
-        self.propagation = Propagation(module, batch, strict).run()
-        self.labels = self.propagation.labels
-        if keep_outputs is not None:
-            self._exclude(keep_outputs)
-        self.roots = self.labels.find(torch.arange(len(self.labels)))
+        apart = set(choices_of(module)) if branches_apart else set()
+        while True:
+            self.propagation = Propagation(module, batch, strict, apart).run()
+            self.labels = self.propagation.labels
+            if keep_outputs is not None:
+                self._exclude(keep_outputs)
+            self.roots = self.labels.find(torch.arange(len(self.labels)))
+            tied = self._tied_choices()
+            if not tied:
+                break
+            apart = self.propagation.apart - tied
         self.groups = self._group()
         self.searchable = [group for group in self.groups if group.searchable]
         self.atom = torch.full((len(self.labels),), -1)
@@ -97,6 +108,17 @@ class Analysis:
 
     # --- building
 
+    def _tied_choices(self) -> set[str]:
+        """Choices whose channels are tied to others or fixed, so that their branches must share a mask after all."""
+        members = torch.bincount(self.roots, minlength=len(self.labels))
+        members[[0, *(int(root) for fixing in self.labels.fixings for root in self.roots[fixing.labels])]] = 2
+        read = self._mark(r.labels for r in self.reads)
+        return {
+            derived.choice
+            for derived in self.propagation.derived
+            if bool((members[self.roots[derived.labels]] > 1).any()) or not bool(read[self.roots[derived.labels]].all())
+        }
+
     def _exclude(self, keep_outputs: Callable[[str, nn.Module], bool]) -> None:
         for node, value in self.propagation.values.items():
             if node.op == "call_module" and isinstance(value, Tensor):
@@ -112,8 +134,12 @@ class Analysis:
         for use in self._uses():
             weight = torch.randint(-(2**62), 2**62, (), generator=generator)
             signature.index_add_(0, self.roots[use], weight.expand(len(use)))
+        behind = self._mark(derived.labels for derived in self.propagation.derived)
         written = self._mark(labels for _, labels in self.propagation.writers)
-        read = self._mark(r.labels for r in self.reads)
+        # What a choice keeps apart is read through it.
+        passed = [(d.choice, labels) for d in self.propagation.derived for labels in d.branches]
+        uses = [*((r.layer, r.labels) for r in self.reads), *passed]
+        read = self._mark(labels for _, labels in uses)
         first_reason = torch.full((count,), -1)
         for i, fixing in reversed(list(enumerate(self.labels.fixings))):
             first_reason[self.roots[fixing.labels]] = i
@@ -123,7 +149,7 @@ class Analysis:
         for root, key in zip(candidates.tolist(), keys):
             by_signature.setdefault(key, []).append(root)
         writers = self._names_by_root(self.propagation.writers)
-        readers = self._names_by_root((r.layer, r.labels) for r in self.reads)
+        readers = self._names_by_root(uses)
         groups, names = [], set()
         for (_, reason_index), roots in by_signature.items():
             is_fixed = reason_index >= 0
@@ -138,10 +164,16 @@ class Analysis:
             reason = self.labels.fixings[reason_index].reason if is_fixed else "" if is_read else "no layer reads them"
             groups.append(
                 Group(
-                    name, torch.tensor(roots), writers[first], readers.get(first, ()), is_read and not is_fixed, reason
+                    name,
+                    torch.tensor(roots),
+                    writers[first],
+                    readers.get(first, ()),
+                    is_read and not is_fixed,
+                    reason,
+                    bool(behind[first]),
                 )
             )
-        return sorted(groups, key=lambda group: not group.searchable)
+        return sorted(groups, key=lambda group: (not group.searchable, group.follows_choice))
 
     def _uses(self) -> Iterable[Tensor]:
         yield from self.propagation.slices.values()
@@ -166,8 +198,20 @@ class Analysis:
 
 
 def trace_model(model: nn.Module, example: Example, leaf_modules: LeafModules = ()) -> fx.GraphModule:
-    """Trace a copy of `model`; layers with a rule are leaves. Errors: see `nasopt.graph.trace.trace`."""
-    return trace(model, example, lambda module: find_layer_rule(module) is not None, leaf_modules, own_functions())
+    """Trace a copy of `model`; layers with a rule are leaves, the branches of `Alternatives` are inlined between markers.
+
+    Errors: see `nasopt.graph.trace.trace` and `nasopt.graph.inline.inline_alternatives`.
+    """
+
+    def trace_part(part: nn.Module, example: Example, full_name: Callable[[str], str] | None) -> fx.GraphModule:
+        traced = trace(part, example, _is_layer, leaf_modules, own_functions(), full_name)
+        return inline_alternatives(traced, example, trace_part, full_name or str)
+
+    return trace_part(model, example, None)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, Alternatives) or find_layer_rule(module) is not None
 
 
 def analyse(
@@ -175,6 +219,7 @@ def analyse(
     example: Example,
     strict: bool = False,
     keep_outputs: Callable[[str, nn.Module], bool] | None = None,
+    branches_apart: bool = False,
 ) -> Analysis:
     """Find the channels of a traced model.
 
@@ -183,7 +228,8 @@ def analyse(
         example: the inputs that it was traced with.
         strict: raise for an operation without a rule.
         keep_outputs: `(name, layer) -> bool`: layers whose output channels all stay.
+        branches_apart: the branches of a choice keep channels of their own, where nothing else ties them together.
     """
     if any("value" not in node.meta for node in module.graph.nodes):
         annotate(module, example.inputs)
-    return Analysis(module, example.batch, strict, keep_outputs)
+    return Analysis(module, example.batch, strict, keep_outputs, branches_apart)

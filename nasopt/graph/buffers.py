@@ -18,8 +18,8 @@ from torch import Tensor, fx
 
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.call import Count, flatten
+from nasopt.graph.dead_code import is_in_place
 from nasopt.graph.registry import Memory, find_rule
-from nasopt.graph.trace import is_in_place
 from nasopt.graph.values import UNKNOWN
 
 

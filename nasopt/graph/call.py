@@ -7,7 +7,7 @@ sliced and what the layer costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,16 @@ from torch import Tensor, fx, nn
 
 from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.layer_shape import Kind, LayerShape
+from nasopt.graph.regions import ALWAYS, Region
 
 if TYPE_CHECKING:
     from nasopt.graph.propagate import Propagation
 
 # A number of channels: a constant, or the labels that are counted.
 Count = int | Tensor
+
+# Kinds of layers into which a scale and a shift per channel can be folded.
+_ABSORBING = ("conv", "conv_transpose", "depthwise", "linear")
 
 
 class Extent(int):
@@ -39,7 +43,8 @@ class Extent(int):
 class CostTerm:
     """What one call costs: a `LayerShape` whose channel counts are label vectors where channels may go.
 
-    `key` names the stored weights: terms of one key share them, and storage is counted once.
+    `key` names the stored weights: terms of one key share them, and storage is counted once. The call runs in any of
+    `regions`; the layer has a bias in any of `bias_regions`.
     """
 
     layer: str
@@ -53,9 +58,15 @@ class CostTerm:
     output_size: tuple[int, ...]
     stride: tuple[int, ...]
     groups: Count
-    bias: bool
+    bias_regions: list[Region] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=lambda: [ALWAYS])
     weight_bits: int = 32
     activation_bits: int = 32
+
+    @property
+    def bias(self) -> bool:
+        """Whether the layer has a bias somewhere."""
+        return bool(self.bias_regions)
 
     def layer_shape(self, keep: Tensor | None = None) -> LayerShape:
         """The exact shape: all channels, or those whose labels `keep` (one bool per label)."""
@@ -92,6 +103,19 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """Channels behind a choice whose branches keep channels of their own.
+
+    `labels[c]` lives iff `branches[i][c]` lives, where i is the branch that is chosen. They stand along `dim`, < 0.
+    """
+
+    choice: str
+    labels: Tensor
+    branches: tuple[Tensor, ...]
+    dim: int
+
+
+@dataclass(frozen=True)
 class Attribute:
     """An int that must follow the channels: of a module, or an argument of a function call.
 
@@ -125,6 +149,7 @@ class Call:
             self.name = str(node.target)
             self.module = propagation.module.get_submodule(self.name)
         self.value = node.meta["value"]
+        self.regions = [propagation.regions.get(node, ALWAYS)]
 
     # --- arguments
 
@@ -224,6 +249,20 @@ class Call:
         self._propagation.writers.append((self.name, labels))
         return labels
 
+    def follows(self, outputs: Sequence[Tensor]) -> Tensor | None:
+        """Fresh labels behind a choice that may keep the channels of its branches apart; None where it may not."""
+        dims = {dim for x in outputs for dim in self.labels.varying(x)}
+        calls = sum(node.target == self.node.target for node in self.node.graph.nodes)
+        if self.name not in self._propagation.apart or len(dims) != 1 or calls > 1:
+            self._propagation.apart.discard(self.name)
+            return None
+        (dim,) = dims
+        lines = tuple(self.labels.line(x, dim) for x in outputs)
+        fresh = self.labels.fresh(len(lines[0]))
+        self._propagation.derived.append(Derived(self.name, fresh, lines, dim - self.value.dim()))
+        self._propagation.writers.append((self.name, fresh))
+        return self.spread(fresh, dim)
+
     def slices(self, parameter: str, dim: int, labels: Tensor) -> None:
         """Position i of a parameter or buffer along `dim` belongs to the channel `labels[i]`; absent ones are passed over."""
         path = self._path(parameter)
@@ -269,20 +308,32 @@ class Call:
         key = self._propagation.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
         bits = (weight_bits, activation_bits)
-        term = CostTerm(self.name, self.node.name, key, kind, in_channels, out_channels, *sizes, groups, bias, *bits)
+        regions = list(self.regions)
+        biased = list(regions) if bias else []
+        counts = (kind, in_channels, out_channels, *sizes, groups)
+        term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *bits)
         self._propagation.add_cost(self, term)
         return term
 
     def fold_bias_into(self, before: fx.Node) -> bool:
-        """Give the layer `before` a bias if it can absorb a per-channel scale and shift and nobody else reads it."""
-        term = self._propagation.term_of_node.get(before)
-        if term is None or len(before.users) > 1 or term.kind not in ("conv", "conv_transpose", "depthwise", "linear"):
-            return False
-        if term.weight_bits == 1:  # a scale per channel does not fit into signs
-            return False
-        term.bias = True
-        self._propagation.mark_priced(self)
-        return True
+        """Give the layer `before` a bias if it can absorb a per-channel scale and shift and nobody else reads it.
+
+        Behind a choice that depends on the branch: a price given after False is that of the remaining branches.
+        """
+        remaining = []
+        for region, producer in self._propagation.producers(before, self.regions[0]):
+            term = self._propagation.term_of_node.get(producer)
+            # A scale per channel does not fit into signs.
+            absorbs = term is not None and term.kind in _ABSORBING and term.weight_bits != 1
+            if absorbs and self._propagation.has_one_user(producer, region):
+                assert term is not None
+                term.bias_regions.append(region)
+            else:
+                remaining.append(region)
+        self.regions = remaining
+        if not remaining:
+            self._propagation.mark_priced(self)
+        return not remaining
 
     def unpriced(self) -> None:
         """Nobody knows what this call costs: it is listed, never silently zero."""

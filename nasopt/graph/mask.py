@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
+from nasopt.graph.nest import compile_graph, nest
 from nasopt.graph.registry import Runner, find_layer_rule
 
 
@@ -39,6 +41,8 @@ def masked_function(
 ) -> Callable[..., Any]:
     """`function(module, masks, *inputs)`: the forward pass of the traced module under masks.
 
+    Where the module has choices between branches: `function(module, masks, paths, *inputs)`, with `Paths`.
+
     Args:
         analysis: of the traced module.
         masks_of_layer: masks on the weights of layers, by the layer's path.
@@ -48,11 +52,13 @@ def masked_function(
     first = next(iter(graph.nodes))
     with graph.inserting_before(first):
         masks = graph.placeholder("nasopt_masks")
+        choices = list(choices_of(analysis.module))
+        paths = graph.placeholder("nasopt_paths") if choices else None
     picked: dict[int, fx.Node] = {}
 
     def pick(position: int) -> fx.Node:
         if position not in picked:
-            with graph.inserting_after(masks):
+            with graph.inserting_before(first):
                 picked[position] = graph.call_function(operator.getitem, (masks, position))
         return picked[position]
 
@@ -69,10 +75,9 @@ def masked_function(
             graph.erase_node(node)
         for mask in masks_of_node.get(node.name, ()):
             _mask_argument(graph, analysis, node, mask, pick)
-    code = graph.python_code("self")
-    scope: dict[str, Any] = dict(code.globals)
-    exec(compile(code.src, f"<nasopt search graph of {type(analysis.module).__name__}>", "exec"), scope)
-    return scope["forward"]
+    if paths is not None:
+        nest(graph, analysis.module, choices, paths)
+    return compile_graph(graph, type(analysis.module).__name__)
 
 
 def _mask_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from nasopt.errors import UnknownOperationError
-from nasopt.graph.call import Attribute, Call, CostTerm, Extent, Read, flatten, no_labels
+from nasopt.graph.alternatives import BranchInput, Choice, is_marker
+from nasopt.graph.call import Attribute, Call, CostTerm, Derived, Extent, Read, flatten, no_labels
 from nasopt.graph.dead_code import is_in_place
 from nasopt.graph.labels import Labels
+from nasopt.graph.regions import ALWAYS, Region, contradict, regions
 from nasopt.graph.registry import alteration, find_rule
 from nasopt.graph.values import UNKNOWN
 
@@ -32,9 +35,12 @@ class Propagation:
         costs: what the calls cost.
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
+        regions: in which branches every node lies.
+        apart: paths of choices whose branches keep channels of their own, as far as they can.
+        derived: channels behind such choices.
     """
 
-    def __init__(self, module: fx.GraphModule, batch: int, strict: bool = False) -> None:
+    def __init__(self, module: fx.GraphModule, batch: int, strict: bool = False, apart: Collection[str] = ()) -> None:
         self.module = module
         self.batch = batch
         self.strict = strict
@@ -49,6 +55,9 @@ class Propagation:
         self.unknown: list[str] = []
         self.activations: set[fx.Node] = set()
         self.term_of_node: dict[fx.Node, CostTerm] = {}
+        self.regions: dict[fx.Node, Region] = regions(module)
+        self.apart = set(apart)
+        self.derived: list[Derived] = []
         self._direct: dict[str, Tensor] = {}
         self._whole: dict[str, str] = {}
         self._modules = dict(module.named_modules())
@@ -131,7 +140,8 @@ class Propagation:
 
     def mark_priced(self, call: Call) -> None:
         """All parameters that the call uses are covered by what its rule said."""
-        if call.module is not None:
+        # Branches hang below their choice, but their parameters are those of other calls.
+        if call.module is not None and not isinstance(call.module, (BranchInput, Choice)):
             names = dict(call.module.named_parameters(remove_duplicate=False))
             self._priced.update(self.canonical(f"{call.name}.{name}") for name in names)
         for node in call.node.all_input_nodes:
@@ -228,19 +238,65 @@ class Propagation:
             channels: Any = along[0] if len(along) == 1 else tensor.numel()
             rows = tensor.numel() // len(channels) if isinstance(channels, Tensor) else 1
             sizes = ((), 1, (), ())
-            self.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, False))
+            used = [self.regions[node] for node in self.module.graph.nodes if self._uses(node, path)]
+            self.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, [], used or [ALWAYS]))
 
     def _price_further_biases(self) -> None:
         """Biases of layers that share their weight with a layer before, but not its bias."""
-        counted: dict[str, set[str]] = {}
-        for term in list(self.costs):
+        counted: dict[str, str] = {}
+        own: dict[tuple[str, str], CostTerm] = {}
+        for term in [term for term in self.costs if term.bias]:
             bias = self.canonical(f"{term.layer}.bias")
-            known = counted.setdefault(term.key, {bias})
-            if term.bias and bias not in known and isinstance(self._modules.get(term.layer), nn.Module):
-                known.add(bias)
+            known = counted.setdefault(term.key, bias)
+            if bias == known or not isinstance(self._modules.get(term.layer), nn.Module):
+                continue
+            if (term.key, bias) not in own:
                 sizes: dict[str, Any] = {"kernel": (), "stride": (), "output_size": (), "positions": 1}
-                own = replace(term, key=bias, kind="parameter", in_channels=1, groups=1, bias=False, **sizes)
-                self.costs.append(own)
+                counts: dict[str, Any] = {"in_channels": 1, "groups": 1, "bias_regions": [], "regions": []}
+                own[term.key, bias] = replace(term, key=bias, kind="parameter", **counts, **sizes)
+                self.costs.append(own[term.key, bias])
+            own[term.key, bias].regions.extend(term.bias_regions)
+
+    def _uses(self, node: fx.Node, path: str) -> bool:
+        target = str(node.target)
+        if node.op == "get_attr":
+            return self.canonical(target) == path
+        if node.op != "call_module" or is_marker(self.module, node, Choice):
+            return False
+        names = self.module.get_submodule(target).named_parameters(remove_duplicate=False)
+        return any(self.canonical(f"{target}.{name}") == path for name, _ in names)
+
+    # --- branches
+
+    def producers(self, node: fx.Node, region: Region) -> list[tuple[Region, fx.Node]]:
+        """Which node makes this value, in which region: looks through the markers around branches."""
+        if is_marker(self.module, node, Choice):
+            # A branch's region may be one that `region` has decided already.
+            below = [(self.regions.get(node, ()), str(node.target), i, arg) for i, arg in enumerate(node.args)]
+            falls = [(_join(region, (*outer, (choice, i))), arg) for outer, choice, i, arg in below]
+            return [found for one, arg in falls if one is not None for found in self.producers(arg, one)]  # type: ignore[arg-type]
+        if is_marker(self.module, node, BranchInput) and len(node.args) == 1:
+            return self.producers(node.args[0], region)  # type: ignore[arg-type]
+        return [(region, node)]
+
+    def has_one_user(self, node: fx.Node, region: Region) -> bool:
+        """Whether a single call reads the value of `node` when `region` runs."""
+        users: set[fx.Node] = set()
+        waiting = list(node.users)
+        while waiting:
+            user = waiting.pop()
+            if contradict(self.regions.get(user, ()), region):
+                continue
+            passes = is_marker(self.module, user, BranchInput) or is_marker(self.module, user, Choice)
+            if passes:
+                waiting += list(user.users)
+            else:
+                users.add(user)
+        return len(users) <= 1
+
+
+def _join(left: Region, right: Region) -> Region | None:
+    return None if contradict(left, right) else tuple(dict.fromkeys((*left, *right)))
 
 
 def _compact(labels: Labels, result: Any) -> Any:

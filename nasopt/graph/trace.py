@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, TraceError, nearest
+from nasopt.graph.alternatives import Alternatives, check_branches
 from nasopt.graph.dead_code import is_in_place, remove_dead_code
 from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.loading import CONSTRUCTORS, loading_tracer
@@ -41,8 +42,10 @@ class ValueTracer(fx.Tracer):
         is_layer: Callable[[nn.Module], bool],
         leaf_modules: LeafModules,
         whole_functions: Collection[Callable[..., Any]],
+        full_name: Callable[[str], str] = str,
     ) -> None:
         super().__init__()
+        self.full_name = full_name
         self.example = example
         self.is_layer = is_layer
         self.leaf_modules = leaf_modules
@@ -98,10 +101,28 @@ class ValueTracer(fx.Tracer):
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return forward(*args, **kwargs) if self.evaluating else super().call_module(m, forward, args, kwargs)
+        if self.evaluating:
+            return forward(*args, **kwargs)
+        if isinstance(m, Alternatives) and not self.root.training:
+            self._check_alternatives(m, args, kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def _check_alternatives(self, layer: Alternatives, args: Any, kwargs: Any) -> None:
+        values = [x.value if isinstance_proxy(x) else x for x in (*args, *kwargs.values())]
+
+        def evaluate(branch: nn.Module) -> Any:
+            self.evaluating = True
+            try:
+                with torch.no_grad(), self.evaluate.mode:
+                    return self.evaluate.module(branch)(*values)
+            finally:
+                self.evaluating = False
+
+        check_branches(self.full_name(self.path_of_module(layer)), layer, values, evaluate)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return matches_module(module_qualified_name, m, self.leaf_modules) or self.is_layer(m) or _is_torch_layer(m)
+        name = self.full_name(module_qualified_name)
+        return matches_module(name, m, self.leaf_modules) or self.is_layer(m) or _is_torch_layer(m)
 
 
 def trace(
@@ -110,8 +131,11 @@ def trace(
     is_layer: Callable[[nn.Module], bool],
     leaf_modules: LeafModules = (),
     whole_functions: Collection[Callable[..., Any]] = (),
+    full_name: Callable[[str], str] | None = None,
 ) -> fx.GraphModule:
     """Copy `model` and trace the copy; every node has its fake value in `meta["value"]`.
+
+    `full_name` gives the names that modules of a part have in the whole model; `leaf_modules` are those of the whole.
 
     The graph is that of eval mode. Constants that differ in train mode (`training=self.training`) become calls of
     `ByMode`; where train mode takes another path altogether, a `TraceWarning` says so.
@@ -124,11 +148,12 @@ def trace(
         root = copy.deepcopy(model)
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied (copy.deepcopy): {error}") from error
-    for pattern in leaf_modules:
+    for pattern in leaf_modules if full_name is None else ():
         if not any(matches_module(name, module, [pattern]) for name, module in root.named_modules()):
             hint = nearest(pattern, [n for n, _ in root.named_modules()]) if isinstance(pattern, str) else ""
             raise ConfigError(f"leaf_modules: {pattern!r} matches no module of {type(model).__name__}.{hint}")
-    tracer = ValueTracer(example, is_layer, leaf_modules, whole_functions)
+    settings = (example, is_layer, leaf_modules, whole_functions, full_name or str)
+    tracer = ValueTracer(*settings)
     was_training = {module: module.training for module in root.modules()}
     root.eval()
     own_attributes = set(vars(root))
@@ -140,7 +165,7 @@ def trace(
     for module in root.modules():
         module.training = module not in leaves
     try:
-        in_training = _trace_once(ValueTracer(example, is_layer, leaf_modules, whole_functions), root)
+        in_training = _trace_once(ValueTracer(*settings), root)
     except (TraceError, ConfigError):
         in_training = None
     vars(root).update(constants)

@@ -59,7 +59,7 @@ class Evaluator:
         elif node.op == "call_method":
             args, function = args[1:], getattr(args[0], str(node.target))
         elif node.op == "call_module":
-            function = self._module(self.root.get_submodule(str(node.target)))
+            function = self.module(self.root.get_submodule(str(node.target)))
         else:
             raise AssertionError(f"{node.op} node {node.name} has no value of its own")
         try:
@@ -85,7 +85,8 @@ class Evaluator:
         with self.mode:
             return pytree.tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device=device), result)
 
-    def _module(self, module: nn.Module) -> Callable[..., Any]:
+    def module(self, module: nn.Module) -> Callable[..., Any]:
+        """`module` as a function of fake tensors."""
         # Fake parameters are made once per module: a call with real ones converts them every time, at ten times the price.
         if module not in self._states:
             tensors = dict(module.named_parameters()) | dict(module.named_buffers())

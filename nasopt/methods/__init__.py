@@ -3,6 +3,18 @@
 from nasopt.methods.budget import Budget
 from nasopt.methods.nasb import NASB
 from nasopt.methods.pit import PIT
+from nasopt.methods.pit_supernet import PITSuperNet
 from nasopt.methods.structure import restore
+from nasopt.methods.supernet import SuperNet, SuperNetModule, supernet_candidates, with_candidates
 
-__all__ = ["NASB", "PIT", "Budget", "restore"]
+__all__ = [
+    "NASB",
+    "PIT",
+    "Budget",
+    "PITSuperNet",
+    "SuperNet",
+    "SuperNetModule",
+    "restore",
+    "supernet_candidates",
+    "with_candidates",
+]

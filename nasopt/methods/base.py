@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, get_metric
 from nasopt.errors import ArchitectureError, BudgetWarning, ConfigError, ExportError, NoEffectWarning, nearest
+from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
@@ -37,6 +38,13 @@ class SearchModel(nn.Module, ABC):
     """
 
     _arch_names: tuple[str, ...] = ()
+    # Whether layers with several branches are searched, and whether channels are.
+    _searches_branches = False
+    _searches_channels = True
+    # Whether the branches of a layer keep channels of their own.
+    _branches_apart = False
+    # Whether decisions can be made to keep to the limits of a budget.
+    _settles = True
     _derived: dict[str, Any]
     budget_multipliers: Tensor
     budget_strengths: Tensor
@@ -74,6 +82,7 @@ class SearchModel(nn.Module, ABC):
         self.strict = strict
         self.exclude = _patterns(exclude_names, "exclude_names") + _patterns(exclude_types, "exclude_types")
         self.net = trace_model(model, self.example, _patterns(leaf_modules, "leaf_modules"))
+        self._check_branches()
         self.seed_names = frozenset(model.state_dict())
         self.training = model.training
         self._check_exclude(model)
@@ -181,10 +190,15 @@ class SearchModel(nn.Module, ABC):
         """From now on, let decisions keep to the limits of the `Budget`; a search does so once it has been inside them.
 
         Raises:
-            ConfigError: the regularizer is no budget.
+            ConfigError: the regularizer is no budget, or the method cannot keep to it.
         """
         if not self.regularizer.limits:
             raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
+        if not self._settles:
+            raise ConfigError(
+                f"settle_budget: {type(self).__name__} cannot make its decisions keep to limits: search until "
+                "get_cost(metric, discrete=True) is inside them, or export and wrap the result in nasopt.PIT with the Budget"
+            )
         self.budget_reached.fill_(True)
 
     def _add_budget(self) -> None:
@@ -232,8 +246,8 @@ class SearchModel(nn.Module, ABC):
         }
         return {
             "cost": cost,
-            "channels": sum(group.size for group in analysis.groups),
-            "searchable_channels": sum(group.size for group in analysis.searchable),
+            "channels": sum(group.size for group in analysis.groups if not group.follows_choice),
+            "searchable_channels": sum(group.size for group in analysis.searchable if not group.follows_choice),
             "weights": sum(weights.values()),
             "searchable_weights": sum(count for path, count in weights.items() if path in cut),
             "unpriced": list(analysis.propagation.unpriced),
@@ -347,10 +361,10 @@ class SearchModel(nn.Module, ABC):
         for metric, limit in self.regularizer.limits:
             cost = self.get_cost(metric, discrete=True)
             if cost > limit:
+                settle = ", or call settle_budget() before the last epochs" if self._settles else ""
                 warnings.warn(
                     f"the search has not come inside its budget yet: {metric.name} is {cost:,g} of {limit:,g} "
-                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters, or call "
-                    "settle_budget() before the last epochs",
+                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters{settle}",
                     BudgetWarning,
                     stacklevel=3,
                 )
@@ -367,13 +381,22 @@ class SearchModel(nn.Module, ABC):
         return self._derived["analysis"]
 
     def _rebuild(self) -> None:
-        analysis = analyse(self.net, self.example, self.strict, self._keeps_outputs)
+        analysis = analyse(self.net, self.example, self.strict, self._keeps_outputs, self._branches_apart)
         self.__dict__[_DERIVED] = {"analysis": analysis}
         self._derived["method"] = self._derive(analysis)
         self._derived["seed_costs"] = self._seed_costs()
 
+    def _check_branches(self) -> None:
+        choices = choices_of(self.net)
+        if choices and not self._searches_branches:
+            raise ConfigError(
+                f"{type(self).__name__} does not choose between branches, and {next(iter(choices))!r} is a SuperNetModule: "
+                "wrap the model in nasopt.SuperNet (branches) or nasopt.PITSuperNet (branches and channels at once); or "
+                f"export from SuperNet first and wrap what it found in {type(self).__name__}"
+            )
+
     def _keeps_outputs(self, name: str, layer: nn.Module) -> bool:
-        return matches_module(name, layer, self.exclude)
+        return not self._searches_channels or matches_module(name, layer, self.exclude)
 
     def _check_exclude(self, model: nn.Module) -> None:
         modules = [(name, module) for name, module in model.named_modules() if name]

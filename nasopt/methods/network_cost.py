@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from nasopt.cost import AnyMetric, PeakMetric, Tabulation
 from nasopt.cost.memory import highest_sets, memory_graph
+from nasopt.errors import ConfigError
+from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.buffers import activation_memory
 from nasopt.graph.call import CostTerm, Count
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.regions import ALWAYS, Event, Region, any_of, minus, product
 from nasopt.methods.tabulated import TabulatedCost, tabulated_cost
 
 # (layer, spatial dimension) of a convolution whose kernel is searched.
@@ -28,15 +31,15 @@ class _Batch:
     Attributes:
         shape: their constant fields as vectors; the soft ones are filled in at every evaluation.
         soft: names of the soft fields; `kernel` stands once per dimension.
-        count: number of terms.
+        events: index of the event in which each term counts, shape `(terms,)`.
     """
 
     shape: LayerShape
     soft: tuple[str, ...]
-    count: int
+    events: Tensor
 
     def fill(self, columns: Sequence[Tensor]) -> LayerShape:
-        """The shape with its soft fields, each of shape `(count,)`."""
+        """The shape with its soft fields, each of shape `(terms,)`."""
         fields: dict[str, Any] = {name: column for name, column in zip(self.soft, columns) if name != "kernel"}
         kernel = tuple(column for name, column in zip(self.soft, columns) if name == "kernel")
         if kernel:
@@ -54,11 +57,19 @@ class _Program:
     lengths: tuple[int, ...]
 
 
+# A term, and the index of the event in which it counts.
+_Counted = tuple[CostTerm, int]
+
+
 class NetworkCost:
     """The cost of a network as a function of the channels per group and the taps per kernel axis.
 
     Every channel count in a `LayerShape` is linear in the channels of the groups, so all counts of the network are one
-    matrix product; a metric then sees one `LayerShape` per kind of layer, whose fields are vectors.
+    matrix product; a metric then sees one `LayerShape` per kind of layer, whose fields are vectors. Calls inside the
+    branches of a choice count with the probability that they run.
+
+    Attributes:
+        choices: path of every choice -> (position of its first branch, number of branches) in a row of all branches.
     """
 
     def __init__(self, analysis: Analysis, kernel_axes: Sequence[KernelAxis] = ()) -> None:
@@ -66,37 +77,63 @@ class NetworkCost:
         self._groups = len(analysis.searchable)
         self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
         self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
-        biased = {term.key for term in analysis.costs if term.bias}
-        terms = [replace(term, bias=term.key in biased) for term in analysis.costs]
-        self._terms = terms
+        self.choices = branch_layout(analysis)
+        self._events = _Events(self.choices)
+        shared: dict[str, list[CostTerm]] = {}
+        for term in analysis.costs:
+            shared.setdefault(term.key, []).append(term)
+        calls: list[_Counted] = []
+        stored: list[_Counted] = []
+        for terms in shared.values():
+            biased = any_of(region for term in terms for region in term.bias_regions)
+            calls += [one for term in terms for one in self._events.split(term, term.regions, biased)]
+            stored += self._events.split(terms[0], [region for term in terms for region in term.regions], biased)
+        self._terms = [term for term, _ in calls]
         self._tables: dict[tuple[Tabulation, torch.device], TabulatedCost | None] = {}
-        stored = list({term.key: term for term in reversed(terms)}.values())
         cpu = torch.device("cpu")
         self._live: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._programs = {(cpu, True): self._program(terms), (cpu, False): self._program(stored)}
+        self._programs = {(cpu, True): self._program(calls), (cpu, False): self._program(stored)}
 
-    def __call__(self, metric: AnyMetric, counts: Tensor) -> Tensor:
+    def __call__(self, metric: AnyMetric, counts: Tensor, branches: Tensor | None = None) -> Tensor:
         """Cost of the network under `metric`, a scalar of the type of `counts`, differentiable.
 
         Args:
             metric: counted per call or once, as it says.
             counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`.
+            branches: probability of every branch, laid out as `choices` says; None where there are none.
+
+        Raises:
+            ConfigError: a peak of a network with branches.
         """
+        self.check(metric)
         if isinstance(metric, PeakMetric):
             matrix, offset = self._live_elements(counts.device, counts.dtype)
             return metric.peak(torch.addmv(offset, matrix, counts))
-        if metric.table is not None and counts.dtype == torch.float64:
+        # A table holds calls that always run.
+        if metric.table is not None and not self.choices and counts.dtype == torch.float64:
             table = self._table(metric.table, counts.device)
             if table is not None:
                 return table(counts)
         program = self._on_device(counts.device, metric.per_call)
         columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
+        runs = None if branches is None or not self.choices else self._events.probabilities(branches.to(counts.dtype))
         first, costs = 0, []
         for batch in program.batches:
             shape = batch.fill(columns[first : first + len(batch.soft)])
-            costs.append(metric.cost(shape).sum())
+            cost = metric.cost(shape)
+            costs.append((cost if runs is None else cost * runs.index_select(0, batch.events)).sum())
             first += len(batch.soft)
         return sum(costs[1:], start=costs[0]) if costs else counts.new_zeros(())
+
+    def check(self, metric: AnyMetric) -> None:
+        """Raise a `ConfigError` where this network cannot be priced under `metric`."""
+        if isinstance(metric, PeakMetric) and self.choices:
+            raise ConfigError(
+                f"{metric.name!r} is a peak, which has no expected value while branches are still to be chosen "
+                f"({next(iter(self.choices))!r}): search the branches under another metric, such as 'size', 'macs' or a "
+                f"latency, then export, and wrap the result in nasopt.PIT with {metric.name!r}; "
+                "nasopt.cost.network_cost gives that of any exported network"
+            )
 
     def _on_device(self, device: torch.device, per_call: bool) -> _Program:
         if (device, per_call) not in self._programs:
@@ -110,7 +147,11 @@ class NetworkCost:
                 return value.to(device=device, dtype=dtype) if isinstance(value, Tensor) else value
 
             batches = tuple(
-                replace(batch, shape=LayerShape(**{name: move(value) for name, value in vars(batch.shape).items()}))
+                replace(
+                    batch,
+                    shape=LayerShape(**{name: move(value) for name, value in vars(batch.shape).items()}),
+                    events=batch.events.to(device),
+                )
                 for batch in program.batches
             )
             moved = _Program(move(program.matrix), move(program.offset), batches, program.lengths)
@@ -136,13 +177,15 @@ class NetworkCost:
 
     # --- encoding
 
-    def _program(self, terms: Sequence[CostTerm]) -> _Program:
-        members: dict[Any, list[CostTerm]] = {}
-        for term in terms:
+    def _program(self, counted: Sequence[_Counted]) -> _Program:
+        members: dict[Any, list[_Counted]] = {}
+        for term, event in counted:
             soft_groups = isinstance(term.groups, Tensor)
-            members.setdefault((term.kind, len(term.kernel), len(term.output_size), soft_groups), []).append(term)
+            key = (term.kind, len(term.kernel), len(term.output_size), soft_groups)
+            members.setdefault(key, []).append((term, event))
         batches, rows, lengths = [], [], []
-        for batch_terms in members.values():
+        for pairs in members.values():
+            batch_terms = [term for term, _ in pairs]
             soft = ["in_channels", "out_channels"] + ["groups"] * isinstance(batch_terms[0].groups, Tensor)
             columns = [[self._channels(getattr(term, name)) for term in batch_terms] for name in soft]
             if any((term.layer, dim) in self._axis for term in batch_terms for dim in range(len(term.kernel))):
@@ -150,7 +193,8 @@ class NetworkCost:
                 columns += [
                     [self._taps(term, dim) for term in batch_terms] for dim in range(len(batch_terms[0].kernel))
                 ]
-            batches.append(_Batch(_constant_shape(batch_terms), tuple(soft), len(batch_terms)))
+            events = torch.tensor([event for _, event in pairs])
+            batches.append(_Batch(_constant_shape(batch_terms), tuple(soft), events))
             rows += [row for column in columns for row in column]
             lengths += [len(batch_terms)] * len(columns)
         width = self._groups + len(self._axis)
@@ -180,6 +224,58 @@ class NetworkCost:
         row = self._row(0)
         row[axis] = 1
         return row
+
+
+class _Events:
+    """When terms count: every event is a sum of products of branch probabilities."""
+
+    def __init__(self, choices: dict[str, tuple[int, int]]) -> None:
+        self._choices = choices
+        self._known: dict[frozenset[Any], int] = {}
+        self._tensors: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def split(self, term: CostTerm, runs_in: Iterable[Region], biased: Event) -> list[_Counted]:
+        """A term where it has a bias, and where it has none."""
+        runs = any_of(runs_in)
+        with_bias = product(runs, biased)
+        parts: tuple[tuple[list[Region], Event], ...] = (([ALWAYS], with_bias), ([], minus(runs, with_bias)))
+        return [(replace(term, bias_regions=list(bias)), self._index(event)) for bias, event in parts if event]
+
+    def _index(self, event: Event) -> int:
+        return self._known.setdefault(frozenset(event.items()), len(self._known))
+
+    def probabilities(self, branches: Tensor) -> Tensor:
+        """Probability of every event, shape `(events,)`."""
+        key = (branches.device, branches.dtype)
+        if key not in self._tensors:
+            index, factors = self._encode()
+            self._tensors[key] = (index.to(branches.device), factors.to(branches))
+        index, factors = self._tensors[key]
+        return factors @ torch.nn.functional.pad(branches, (0, 1), value=1.0)[index].prod(1)
+
+    def _encode(self) -> tuple[Tensor, Tensor]:
+        """Every region as positions of its branches, padded with that of a constant 1; every event as factors of regions."""
+        regions = list(dict.fromkeys(region for event in self._known for region, _ in event))
+        one = sum(count for _, count in self._choices.values())
+        depth = max(1, *(len(region) for region in regions)) if regions else 1
+        index = torch.full((len(regions), depth), one)
+        factors = torch.zeros(len(self._known), len(regions), dtype=torch.float64)
+        for row, region in enumerate(regions):
+            for column, (choice, branch) in enumerate(sorted(region)):
+                index[row, column] = self._choices[choice][0] + branch
+        for row, event in enumerate(self._known):
+            for region, factor in event:
+                factors[row, regions.index(region)] = factor
+        return index, factors
+
+
+def branch_layout(analysis: Analysis) -> dict[str, tuple[int, int]]:
+    """Path of every choice -> (position of its first branch, number of branches) in a row of all branches."""
+    layout, start = {}, 0
+    for path, choice in choices_of(analysis.module).items():
+        layout[path] = (start, len(choice.kinds))
+        start += len(choice.kinds)
+    return layout
 
 
 def _constant_shape(terms: Sequence[CostTerm]) -> LayerShape:

@@ -56,6 +56,14 @@ def _dilation(layer: Any, cut: KernelCut | None) -> list[int]:
     return [d * axis.step for d, axis in zip(dilation, cut)] if cut else dilation
 
 
+def _choice_line(name: str, choice: Mapping[str, Any]) -> str:
+    shares = [f"{'*' if i == choice['chosen'] else ''}{p:.0%}" for i, p in enumerate(choice["probabilities"])]
+    branches = "; ".join(f"{kind} {share}" for kind, share in zip(choice["branches"], shares))
+    return f"  {name}: one of {branches}; entropy {choice['entropy']:.2f}" + (
+        "" if choice["runs"] else " (not reached)"
+    )
+
+
 def describe(model: SearchModel) -> str:
     """A table of the layers, and the costs: smallest, now, seed."""
     space = model.search_space()
@@ -69,6 +77,7 @@ def describe(model: SearchModel) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [f"{type(model).__name__} of {type(model.net).__name__}"]
     lines += ["  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[4]]).rstrip() for row in rows]
+    lines += [_choice_line(name, choice) for name, choice in model.arch_summary().get("choices", {}).items()]
     for name, cost in space["cost"].items():
         lines.append(f"  {name}: {cost['now']:,} now; {cost['smallest']:,} (smallest) to {cost['seed']:,} (seed)")
     lines.append(

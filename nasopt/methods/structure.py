@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.errors import ConfigError
-from nasopt.graph.analysis import Analysis, analyse, trace_model
+from nasopt.graph.analysis import Analysis, trace_model
+from nasopt.graph.build import build
 from nasopt.graph.example import Example, make_example
-from nasopt.graph.kernels import AxisCut, KernelCut
-from nasopt.graph.slim import slim
+from nasopt.graph.kernels import KernelCut
+from nasopt.graph.regions import happens
 
 _FORMAT = "nasopt.structure"
 _VERSION = 1
@@ -38,23 +39,32 @@ def structure_head(method: str, example: Example) -> dict[str, Any]:
 
 
 def make_structure(
-    method: str, analysis: Analysis, example: Example, keep: Tensor, kernels: Mapping[str, KernelCut]
+    method: str,
+    analysis: Analysis,
+    example: Example,
+    keep: Tensor,
+    kernels: Mapping[str, KernelCut],
+    decisions: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """`{"format", "version", "method", "inputs", "channels", "kernels"}` of plain values.
+    """`{"format", "version", "method", "inputs", "choices", "channels", "kernels"}` of plain values.
 
     `channels` holds for every layer that loses some the positions of those it keeps; `kernels` holds for every layer
-    and spatial dimension `[first tap, step, count]`.
+    and spatial dimension `[first tap, step, count]`; `choices` holds for every layer with branches the index of the one
+    that remains. Layers of other branches are left out.
     """
+    decided = dict(decisions or {})
     channels: dict[str, list[int]] = {}
     for layer, labels in analysis.propagation.writers:
-        if not bool(keep[labels].all()):
+        if layer not in decided and _runs(analysis, layer, decided) and not bool(keep[labels].all()):
             channels[layer] = torch.nonzero(keep[labels]).reshape(-1).tolist()
     cut = {
         name: [[axis.first, axis.step, axis.count] for axis in axes]
         for name, axes in kernels.items()
-        if any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
+        if is_chosen(name, decided)
+        and any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
     }
-    return {**structure_head(method, example), "channels": channels, "kernels": cut}
+    head = structure_head(method, example)
+    return {**head, "choices": decided, "channels": channels, "kernels": cut}
 
 
 def restore(
@@ -91,21 +101,22 @@ def restore(
     if structure.get("method") in _RESTORERS:
         return _RESTORERS[structure["method"]](seed, structure, input_example, leaf_modules)
     example = make_example(seed, None, input_example)
-    analysis = analyse(trace_model(seed, example, leaf_modules), example)
-    keep = torch.ones(len(analysis.labels), dtype=torch.bool)
-    written: dict[str, Tensor] = dict(analysis.propagation.writers)
-    for layer, kept in structure["channels"].items():
-        if layer not in written or max(kept, default=-1) >= len(written[layer]) or not kept:
-            have = len(written[layer]) if layer in written else "no"
-            raise ConfigError(f"the structure keeps channels {kept} of {layer!r}, the seed has {have} channels there")
-        labels = written[layer]
-        dead = torch.ones(len(labels), dtype=torch.bool)
-        dead[kept] = False
-        keep[analysis.roots[labels[dead]]] = False
-    keep = keep[analysis.roots]
-    kernels: dict[str, KernelCut] = {}
-    for layer, axes in structure["kernels"].items():
-        if not isinstance(dict(analysis.module.named_modules()).get(layer), (nn.Conv1d, nn.Conv2d)):
-            raise ConfigError(f"the structure cuts the kernel of {layer!r}, which is no convolution of the seed")
-        kernels[layer] = tuple(AxisCut(*axis) for axis in axes)
-    return slim(analysis, keep, kernels)
+    return build(trace_model(seed, example, leaf_modules), example, structure)
+
+
+def _runs(analysis: Analysis, layer: str, decisions: Mapping[str, int]) -> bool:
+    """Whether a layer, or a function that is named after its node, is in no branch, or in branches that all remain."""
+    node = analysis.nodes.get(layer)
+    if node is not None and node.op == "call_function":
+        return happens(analysis.propagation.regions[node], decisions)
+    return is_chosen(layer, decisions)
+
+
+def is_chosen(layer: str, decisions: Mapping[str, int]) -> bool:
+    """Whether a layer is in no branch, or in branches that all remain."""
+    for choice, index in decisions.items():
+        if layer.startswith(f"{choice}.branches."):
+            branch = layer.removeprefix(f"{choice}.branches.").split(".")[0]
+            if branch != str(index):
+                return False
+    return True

@@ -26,12 +26,14 @@ class ChannelMasks:
     def __init__(self, analysis: Analysis, channel_block: int) -> None:
         sizes, groups = [], []
         for index, group in enumerate(analysis.searchable):
+            if group.follows_choice:
+                continue
             blocks = [channel_block] * (group.size // channel_block)
             rest = group.size % channel_block
             blocks += [rest] if rest else []
             sizes += blocks
             groups += [index] * len(blocks)
-        self.groups = len(analysis.searchable)
+        self.groups = len(set(groups))
         self.units = len(sizes)
         self.unit_size = torch.tensor(sizes, dtype=torch.int64)
         self.unit_group = torch.tensor(groups, dtype=torch.int64)
@@ -61,6 +63,14 @@ class ChannelMasks:
         # Of equal ones the first: exactly one unit of a dying group survives.
         best = rows.gather(1, value[rows].argmax(1, keepdim=True))
         return above.index_fill(0, best.view(-1), True)
+
+    def smallest_units(self) -> Tensor:
+        """0 or 1 per unit, shape `(units,)`: of every group the smallest block alone."""
+        alone = torch.zeros(self.units)
+        for group in range(self.groups):
+            units = torch.nonzero(self.unit_group == group).reshape(-1)
+            alone[units[self.unit_size[units].argmin()]] = 1
+        return alone
 
     def mask(self, alpha: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """0 or 1 per unit, shape `(units,)`; the gradient goes straight through to alpha (Bengio et al. 2013)."""

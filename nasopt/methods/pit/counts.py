@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nasopt.graph.analysis import Analysis
 from nasopt.methods.pit.channels import ChannelMasks
 from nasopt.methods.pit.kernels import KernelMasks
 
@@ -14,23 +15,24 @@ class Counts:
 
     Attributes:
         total: groups + axes.
+        taps: taps of all axes.
     """
 
-    def __init__(self, channels: ChannelMasks, kernels: KernelMasks) -> None:
-        self.total = channels.groups + len(kernels.axes)
-        self._index = torch.cat([channels.unit_group, channels.groups + kernels.tap_axis])
-        sizes = torch.cat([channels.unit_size, torch.ones_like(kernels.tap_axis)])
-        self._sizes = sizes.to(torch.float64)
-        most = torch.iinfo(torch.int64).max
-        least = torch.full((self.total,), most).scatter_reduce(0, self._index, sizes, "amin")
+    def __init__(self, channels: ChannelMasks, kernels: KernelMasks, analysis: Analysis) -> None:
+        groups = len(analysis.searchable)
+        self.total = groups + len(kernels.axes)
+        self.taps = len(kernels.tap_axis)
+        # Groups that follow a choice have no units: one mask per channel.
+        behind = analysis.atom_group[len(channels.channel_unit) :]
+        self._index = torch.cat([channels.unit_group, behind, groups + kernels.tap_axis])
+        sizes = [channels.unit_size, torch.ones_like(behind), torch.ones_like(kernels.tap_axis)]
+        self._sizes = torch.cat(sizes).to(torch.float64)
         # One ring of an even kernel holds two taps: the innermost one is the smallest kernel.
-        for i, axis in enumerate(kernels.axes):
-            least[channels.groups + i] = axis.field.count(0)
-        self._least = least.to(torch.float64)
+        self._fewest_taps = torch.tensor([axis.field.count(0) for axis in kernels.axes], dtype=torch.float64)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, masks: Tensor) -> Tensor:
-        """Sums of the masks of all units and taps, shape `(total,)`, float64, differentiable."""
+        """Sums of the masks of all units, channels behind choices, and taps, shape `(total,)`, float64, differentiable."""
         index, sizes = self._tensors(masks.device)
         weighted = masks * sizes
         return weighted.new_zeros(self.total).index_add(0, index, weighted)
@@ -40,10 +42,10 @@ class Counts:
         index, sizes = self._tensors(device)
         return sizes.new_zeros(self.total).index_add(0, index, sizes)
 
-    def smallest(self, device: torch.device) -> Tensor:
-        """Counts of the smallest network: one block per group, the innermost taps of every axis."""
-        sizes = self._tensors(device)[1]
-        return self._least.to(device=device, dtype=sizes.dtype)
+    def with_smallest_taps(self, counts: Tensor) -> Tensor:
+        """The same counts of channels, and the innermost taps of every axis."""
+        groups = self.total - len(self._fewest_taps)
+        return torch.cat([counts[:groups], self._fewest_taps.to(counts)])
 
     def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._on_device:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nasopt.cost import AnyMetric
 from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.kernels import KernelCut
-from nasopt.graph.mask import WeightMask, masked_function
+from nasopt.graph.mask import masked_function
 from nasopt.graph.slim import slim
 from nasopt.methods.base import SearchModel
 from nasopt.methods.network_cost import NetworkCost
-from nasopt.methods.pit.channels import THRESHOLD, ChannelMasks
-from nasopt.methods.pit.counts import Counts
-from nasopt.methods.pit.fit import BudgetFit, Thresholds
-from nasopt.methods.pit.kernels import KernelMasks, tap_axes
+from nasopt.methods.pit.fit import BudgetFit
+from nasopt.methods.pit.masks import HALF, Masks, Thresholds
 from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.structure import make_structure
 
@@ -34,14 +31,10 @@ _LITTLE = 0.1
 class _Derived:
     """What PIT computes once from the analysis."""
 
-    channels: ChannelMasks
-    kernels: KernelMasks
-    counts: Counts
+    masks: Masks
     cost: NetworkCost
     fit: BudgetFit | None
     forward: Callable[..., Any]
-    index: Tensor
-    lengths: list[int]
 
 
 class PIT(SearchModel):
@@ -115,37 +108,20 @@ class PIT(SearchModel):
 
     # --- decisions
 
+    def _parameters_of_masks(self) -> dict[str, Tensor]:
+        return dict(self.named_arch_parameters())
+
     def _thresholds(self) -> Thresholds:
         """1/2; with a budget that has once been met, whatever makes the most of it."""
         method = self._method
         if method.fit is None or not bool(self.budget_reached):
-            return Thresholds(None, THRESHOLD)
-        ladders = [(method.kernels.field, "beta"), (method.kernels.grid, "gamma")]
-        taps = [ladder.score(getattr(self, name)) for ladder, name in ladders if name in self._parameters]
-        return method.fit(method.channels.score(self.alpha), taps)
-
-    def _channel_mask(self, thresholds: Thresholds) -> Tensor:
-        return self._method.channels.mask(self.alpha, thresholds.channels)
-
-    def _tap_mask(self, thresholds: Thresholds) -> Tensor | None:
-        if not self._method.kernels.axes:
-            return None
-        return self._method.kernels.mask(self.beta, getattr(self, "gamma", None), thresholds.taps)
+            return HALF
+        return method.fit(*method.masks.scores(self._parameters_of_masks()))
 
     def _masks(self) -> tuple[Tensor, ...]:
-        """Vectors that the search graph multiplies to weights: channels of every reader, then taps of every axis."""
-        thresholds = self._thresholds()
-        channels = F.pad(self._channel_mask(thresholds), (0, 1), value=1.0)
-        masks = torch.split(channels.index_select(0, self._index(channels.device)), self._method.lengths)
-        taps = self._tap_mask(thresholds)
-        if taps is None:
-            return masks
-        return (*masks, *torch.split(taps, [axis.size for axis in self._method.kernels.axes]))
-
-    def _index(self, device: torch.device) -> Tensor:
-        if self._method.index.device != device:
-            self._method.index = self._method.index.to(device)
-        return self._method.index
+        """Vectors that the search graph multiplies to weights."""
+        masks, parameters, thresholds = self._method.masks, self._parameters_of_masks(), self._thresholds()
+        return masks.vectors(masks.slots(parameters, thresholds=thresholds), parameters, thresholds)
 
     def _run(self, inputs: tuple[Any, ...]) -> Any:
         return self._method.forward(self.net, self._masks(), *inputs)
@@ -160,30 +136,22 @@ class PIT(SearchModel):
         unfitted: bool = False,
     ) -> Tensor:
         # Masks are hard, so the expected cost is the discrete one.
-        method = self._method
+        masks, parameters = self._method.masks, self._parameters_of_masks()
         if smallest:
-            counts = method.counts.smallest(self.alpha.device)
+            counts = masks.smallest_counts(self.alpha.device)
         elif seed:
-            counts = method.counts.seed(self.alpha.device)
+            counts = masks.counts.seed(self.alpha.device)
         else:
-            thresholds = Thresholds(None, THRESHOLD) if unfitted else self._thresholds()
-            channels, taps = self._channel_mask(thresholds), self._tap_mask(thresholds)
-            masks = channels if taps is None else torch.cat([channels, taps])
-            counts = method.counts(masks)
-        return method.cost(metric, counts)
+            thresholds = HALF if unfitted else self._thresholds()
+            counts = masks.channel_counts(masks.slots(parameters, thresholds=thresholds), parameters, thresholds)
+        return self._method.cost(metric, counts)
 
     def _kept_labels(self) -> Tensor:
-        channels = self._method.channels
-        alive = channels.alive(self.alpha, self._thresholds().channels).cpu()
-        return self.analysis.keep(alive[channels.channel_unit])
+        masks = self._method.masks
+        return masks.kept_labels(masks.slots(self._parameters_of_masks(), thresholds=self._thresholds()))
 
     def _kernel_cuts(self) -> dict[str, KernelCut]:
-        taps = self._tap_mask(self._thresholds())
-        if taps is None:
-            return {}
-        layers = {axis.axis[0] for axis in self._method.kernels.axes}
-        sizes: Mapping[str, Any] = {name: self.net.get_submodule(name).kernel_size for name in layers}
-        return self._method.kernels.cuts(taps, sizes)
+        return self._method.masks.kernel_cuts(self._parameters_of_masks(), self._thresholds())
 
     # --- results
 
@@ -220,37 +188,27 @@ class PIT(SearchModel):
         return self._derived["method"]
 
     def _derive(self, analysis: Analysis) -> _Derived:
-        channels = ChannelMasks(analysis, self.channel_block)
         excluded = [name for name, layer in self.net.named_modules() if self._keeps_outputs(name, layer)]
-        kernels = KernelMasks(tap_axes(analysis, excluded) if self.kernel_search else [])
+        masks = Masks(analysis, self.channel_block, self.kernel_search, excluded)
         if "alpha" not in self._parameters:
             device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-            for name, size in zip(self._arch_names, (channels.units, kernels.beta_size, kernels.gamma_size)):
+            for name, size in masks.sizes.items():
                 if name == "alpha" or size:
                     self.register_parameter(name, nn.Parameter(torch.ones(size, device=device)))
-        index, lengths, of_layer, of_node = _mask_plan(analysis, channels, kernels)
-        cost = NetworkCost(analysis, [axis.axis for axis in kernels.axes])
+        forward = masked_function(analysis, masks.of_layer, masks.of_node)
+        cost = NetworkCost(analysis, masks.axes)
         limits = self.regularizer.limits
 
         def use(counts: Tensor) -> float:
             with torch.no_grad():
                 return max(float(cost(metric, counts)) / limit for metric, limit in limits)
 
-        return _Derived(
-            channels,
-            kernels,
-            Counts(channels, kernels),
-            cost,
-            BudgetFit(channels, kernels, use) if limits else None,
-            masked_function(analysis, of_layer, of_node),
-            index,
-            lengths,
-        )
+        return _Derived(masks, cost, masks.fit(use) if limits else None, forward)
 
     def _warn_without_effect(self) -> None:
         space = self.search_space()
         share = space["searchable_weights"] / max(space["weights"], 1)
-        if not self.alpha.numel() and not self._method.kernels.axes:
+        if not self.alpha.numel() and not self._method.masks.axes:
             warnings.warn(
                 "PIT has no effect on this model: no channel and no kernel is searchable. explain() tells why",
                 NoEffectWarning,
@@ -262,46 +220,3 @@ class PIT(SearchModel):
                 NoEffectWarning,
                 stacklevel=3,
             )
-
-
-def _mask_plan(
-    analysis: Analysis, channels: ChannelMasks, kernels: KernelMasks
-) -> tuple[Tensor, list[int], dict[str, list[WeightMask]], dict[str, list[WeightMask]]]:
-    """Which vector masks which weight: (gather index, lengths, masks by layer, masks by node).
-
-    Readers of the same channels share one vector. The index points into the unit mask with a constant 1 behind it.
-    """
-    positions: dict[tuple[int, ...], int] = {}
-    vectors: list[Tensor] = []
-    plan: dict[str, dict[str, dict[int, int]]] = {}
-    is_layer: dict[str, bool] = {}
-    for read in analysis.reads:
-        atoms = analysis.atom[read.labels]
-        if not bool((atoms >= 0).any()):
-            continue
-        units = torch.where(atoms >= 0, channels.channel_unit[atoms.clamp(min=0)], channels.units)
-        position = positions.setdefault(tuple(units.tolist()), len(vectors))
-        if position == len(vectors):
-            vectors.append(units)
-        is_layer[read.layer] = analysis.nodes[read.node].op == "call_module"
-        plan.setdefault(read.layer, {}).setdefault(read.weight, {})[read.dim] = position
-    for i, axis in enumerate(kernels.axes):
-        layer, dim = axis.axis
-        is_layer[layer] = True
-        weight = analysis.propagation.canonical(f"{layer}.weight")
-        plan.setdefault(layer, {}).setdefault(weight, {})[2 + dim] = len(vectors) + i
-    of_layer: dict[str, list[WeightMask]] = {}
-    of_node: dict[str, list[WeightMask]] = {}
-    for name, weights in plan.items():
-        for weight, dims in weights.items():
-            if is_layer[name]:
-                own = next(
-                    n
-                    for n in dict(analysis.module.get_submodule(name).named_parameters(remove_duplicate=False))
-                    if analysis.propagation.canonical(f"{name}.{n}") == weight
-                )
-                of_layer.setdefault(name, []).append(WeightMask(own, dims))
-            else:
-                of_node.setdefault(name, []).append(WeightMask(weight, dims))
-    index = torch.cat(vectors) if vectors else torch.zeros(0, dtype=torch.int64)
-    return index, [len(v) for v in vectors], of_layer, of_node

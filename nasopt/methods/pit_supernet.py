@@ -1,0 +1,268 @@
+"""PITSuperNet: which of several layers, and how wide, in one search. Composes the choices of SuperNet and the masks of PIT."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nasopt.cost import AnyMetric
+from nasopt.errors import ConfigError, NoEffectWarning, nearest
+from nasopt.graph.analysis import Analysis
+from nasopt.graph.build import build
+from nasopt.graph.mask import masked_function
+from nasopt.graph.nest import Paths
+from nasopt.methods.network_cost import NetworkCost
+from nasopt.methods.pit.masks import Masks
+from nasopt.methods.report import describe, layer_summary
+from nasopt.methods.schedule import Schedule
+from nasopt.methods.structure import is_chosen, make_structure
+from nasopt.methods.supernet.branch_search import BranchSearch, has_branches
+from nasopt.methods.supernet.choices import Choices, PathMode
+
+BranchMasks = Literal["shared", "independent"]
+_BRANCH_MASKS = ("shared", "independent")
+_MASKS = ("alpha", "beta", "gamma")
+
+
+@dataclass
+class _Derived:
+    """What PITSuperNet computes once from the analysis."""
+
+    choices: Choices
+    masks: Masks
+    cost: NetworkCost
+    forward: Callable[..., Any]
+
+
+class PITSuperNet(BranchSearch):
+    """A model in which the branches of every `SuperNetModule` and the channels and kernels of all layers are searched.
+
+    Architecture parameters are those of both searches: `choice_logits`, and `alpha`, `beta`, `gamma` as in `PIT`. Outputs of
+    branches meet in a sum. With `branch_masks="shared"` they therefore share one mask; with `"independent"` every branch
+    has a mask of its own and what reads the choice follows the chosen branch, wherever no other layer (a residual sum, the
+    network's output) ties these channels.
+
+    Args:
+        model, input_shape, input_example, regularizer, relative: as in `SuperNet`.
+        exclude_names, exclude_types, channel_block, kernel_search: as in `PIT`.
+        gumbel_softmax, hard_softmax, temperature, paths: as in `SuperNet`.
+        autoconvert_layers: False: no masks at all, a SuperNet search alone.
+        branch_masks: `"shared"` or `"independent"`.
+        freeze_masks_epochs: masks stay as they are until `set_epoch` reaches this epoch, so that branches are weighed first.
+        leaf_modules, strict: as in `SuperNet`.
+
+    Raises:
+        ConfigError: an argument is not usable, a branch does not fit, or the model fails on the example input.
+        TraceError: the model's `forward` depends on data.
+        UnknownOperationError: with `strict`.
+    """
+
+    _arch_names = ("choice_logits", *_MASKS)
+    alpha: nn.Parameter
+    channel_block: int
+    kernel_search: bool
+    freeze_masks_epochs: float
+    _epoch: float
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: Sequence[Any] | None = None,
+        *,
+        input_example: Any = None,
+        regularizer: Any = "size",
+        relative: bool = False,
+        exclude_names: Sequence[str] = (),
+        exclude_types: Sequence[type[nn.Module]] = (),
+        channel_block: int = 1,
+        kernel_search: bool = True,
+        gumbel_softmax: bool | None = None,
+        hard_softmax: bool | None = None,
+        temperature: float | Schedule | None = None,
+        paths: PathMode = "all",
+        autoconvert_layers: bool = True,
+        branch_masks: BranchMasks = "independent",
+        freeze_masks_epochs: float = 0,
+        leaf_modules: Sequence[Any] = (),
+        strict: bool = False,
+    ) -> None:
+        if isinstance(channel_block, bool) or not isinstance(channel_block, int) or channel_block < 1:
+            raise ConfigError(f"channel_block must be an int >= 1, got {channel_block!r}")
+        if branch_masks not in _BRANCH_MASKS:
+            hint = nearest(branch_masks, _BRANCH_MASKS) if isinstance(branch_masks, str) else ""
+            raise ConfigError(f"unknown branch_masks {branch_masks!r}: known are {', '.join(_BRANCH_MASKS)}.{hint}")
+        if not freeze_masks_epochs >= 0 or not math.isfinite(freeze_masks_epochs):
+            raise ConfigError(f"freeze_masks_epochs must be a finite number >= 0, got {freeze_masks_epochs!r}")
+        self.__dict__.update(
+            channel_block=channel_block,
+            kernel_search=bool(kernel_search) and bool(autoconvert_layers),
+            freeze_masks_epochs=freeze_masks_epochs,
+            _searches_channels=bool(autoconvert_layers),
+            _branches_apart=branch_masks == "independent",
+            _epoch=0.0,
+        )
+        super().__init__(
+            model,
+            input_shape,
+            gumbel_softmax=gumbel_softmax,
+            hard_softmax=hard_softmax,
+            temperature=temperature,
+            paths=paths,
+            input_example=input_example,
+            regularizer=regularizer,
+            relative=relative,
+            exclude_names=exclude_names,
+            exclude_types=exclude_types,
+            leaf_modules=leaf_modules,
+            strict=strict,
+        )
+        if not has_branches(self):
+            warnings.warn(
+                "PITSuperNet finds no SuperNetModule in this model, so it searches channels and kernels only, as PIT does",
+                NoEffectWarning,
+                stacklevel=2,
+            )
+
+    def set_epoch(self, epoch: float) -> None:
+        """Follow the schedules (temperature, masks): call it at the start of every epoch of the search, counted from 0."""
+        super().set_epoch(epoch)
+        self._epoch = epoch
+
+    @property
+    def masks_are_frozen(self) -> bool:
+        """Whether `freeze_masks_epochs` still holds the masks."""
+        return self._epoch < self.freeze_masks_epochs
+
+    # --- decisions
+
+    def _mask_parameters(self) -> dict[str, Tensor]:
+        own = dict(self.named_arch_parameters())
+        found: dict[str, Tensor] = {name: own[name] for name in _MASKS if name in own}
+        found.setdefault("alpha", self.choice_logits.new_zeros(0))
+        return {name: p.detach() for name, p in found.items()} if self.masks_are_frozen else found
+
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
+        masks, parameters = self._method.masks, self._mask_parameters()
+        if not self._choices.names:
+            return self._method.forward(self.net, masks.vectors(masks.slots(parameters), parameters), *inputs)
+        paths = self._paths()
+        if not self.training or self._choices.paths == "sampled":
+            # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
+            slots = masks.slots(parameters, self._branch_probabilities().detach())
+        else:
+            slots = masks.any_branch(masks.slots(parameters))
+            paths = self._fold_masks(paths, slots)
+        return self._method.forward(self.net, masks.vectors(slots, parameters), paths, *inputs)
+
+    def _fold_masks(self, paths: Paths, slots: Tensor) -> Paths:
+        """The branches' own masks, multiplied to their weights: `theta_i m_i` per channel, no further activation."""
+        active = list(paths.active)
+        for choice, of_branch in self._method.masks.branch_masks(slots):
+            position = self._choices.names.index(choice)
+            active[position] = [
+                (branch, weight * of_branch[branch].to(weight.dtype) if weight is not None else None)
+                for branch, weight in active[position]
+            ]
+        return Paths(paths.net, active)
+
+    def _cost(
+        self,
+        metric: AnyMetric,
+        *,
+        discrete: bool = False,
+        smallest: bool = False,
+        seed: bool = False,
+        unfitted: bool = False,
+    ) -> Tensor:
+        if seed:
+            decisions = dict.fromkeys(self._choices.names, 0)
+        elif smallest:
+            decisions = self._smallest_decisions(lambda branches: self._cost_of(metric, branches, smallest=True))
+        elif discrete:
+            decisions = self._decisions()
+        else:
+            return self._cost_of(metric, self._branch_probabilities())
+        branches = self._choices.one_hot(decisions, self.choice_logits.detach())
+        return self._cost_of(metric, branches, smallest=smallest, seed=seed)
+
+    def _cost_of(self, metric: AnyMetric, branches: Tensor, **which: bool) -> Tensor:
+        masks, parameters = self._method.masks, self._mask_parameters()
+        if which.get("smallest"):
+            counts = masks.smallest_counts(branches.device, branches)
+        elif which.get("seed"):
+            counts = masks.counts.seed(branches.device)
+        else:
+            counts = masks.channel_counts(masks.slots(parameters, branches), parameters)
+        return self._method.cost(metric, counts, branches)
+
+    def _kept_labels(self) -> Tensor:
+        branches = self._choices.one_hot(self._decisions(), self.choice_logits.detach())
+        return self._method.masks.kept_labels(self._method.masks.slots(self._mask_parameters(), branches))
+
+    # --- results
+
+    def _export(self) -> nn.Module:
+        if self.masks_are_frozen:
+            warnings.warn(
+                f"masks are frozen until epoch {self.freeze_masks_epochs}, and the search is at epoch {self._epoch}: nothing "
+                "was pruned. Call set_epoch(epoch) at the start of every epoch",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+        return build(self.net, self.example, self.arch_structure())
+
+    def arch_summary(self) -> dict[str, Any]:
+        """What has been decided: `{"method", "choices", "layers", "cost"}`, as in `SuperNet` and `PIT`."""
+        self.check_architecture()
+        decisions = self._decisions()
+        with torch.no_grad():
+            layers = layer_summary(
+                self.analysis, self._kept_labels(), self._method.masks.kernel_cuts(self._mask_parameters())
+            )
+        cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
+        return {
+            "method": type(self).__name__,
+            "choices": self.choice_summary(),
+            "layers": {name: layer for name, layer in layers.items() if is_chosen(name, decisions)},
+            "cost": cost,
+        }
+
+    def arch_structure(self) -> dict[str, Any]:
+        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
+        self.check_architecture()
+        with torch.no_grad():
+            cuts = self._method.masks.kernel_cuts(self._mask_parameters())
+            return make_structure(
+                "PITSuperNet", self.analysis, self.example, self._kept_labels(), cuts, self._decisions()
+            )
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    # --- derived state
+
+    @property
+    def _method(self) -> _Derived:
+        return self._derived["method"]
+
+    @property
+    def _choices(self) -> Choices:
+        return self._method.choices
+
+    def _derive(self, analysis: Analysis) -> _Derived:
+        excluded = [name for name, layer in self.net.named_modules() if self._keeps_outputs(name, layer)]
+        masks = Masks(analysis, self.channel_block, self.kernel_search, excluded)
+        is_new = "choice_logits" not in self._parameters
+        choices = self._make_choices(analysis)
+        if is_new:
+            for name, size in masks.sizes.items():
+                if size:
+                    self.register_parameter(name, nn.Parameter(torch.ones(size, device=self.choice_logits.device)))
+        forward = masked_function(analysis, masks.of_layer, masks.of_node)
+        return _Derived(choices, masks, self._make_cost(analysis, masks.axes), forward)

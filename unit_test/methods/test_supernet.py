@@ -1,0 +1,382 @@
+"""What a person does with supernets: bad input, weights, costs, temperature, polarisation, candidates."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from supernet_toys import SUPER_TOYS, Nested, Plain, SharedNorm, Sigmoid, TwoInputs, unit
+from torch import nn
+
+import nasopt
+from benchmarks_mlperf_tiny.networks import ds_cnn, resnet8
+from nasopt import PIT, PITSuperNet, SuperNet, SuperNetModule, supernet_candidates, with_candidates
+from nasopt.cost import network_cost
+from nasopt.errors import ArchitectureError, ConfigError, NoEffectWarning
+from nasopt.methods.schedule import constant, exponential, linear
+
+SHAPE = (3, 8, 8)
+
+
+def conv(outputs: int = 4, kernel: int = 3, **more: Any) -> nn.Conv2d:
+    return nn.Conv2d(3, outputs, kernel, padding=kernel // 2, **more)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [
+        ([], "got 0 branch"),
+        ([nn.ReLU()], "got 1 branch"),
+        ([nn.ReLU(), "conv"], "branch 1 is a str"),
+        ([conv(), conv().double()], r"branch 1 is torch.float64, branch 0 is torch.float32"),
+    ],
+)
+def test_branches_that_cannot_be_chosen_from(branches: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SuperNetModule(branches)
+
+
+def test_branches_with_shared_parameters() -> None:
+    shared = conv()
+    with pytest.raises(ConfigError, match=r"branch 1 shares '0.weight' with branch 0 \('weight'\)"):
+        SuperNetModule([shared, nn.Sequential(shared, nn.ReLU())])
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "hot", True])
+def test_temperatures_that_are_none(temperature: Any) -> None:
+    with pytest.raises(ConfigError, match="temperature must be a finite number > 0"):
+        SuperNetModule([conv(), conv()], temperature=temperature)
+    model = SuperNet(Plain(), SHAPE)
+    with pytest.raises(ConfigError, match="temperature must be a finite number > 0"):
+        model.temperature = temperature
+    assert model.temperature == 1.0
+
+
+def test_a_branch_with_another_output_shape_is_named() -> None:
+    seed = nn.Sequential(conv(), nn.Sequential(SuperNetModule([unit(4, 5, 3), unit(4, 6, 3)])))
+    message = (
+        r"SuperNetModule '1.0', branch 1 \(Sequential\) maps \(2, 4, 8, 8\) to \(2, 6, 8, 8\).*branch 0.*\(2, 5, 8, 8\)"
+    )
+    with pytest.raises(ConfigError, match=message):
+        SuperNet(seed, SHAPE)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_branch_that_fails_on_its_input_is_named(position: int) -> None:
+    branches = [unit(4, 4, 3), unit(4, 4, 3)]
+    branches[position] = unit(7, 4, 3)
+    with pytest.raises(
+        ConfigError, match=rf"'1', branch {position} \(Sequential\) fails on its input of shape \(2, 4, 8, 8\)"
+    ):
+        SuperNet(nn.Sequential(conv(), SuperNetModule(branches)), SHAPE)
+
+
+def test_a_nested_branch_is_named_from_the_outside() -> None:
+    inner = SuperNetModule([nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 5)])
+    with pytest.raises(ConfigError, match=r"SuperNetModule '1.branches.1.0', branch 1 \(Conv2d\) maps"):
+        SuperNet(nn.Sequential(conv(), SuperNetModule([nn.Conv2d(4, 4, 3), nn.Sequential(inner)])), SHAPE)
+
+
+def test_a_branch_that_changes_its_input_in_place() -> None:
+    choice = SuperNetModule([nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1)), nn.Identity()])
+    with pytest.raises(ConfigError, match=r"'1', branch 0: .* changes the branch's input in place.*inplace=False"):
+        SuperNet(nn.Sequential(conv(), choice), SHAPE)
+
+
+def test_a_branch_that_returns_no_tensor() -> None:
+    with pytest.raises(ConfigError, match=r"branch 0 .* returns a tuple"):
+        SuperNet(nn.Sequential(SuperNetModule([nn.MaxPool2d(2, return_indices=True), nn.MaxPool2d(2)])), SHAPE)
+
+
+@pytest.mark.parametrize("method", [SuperNet, PITSuperNet])
+def test_one_sampled_path_needs_hard_weights(method: Any) -> None:
+    with pytest.raises(ConfigError, match=r'paths="sampled" runs one branch, but the weights of .first. are soft'):
+        method(Plain(), SHAPE, paths="sampled", gumbel_softmax=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"paths": "tow"}, "unknown paths 'tow'.*Did you mean 'two'"),
+        ({"branch_masks": "share"}, "unknown branch_masks 'share'.*Did you mean 'shared'"),
+        ({"channel_block": 0}, "channel_block must be an int >= 1"),
+        ({"freeze_masks_epochs": -1}, "freeze_masks_epochs must be a finite number >= 0"),
+        ({"temperature": 0}, "temperature must be"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PITSuperNet(Plain(), SHAPE, **arguments)
+
+
+def test_pit_says_which_class_to_use() -> None:
+    with pytest.raises(ConfigError, match=r"'first' is a SuperNetModule.*nasopt.SuperNet .*nasopt.PITSuperNet"):
+        PIT(Plain(), SHAPE)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite(bad: float) -> None:
+    model = SuperNet(Plain(), SHAPE)
+    with torch.no_grad():
+        model.choice_logits[0] = bad
+    for read in (model.get_size, model.get_icv_loss, model.arch_export, lambda: model(torch.randn(2, *SHAPE))):
+        with pytest.raises(ArchitectureError, match="'choice_logits' are NaN or infinite"):
+            read()
+    with pytest.raises(ArchitectureError):
+        model.get_regularization_loss()
+
+
+@pytest.mark.parametrize("method", [SuperNet, PITSuperNet])
+def test_a_model_without_choices_gets_a_warning(method: Any) -> None:
+    with pytest.warns(NoEffectWarning, match="SuperNetModule"):
+        model = method(nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(4, 2, 3)), SHAPE)
+    assert model(torch.randn(2, *SHAPE)).shape == (2, 2, 6, 6)
+    assert model.arch_export() is not None
+
+
+def test_a_structure_of_another_seed() -> None:
+    structure = SuperNet(Plain(), SHAPE).arch_structure()
+    with pytest.raises(ConfigError, match="says nothing of them"):
+        nasopt.restore(Plain(), {**structure, "choices": {}})
+    with pytest.raises(ConfigError, match="no choice there"):
+        nasopt.restore(Plain(), {**structure, "choices": {**structure["choices"], "third": 0}})
+    with pytest.raises(ConfigError, match="chooses branch 7 of 'first', the seed has 3 branches"):
+        nasopt.restore(Plain(), {**structure, "choices": {"first": 7, "second": 0}})
+
+
+# --- weights and costs
+
+
+def test_weights_follow_the_equations() -> None:
+    model = SuperNet(Plain(), SHAPE, temperature=0.5)
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 1.0]))
+    choices = model.choice_summary()
+    wanted = torch.softmax(torch.tensor([1.0, 2.0, 3.0]) / 0.5, 0)
+    assert choices["first"]["probabilities"] == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert choices["first"]["entropy"] == pytest.approx(float(-(wanted * wanted.log()).sum()), rel=1e-5)
+    assert (choices["first"]["chosen"], choices["second"]["chosen"]) == (2, 2)
+    # R_icv = sum of mean(theta) / (var(theta) + eps)
+    var = [torch.softmax(torch.tensor(a) / 0.5, 0).var(correction=0) for a in ([1.0, 2.0, 3.0], [0.0, 0.0, 1.0])]
+    assert float(model.get_icv_loss(eps=0.1).detach()) == pytest.approx(
+        float(sum(1 / 3 / (v + 0.1) for v in var)), rel=1e-5
+    )
+    with pytest.raises(ConfigError, match="eps"):
+        model.get_icv_loss(eps=0.0)
+
+
+def test_branches_are_drawn_by_their_probabilities() -> None:
+    model = SuperNet(Plain(), SHAPE, paths="sampled", hard_softmax=True, gumbel_softmax=True, temperature=0.3)
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0]))
+    logits, temperatures = model.choice_logits, model.temperatures
+    drawn = torch.stack([model._choices.draw(logits, temperatures).chosen for _ in range(4000)])
+    shares = torch.bincount(drawn[:, 0], minlength=3) / 4000
+    # Three standard deviations of a share are 0.024 at most; the temperature does not matter for what is drawn.
+    assert shares.tolist() == pytest.approx(torch.softmax(torch.tensor([0.0, 1.0, 2.0]), 0).tolist(), abs=0.024)
+
+
+def test_the_expected_cost_is_the_mean_over_the_choices() -> None:
+    model = SuperNet(SharedNorm(), SHAPE).train()
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.randn(model.choice_logits.shape))
+    p = {name: one["probabilities"] for name, one in model.choice_summary().items()}
+    for metric in ("size", "macs"):
+        expected = 0.0
+        for outer in range(4):
+            for inner in range(2):
+                structure = {**model.arch_structure(), "choices": {"choice.branches.3": inner, "choice": outer}}
+                network = nasopt.restore(SharedNorm(), structure)
+                expected += p["choice"][outer] * p["choice.branches.3"][inner] * network_cost(network, metric, SHAPE)
+        assert float(model.get_cost(metric).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_cost_uses_the_draw_of_the_forward_pass() -> None:
+    model = SuperNet(Plain(), SHAPE, gumbel_softmax=True, hard_softmax=True, paths="sampled").train()
+    found = set()
+    for _ in range(20):
+        model(torch.randn(2, *SHAPE))
+        cost = float(model.get_macs().detach())
+        assert cost == float(model.get_macs().detach())
+        found.add(cost)
+    assert len(found) > 3
+
+
+@pytest.mark.parametrize(("paths", "most"), [("sampled", 1), ("two", 2), ("all", 3)])
+def test_only_active_branches_run(paths: Any, most: int) -> None:
+    model = SuperNet(Plain(), SHAPE, paths=paths, hard_softmax=paths == "sampled").train()
+    counts = []
+    for name in ("first.branches.0.0", "first.branches.1.0", "first.branches.2.0"):
+        model.net.get_submodule(name).register_forward_hook(lambda *_: counts.append(1))
+    for _ in range(5):
+        counts.clear()
+        model(torch.randn(2, *SHAPE))
+        assert len(counts) == most
+
+
+def test_identity_costs_nothing() -> None:
+    seed = nn.Sequential(conv(), SuperNetModule([nn.Identity(), nn.Conv2d(4, 4, 3, padding=1)]), nn.Conv2d(4, 2, 8))
+    model = SuperNet(seed, SHAPE)
+    assert model.get_cost("macs", discrete=True) == 3 * 4 * 9 * 64 + 4 * 2 * 64
+    assert [type(m).__name__ for m in model.arch_export().children()] == ["Conv2d", "Conv2d"]
+
+
+def test_exported_names_are_those_of_the_places() -> None:
+    model = SuperNet(Nested(), SHAPE)
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 1.0]))
+    assert model.choice_summary()["choice.branches.1.1"]["chosen"] == 1
+    names = {name for name, _ in model.arch_export().named_parameters() if name.startswith("choice")}
+    assert {"choice.0.0.weight", "choice.1.0.weight", "choice.2.weight"} <= names
+
+
+def test_before_wrapping_the_module_is_a_mean_in_training_and_its_first_branch_in_evaluation() -> None:
+    module, x = SuperNetModule([conv(), conv(kernel=5), conv(kernel=1)]), torch.randn(2, *SHAPE)
+    mean = torch.stack([branch(x) for branch in module.branches]).mean(0)
+    assert torch.allclose(module(x), mean, atol=1e-6)
+    assert torch.equal(module.eval()(x), module.branches[0](x))
+    two = TwoInputs().eval()
+    assert two(x).shape == (2, 3)
+
+
+# --- schedules
+
+
+def test_schedules() -> None:
+    assert [linear(4.0, 1.0, 3)(epoch) for epoch in range(5)] == pytest.approx([4, 3, 2, 1, 1])
+    assert [exponential(8.0, 1.0, 3)(epoch) for epoch in range(5)] == pytest.approx([8, 4, 2, 1, 1])
+    assert constant(2.0)(7) == 2.0
+    with pytest.raises(ConfigError, match="epochs > 0"):
+        linear(1.0, 0.5, 0)
+    with pytest.raises(ConfigError, match="numbers > 0"):
+        exponential(1.0, 0.0, 4)
+
+
+def test_temperature_follows_its_schedule() -> None:
+    model = SuperNet(Plain(), SHAPE, temperature=exponential(8.0, 1.0, 3))
+    assert model.temperature == pytest.approx(8.0)
+    model.set_epoch(2)
+    assert model.temperature == pytest.approx(2.0)
+    assert copy.deepcopy(model).temperature == pytest.approx(2.0)
+
+
+def test_frozen_masks_get_no_gradient_and_do_not_prune() -> None:
+    model = PITSuperNet(Plain(), SHAPE, freeze_masks_epochs=2).train()
+    x = torch.randn(2, *SHAPE)
+    (model(x).sum() + model.get_regularization_loss()).backward()
+    assert model.alpha.grad is None
+    assert model.choice_logits.grad is not None
+    with pytest.warns(NoEffectWarning, match="frozen until epoch 2"):
+        model.arch_export()
+    model.set_epoch(2)
+    (model(x).sum() + model.get_regularization_loss()).backward()
+    assert model.alpha.grad is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.arch_export()
+
+
+# --- masks of branches
+
+
+def test_independent_masks_are_those_of_the_chosen_branch() -> None:
+    shared, apart = (
+        PITSuperNet(Sigmoid(), SHAPE, branch_masks=kind, kernel_search=False) for kind in ("shared", "independent")
+    )
+    assert (shared.alpha.numel(), apart.alpha.numel()) == (5, 10)
+    with torch.no_grad():
+        apart.alpha.copy_(torch.tensor([1.0, 0, 0, 0, 0, 1, 1, 0, 0, 1]))
+    for branch, width in ((0, 1), (1, 3)):
+        with torch.no_grad():
+            apart.choice_logits.copy_(torch.eye(2)[branch])
+        network = apart.arch_export()
+        assert network.choice.out_channels == width
+        assert apart.get_cost("size", discrete=True) == network_cost(network, "size", SHAPE)
+
+
+def test_a_residual_keeps_the_shared_mask() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.choice, self.last = (
+                conv(),
+                SuperNetModule([unit(4, 4, 3), unit(4, 4, 1)]),
+                nn.Conv2d(4, 2, 8),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.last(x + self.choice(x))
+
+    assert PITSuperNet(Tied(), SHAPE, kernel_search=False).alpha.numel() == 4
+
+
+# --- candidates
+
+
+def test_candidates_of_a_convolution() -> None:
+    x = torch.randn(2, 6, 9, 9)
+    for stride, outputs, count in ((1, 6, 4), (1, 8, 3), (2, 6, 3)):
+        layer = nn.Conv2d(6, outputs, 3, stride, 1)
+        found = supernet_candidates(layer, nn.BatchNorm2d(outputs, eps=0.1), nn.ReLU6())
+        assert len(found) == count
+        assert len({branch(x).shape for branch in found}) == 1
+        assert torch.equal(found[0][0].weight, layer.weight)
+        assert found[1][0].kernel_size == (5, 5)
+        assert found[1][1].eps == 0.1
+        assert isinstance(found[1][2], nn.ReLU6)
+        assert found[2][0].groups == 6
+    with pytest.raises(ConfigError, match="got Linear"):
+        supernet_candidates(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize(("build", "shape", "count"), [(resnet8, (3, 32, 32), 7), (ds_cnn, (1, 49, 10), 5)])
+def test_candidates_in_a_whole_model(build: Any, shape: tuple[int, ...], count: int) -> None:
+    seed, x = build().eval(), torch.randn(2, *shape)
+    model = with_candidates(seed, shape)
+    assert sum(isinstance(m, SuperNetModule) for m in model.modules()) == count
+    assert torch.equal(seed(x), model(x))
+    search = PITSuperNet(model, shape, paths="two", regularizer="macs")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in search.named_arch_parameters():
+            parameter.copy_(torch.randn_like(parameter) + (name != "choice_logits"))
+    network = search.arch_export()
+    assert search.get_cost("macs", discrete=True) == network_cost(network, "macs", shape)
+    assert PIT(network, shape).get_cost("size", discrete=True) == search.get_cost("size", discrete=True)
+
+
+def test_where_candidates_go() -> None:
+    def places(**where: Any) -> list[str]:
+        model = with_candidates(resnet8(), (3, 32, 32), **where)
+        return [name for name, m in model.named_modules() if isinstance(m, SuperNetModule)]
+
+    assert places(where="stack1") == ["stack1.conv1", "stack1.conv2"]
+    assert places(where=["stem", "*.conv2"]) == ["stem", "stack1.conv2", "stack2.conv2", "stack3.conv2"]
+    assert places(where=lambda name, layer: layer.stride == (2, 2) and "conv" in name) == [
+        "stack2.conv1",
+        "stack3.conv1",
+    ]
+    with pytest.raises(ConfigError, match=r"matches none of the convolutions.*Did you mean 'stem'"):
+        places(where="stme")
+
+
+@pytest.mark.parametrize("method", [nasopt.SuperNet, nasopt.PITSuperNet])
+def test_peaks_and_budgets_of_branches(method: type) -> None:
+    toy = SUPER_TOYS["Plain"]
+    with pytest.raises(ConfigError, match=r"'memory' is a peak.*wrap the result in nasopt.PIT"):
+        method(toy.seed(), toy.shape, regularizer="memory")
+    with pytest.raises(ConfigError, match="'memory' is a peak"):
+        method(toy.seed(), toy.shape).get_cost("memory")
+    seed = method(toy.seed(), toy.shape).get_cost("size", discrete=True)
+    model = method(toy.seed(), toy.shape, regularizer=nasopt.Budget(size=seed / 2))
+    model.get_regularization_loss().backward()
+    assert bool((model.choice_logits.grad != 0).any())
+    with pytest.raises(ConfigError, match="cannot make its decisions keep to limits"):
+        model.settle_budget()
