@@ -40,7 +40,7 @@ class Trainer:
     def __init__(self) -> None:
         self.recipe = TASK.datasets["digits"].recipe
         self.data = TASK.datasets["digits"].load(DataOptions())
-        self.engine = Engine(TASK, self.data, "cpu", False, self.recipe.batch_size, channels_last=False)
+        self.engine = Engine(TASK, self.data, "cpu", False, self.recipe.batch_size)
 
     def train(
         self, model: nn.Module, groups: Any, epochs: int, phase: int, penalty: Callable[[], Tensor] | None, cosine: bool

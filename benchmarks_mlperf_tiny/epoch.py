@@ -42,7 +42,7 @@ class Engine:
     device: str
     amp: bool
     batch_size: int
-    channels_last: bool = True
+    channels_last: bool = False
 
     def arrange(self, x: Tensor) -> Tensor:
         """A raw batch as network inputs, on the device; images channels last, which convolutions on a CPU prefer.
