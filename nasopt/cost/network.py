@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from nasopt.graph.analysis import analyse, trace_model
 from nasopt.graph.buffers import ActivationMemory, activation_memory
 from nasopt.graph.example import make_example
 from nasopt.graph.layer_shape import LayerShape
-from nasopt.graph.regions import ALWAYS
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ def network_calls(
     example = make_example(model, input_shape, input_example)
     analysis = analyse(trace_model(model, example, tuple(leaf_modules)), example)
     propagation = analysis.propagation
-    biased = {term.key for term in propagation.costs if term.bias}
-    terms = [replace(term, bias_regions=[ALWAYS] if term.key in biased else []) for term in propagation.costs]
+    terms = analysis.deployed_costs()
     calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in terms)
     unpriced = tuple(dict.fromkeys(propagation.unpriced))
     free = (name for name in propagation.called() if name not in unpriced and name not in {t.layer for t in terms})

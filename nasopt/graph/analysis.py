@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,6 +15,7 @@ from nasopt.graph.call import CostTerm, Read
 from nasopt.graph.example import Example
 from nasopt.graph.inline import inline_alternatives
 from nasopt.graph.propagate import Propagation
+from nasopt.graph.regions import ALWAYS
 from nasopt.graph.registry import find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, trace
 from nasopt.graph.values import annotate
@@ -96,6 +97,11 @@ class Analysis:
     def costs(self) -> list[CostTerm]:
         """What the calls cost."""
         return self.propagation.costs
+
+    def deployed_costs(self) -> list[CostTerm]:
+        """The same terms for a network without choices: calls that share weights share their bias, too."""
+        biased = {term.key for term in self.costs if term.bias}
+        return [replace(term, bias_regions=[ALWAYS] if term.key in biased else []) for term in self.costs]
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:

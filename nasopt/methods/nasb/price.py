@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import nn
 
 from nasopt.cost import Metric
 from nasopt.graph.analysis import Analysis, analyse
-from nasopt.graph.call import Count
 from nasopt.graph.chain import NodeShape
 from nasopt.graph.example import make_example
 from nasopt.graph.layer_shape import LayerShape
@@ -24,30 +22,7 @@ Priced = tuple[str, LayerShape]
 
 def layer_shapes(analysis: Analysis) -> list[Priced]:
     """Every priced call of a network, with all its channels."""
-    biased = {term.key for term in analysis.costs if term.bias}
-    return [
-        (
-            term.key,
-            LayerShape(
-                kind=term.kind,
-                in_channels=_number(term.in_channels),
-                out_channels=_number(term.out_channels),
-                kernel=term.kernel,
-                positions=term.positions,
-                output_size=term.output_size,
-                stride=term.stride,
-                groups=_number(term.groups),
-                bias=int(term.key in biased),
-                weight_bits=term.weight_bits,
-                activation_bits=term.activation_bits,
-            ),
-        )
-        for term in analysis.costs
-    ]
-
-
-def _number(count: Count) -> int:
-    return count if isinstance(count, int) else len(count)
+    return [(term.key, term.layer_shape()) for term in analysis.deployed_costs()]
 
 
 def module_shapes(layers: Iterable[nn.Module], shape: NodeShape) -> list[Priced]:
@@ -75,7 +50,7 @@ def price(calls: Iterable[Priced], metric: Metric) -> float:
 
 def price_each(parts: Sequence[Sequence[Priced]], metric: Metric) -> list[float]:
     """The price of every part on its own; parts of equal content are priced once."""
-    known: dict[Any, float] = {}
+    known: dict[tuple[Priced, ...], float] = {}
     for part in parts:
         if tuple(part) not in known:
             known[tuple(part)] = price(part, metric)
