@@ -22,7 +22,7 @@ types: $(STAMP)
 # torchvision's own requirements would draw another torch: it is a test dependency and comes without them.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,onnx,lightning,optuna,ray,dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision
 	touch $(STAMP)
 
