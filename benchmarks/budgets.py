@@ -62,7 +62,9 @@ class Trainer:
         model = PIT(copy.deepcopy(seed), SHAPE, regularizer=regularizer, relative=relative)
         groups = model.param_groups(lr=self.recipe.lr, arch_lr=options.arch_lr)
         settled = options.search // 4
-        self.train(model, groups, options.search - settled, 1, lambda: strength * model.get_regularization_loss(), False)
+        self.train(
+            model, groups, options.search - settled, 1, lambda: strength * model.get_regularization_loss(), False
+        )
         if model.budget is not None:
             model.settle_budget()
         self.train(model, groups, settled, 2, lambda: strength * model.get_regularization_loss(), False)
