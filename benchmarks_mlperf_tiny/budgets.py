@@ -11,7 +11,9 @@ from benchmarks_mlperf_tiny.measure import TARGETS
 from nasopt.errors import nearest
 
 UNITS = {"macs": "MAC", "size": "weights", "memory": "bytes", **{f"{target}_ms": "ms" for target in TARGETS}}
-CURE = "give metric=limit, like macs=0.5 (half of the seed's) or size=20000,cortex_m4_ms=50; metrics: " + ", ".join(UNITS)
+CURE = "give metric=limit, like macs=0.5 (half of the seed's) or size=20000,cortex_m4_ms=50; metrics: " + ", ".join(
+    UNITS
+)
 
 
 @dataclass(frozen=True)

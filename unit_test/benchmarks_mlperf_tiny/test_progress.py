@@ -15,4 +15,6 @@ def test_few_lines_for_a_phase(epochs: int, shown: list[int], capsys: pytest.Cap
         progress.end_epoch({"loss": 0.5, "val": 0.9, "cost": 0.25, "budget": 0.5})
     progress.close()
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"ic pit search {n}/{epochs}: loss 0.500, val AUC 0.900, cost 25.0 %, budget 50.0 %" for n in shown]
+    assert lines == [
+        f"ic pit search {n}/{epochs}: loss 0.500, val AUC 0.900, cost 25.0 %, budget 50.0 %" for n in shown
+    ]

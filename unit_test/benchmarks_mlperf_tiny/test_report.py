@@ -36,7 +36,16 @@ def write_summary(folder: Path, method: str, macs: int, test: float, name: str) 
     layer = {"name": "stem", "kind": "Conv2d", "inputs": 3, "outputs": 16, "kernel": [3, 3]}
     seed = {"params": 10, "size": 10, "macs": 1000, "val": None, "test": None, "seconds": None}
     latency = {"cortex_m4_ms": 7.125, "cortex_m7_ms": 2.0, "gap8_ms": 1.0}
-    found = {"params": 10, "size": 10, "macs": macs, "memory": 4321, **latency, "val": test, "test": test, "seconds": 1.0}
+    found = {
+        "params": 10,
+        "size": 10,
+        "macs": macs,
+        "memory": 4321,
+        **latency,
+        "val": test,
+        "test": test,
+        "seconds": 1.0,
+    }
     summary = {
         "config": config,
         "figure": "accuracy",
