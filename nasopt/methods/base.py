@@ -45,6 +45,8 @@ class SearchModel(nn.Module, ABC):
     _branches_apart = False
     # Whether decisions can be made to keep to the limits of a budget.
     _settles = True
+    # Whether decisions are final, so that train mode runs them, too.
+    _decided = False
     _derived: dict[str, Any]
     budget_multipliers: Tensor
     budget_strengths: Tensor
@@ -134,6 +136,14 @@ class SearchModel(nn.Module, ABC):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the seed's `forward`, of the network under the current decisions."""
         return self._run(self.example.bind(args, kwargs))
+
+    @property
+    def _explores(self) -> bool:
+        """Whether a forward pass may run what `arch_export` would not keep: in train mode, before decisions are final."""
+        return self.training and not self._decided
+
+    def set_epoch(self, epoch: float) -> None:
+        """Follow the schedules of the method, if it has any: call it at the start of every epoch, counted from 0."""
 
     # --- price
 
@@ -290,13 +300,20 @@ class SearchModel(nn.Module, ABC):
             {"params": list(self.arch_parameters()), "lr": arch_lr, "weight_decay": 0.0},
         ]
 
-    def freeze_arch(self) -> None:
-        """Stop the search: architecture parameters get no gradient, decisions stay."""
+    def freeze_arch(self, decided: bool = False) -> None:
+        """Stop the search: architecture parameters get no gradient, and one that they have is dropped.
+
+        Args:
+            decided: in train mode, too, run the network that `arch_export` would give, to fine-tune it in place.
+        """
+        self._decided = bool(decided)
         for parameter in self.arch_parameters():
             parameter.requires_grad_(False)
+            parameter.grad = None  # an optimizer with momentum moves whatever has a gradient, even one of 0
 
     def unfreeze_arch(self) -> None:
         """Let the search go on."""
+        self._decided = False
         for parameter in self.arch_parameters():
             parameter.requires_grad_(True)
 
