@@ -110,7 +110,7 @@ class PhaseSchedule:
         if self.phase == "search":
             self.model.unfreeze_arch()
             return
-        if self.phase == "finetune" and self.model.regularizer.limits and self.model._settles:
+        if self.phase == "finetune" and self.model.budget is not None and self.model._settles:
             self.model.settle_budget()
         self.model.freeze_arch(decided=self.phase == "finetune")
 
@@ -143,7 +143,7 @@ class PhaseSchedule:
 
 def _make_strength(strength: float | Schedule | None, model: SearchModel) -> Schedule:
     if strength is None:
-        if not model.regularizer.limits:
+        if model.budget is None:
             raise ConfigError(
                 "PhaseSchedule needs a strength: how much the regularizer weighs in the loss, e.g. strength=0.1 for a model "
                 "with relative=True. Only a model with a Budget does without"
