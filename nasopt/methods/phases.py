@@ -149,12 +149,11 @@ def _make_strength(strength: float | Schedule | None, model: SearchModel) -> Sch
                 "with relative=True. Only a model with a Budget does without"
             )
         return constant(1.0)
-    schedule = strength if isinstance(strength, Schedule) else None
-    numbers = (schedule.start, schedule.end) if schedule is not None else (strength,)
+    numbers: tuple[Any, ...] = (strength.start, strength.end) if isinstance(strength, Schedule) else (strength,)
     for number in numbers:
         usable = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
         if not usable or number < 0:
             raise ConfigError(
                 f"PhaseSchedule: strength must be a number >= 0 or a schedule of such numbers, got {strength!r}"
             )
-    return schedule or constant(float(numbers[0]))
+    return strength if isinstance(strength, Schedule) else constant(float(strength))

@@ -8,48 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from nasb_seeds import SHAPE as NASB_SHAPE
-from nasb_seeds import Residual
-from supernet_toys import Plain
+from phase_toys import METHODS, SHAPE, batch, convnet, nasb
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt import NASB, PIT, Budget, PhaseSchedule, PITSuperNet, SuperNet
+from nasopt import NASB, PIT, Budget, PhaseSchedule
 from nasopt.errors import ConfigError
-from nasopt.methods.schedule import exponential, linear
-
-SHAPE = (3, 8, 8)
+from nasopt.methods.schedule import linear
 
 
-def convnet() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), *(nn.Flatten(), nn.Linear(6, 3))
-    )
-
-
-METHODS: dict[str, Callable[[], Any]] = {
-    "pit": lambda: PIT(convnet(), SHAPE, regularizer="macs", relative=True),
-    "supernet": lambda: SuperNet(Plain(), SHAPE, regularizer="macs", relative=True, temperature=exponential(5, 0.5, 3)),
-    "supernet_gumbel": lambda: SuperNet(Plain(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
-    "pit_supernet": lambda: PITSuperNet(Plain(), SHAPE, relative=True, freeze_masks_epochs=2, temperature=2.0),
-    "nasb": lambda: NASB(Residual(), NASB_SHAPE, cells=["stage1", "stage2"], relative=True),
-}
-
-
-def batch(model: Any) -> tuple[Tensor, Tensor]:
-    shape = NASB_SHAPE if isinstance(model, NASB) else SHAPE
-    return torch.randn(4, *shape), torch.randint(0, 3, (4,))
-
-
-def train(model: Any, phases: PhaseSchedule, optimizer: torch.optim.Optimizer, epochs: int, seed: int = 0) -> None:
-    x, y = batch(model)
+def train(model: Any, phases: PhaseSchedule, optimizer: torch.optim.Optimizer, set_to_none: bool = True) -> None:
+    """One epoch of one batch, with random numbers of its own."""
+    torch.manual_seed(100 + phases.epoch)
+    x, y = batch()
     model.train()
-    for _ in range(epochs):
-        torch.manual_seed(seed + phases.epoch)
-        optimizer.zero_grad(set_to_none=False)  # the harder case: momentum moves whatever has a gradient
-        (F.cross_entropy(model(x), y) + phases.get_regularization_loss()).backward()
-        optimizer.step()
-        phases.step()
+    optimizer.zero_grad(set_to_none)
+    (F.cross_entropy(model(x), y) + phases.get_regularization_loss()).backward()
+    optimizer.step()
+    phases.step()
 
 
 def arch(model: Any) -> list[Tensor]:
@@ -65,7 +41,7 @@ def test_only_a_search_moves_the_architecture(make: Callable[[], Any]) -> None:
     for _ in range(phases.epochs):
         seen.append((phases.phase, phases.strength))
         before, weights = arch(model), copy.deepcopy(list(model.net_parameters()))
-        train(model, phases, optimizer, 1)
+        train(model, phases, optimizer, set_to_none=False)  # momentum moves whatever has a gradient, even one of 0
         moved.append(any(not torch.equal(a, b) for a, b in zip(before, arch(model))))
         assert any(not torch.equal(a, b) for a, b in zip(weights, model.net_parameters()))
     assert seen == [("warmup", 0.0)] * 2 + [("search", 0.5)] * 3 + [("finetune", 0.0)] * 2
@@ -82,17 +58,17 @@ def test_fine_tuning_trains_what_export_gives(make: Callable[[], Any]) -> None:
     phases = PhaseSchedule(model, search=2, finetune=1, strength=1.0)
     phases.set_epoch(2)
     network = model.eval().arch_export().train()
-    x, _ = batch(model)
+    x, _ = batch()
     generator = torch.get_rng_state()
     torch.testing.assert_close(model.train()(x), network(x))
     assert torch.equal(torch.get_rng_state(), generator)  # nothing was drawn
-    assert float(model.get_cost("size")) == model.get_cost("size", discrete=True)
+    if not isinstance(model, NASB):  # whose expected cost is the same in both modes
+        assert float(model.get_cost("size").detach()) == model.get_cost("size", discrete=True)
     model.unfreeze_arch()
     assert all(p.requires_grad for p in model.arch_parameters())
 
 
-@pytest.mark.parametrize("name", ["pit", "supernet", "pit_supernet", "nasb"])
-@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize(("name", "stop"), [("pit", 1), ("pit", 3), ("pit", 5), ("pit_supernet", 3), ("nasb", 3)])
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name: str, stop: int) -> None:
     def start() -> tuple[Any, PhaseSchedule, torch.optim.Optimizer]:
         torch.manual_seed(1)
@@ -102,8 +78,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name: str, stop: int) ->
 
     def run(parts: tuple[Any, PhaseSchedule, torch.optim.Optimizer], epochs: int) -> None:
         for _ in range(epochs):
-            torch.manual_seed(100 + parts[1].epoch)
-            train(*parts, 1, seed=7)
+            train(*parts)
 
     through, first, second = start(), start(), start()
     run(through, 6)
@@ -142,7 +117,7 @@ def test_the_loss_is_the_weighted_regularizer() -> None:
     assert not phases.get_regularization_loss().requires_grad
     phases.step()
     loss = phases.get_regularization_loss()
-    assert float(loss) == pytest.approx(0.25)  # relative=True: the seed costs 1
+    assert float(loss.detach()) == pytest.approx(0.25)  # relative=True: the seed costs 1
     loss.backward()
     own = model.alpha.grad.clone()
     model.alpha.grad = None
@@ -151,16 +126,16 @@ def test_the_loss_is_the_weighted_regularizer() -> None:
 
 
 def test_a_budget_needs_no_strength_and_is_settled_before_fine_tuning() -> None:
-    model = PIT(convnet(), SHAPE, regularizer=Budget(size=100))
+    model = PIT(convnet(), SHAPE, regularizer=Budget(size=60))
     phases = PhaseSchedule(model, warmup=1, search=1, finetune=1)
-    assert model.get_cost("size", discrete=True) > 100
+    assert model.get_cost("size", discrete=True) > 60
     strengths = []
     for _ in range(3):
         strengths.append(phases.strength)
-        train(model, phases, torch.optim.SGD(model.parameters(), 1e-6), 1)
+        train(model, phases, torch.optim.SGD(model.parameters(), 1e-6))
     assert strengths == [0.0, 1.0, 0.0]
-    assert model.get_cost("size", discrete=True) <= 100
-    bare = NASB(Residual(), NASB_SHAPE, cells=["stage1"], regularizer=Budget(size=800))
+    assert model.get_cost("size", discrete=True) <= 60
+    bare = nasb(regularizer=Budget(ops=10_000))
     PhaseSchedule(bare, search=1, finetune=1).step()  # cannot settle: nothing is raised, export will warn
     with pytest.raises(ConfigError, match="NASB cannot make its decisions keep to limits"):
         bare.settle_budget()
