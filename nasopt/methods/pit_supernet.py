@@ -66,7 +66,6 @@ class PITSuperNet(BranchSearch):
     channel_block: int
     kernel_search: bool
     freeze_masks_epochs: float
-    _epoch: float
 
     def __init__(
         self,
@@ -103,7 +102,6 @@ class PITSuperNet(BranchSearch):
             freeze_masks_epochs=freeze_masks_epochs,
             _searches_channels=bool(autoconvert_layers),
             _branches_apart=branch_masks == "independent",
-            _epoch=0.0,
         )
         super().__init__(
             model,
@@ -127,11 +125,6 @@ class PITSuperNet(BranchSearch):
                 stacklevel=2,
             )
 
-    def set_epoch(self, epoch: float) -> None:
-        """Follow the schedules (temperature, masks): call it at the start of every epoch of the search, counted from 0."""
-        super().set_epoch(epoch)
-        self._epoch = epoch
-
     @property
     def masks_are_frozen(self) -> bool:
         """Whether `freeze_masks_epochs` still holds the masks."""
@@ -150,13 +143,13 @@ class PITSuperNet(BranchSearch):
 
     def _run(self, inputs: tuple[Any, ...]) -> Any:
         masks, parameters, paths = self._method.masks, self._mask_parameters(), self._paths()
-        if self.training and self._choices.paths != "sampled":
+        if self._explores and self._choices.paths != "sampled":
             slots = masks.any_branch(masks.slots(parameters))
             return self._call(masks.vectors(slots, parameters), self._fold_masks(paths, slots), inputs)
         # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
-        decided = self._decided()
-        thresholds = masks.thresholds(parameters, None if self.training else decided.level)
-        slots = masks.slots(parameters, self._branch_probabilities(decided).detach(), thresholds)
+        branches, level = self._branch_probabilities()
+        thresholds = masks.thresholds(parameters, level)
+        slots = masks.slots(parameters, branches.detach(), thresholds)
         return self._call(masks.vectors(slots, parameters, thresholds), paths, inputs)
 
     def _fold_masks(self, paths: Paths, slots: Tensor) -> Paths:
@@ -192,7 +185,7 @@ class PITSuperNet(BranchSearch):
 
     def _kept(self) -> tuple[Tensor, dict[str, KernelCut]]:
         """What export keeps: one bool per label, and taps by layer."""
-        masks, parameters, decided = self._method.masks, self._mask_parameters(), self._decided()
+        masks, parameters, decided = self._method.masks, self._mask_parameters(), self._outcome()
         thresholds = masks.thresholds(parameters, decided.level)
         slots = masks.slots(parameters, self._one_hot(decided.branches), thresholds)
         return masks.kept_labels(slots), masks.kernel_cuts(parameters, thresholds)

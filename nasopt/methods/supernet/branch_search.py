@@ -43,6 +43,7 @@ class BranchSearch(SearchModel):
     temperature_schedule: Schedule | None
     _branch_settings: tuple[bool | None, bool | None, PathMode]
     _draw: Draw | None
+    _epoch: float
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class BranchSearch(SearchModel):
         schedule = temperature if isinstance(temperature, Schedule) else None
         first = schedule(0) if schedule is not None else temperature
         settings = (gumbel_softmax, hard_softmax, paths)
-        self.__dict__.update(_branch_settings=settings, temperature_schedule=schedule, _draw=None)
+        self.__dict__.update(_branch_settings=settings, temperature_schedule=schedule, _draw=None, _epoch=0.0)
         super().__init__(model, input_shape, **common)
         if first is not None:
             self.temperature = first  # type: ignore[assignment]
@@ -110,11 +111,9 @@ class BranchSearch(SearchModel):
         if seed:
             return self._cost_of(metric, self._one_hot(dict.fromkeys(self._choices.names, 0)), seed=True)
         if discrete:
-            return self._cost_if(metric, self._decided())
-        decided = self._likeliest() if unfitted else self._decided()
-        return self._cost_of(
-            metric, self._branch_probabilities(decided), level=None if self.training else decided.level
-        )
+            return self._cost_if(metric, self._outcome())
+        branches, level = self._branch_probabilities(unfitted)
+        return self._cost_of(metric, branches, level=level)
 
     def _cost_if(self, metric: AnyMetric, decided: Decided) -> Tensor:
         return self._cost_of(metric, self._one_hot(decided.branches), level=decided.level)
@@ -125,7 +124,7 @@ class BranchSearch(SearchModel):
     def _likeliest(self) -> Decided:
         return Decided(self._choices.decisions(self.choice_logits))
 
-    def _decided(self) -> Decided:
+    def _outcome(self) -> Decided:
         """What export would take now: the largest logits; with a budget that has once been met, what is inside it."""
         if self.budget is None or not bool(self.budget.reached):
             return self._likeliest()
@@ -187,24 +186,30 @@ class BranchSearch(SearchModel):
 
     def set_epoch(self, epoch: float) -> None:
         """Follow the schedules: call it at the start of every epoch of the search, which counts from 0."""
+        self._epoch = epoch
         if self.temperature_schedule is not None:
             self.temperature = self.temperature_schedule(epoch)  # type: ignore[assignment]
 
     # --- weights of the branches
 
-    def _branch_probabilities(self, decided: Decided) -> Tensor:
-        """What the last forward pass used in train mode, what is decided in eval mode; `(branches,)`, differentiable."""
+    def _branch_probabilities(self, unfitted: bool = False) -> tuple[Tensor, float | None]:
+        """What the last forward pass used in train mode, what is decided otherwise.
+
+        Returns:
+            Probabilities of all branches, `(branches,)`, differentiable; and the level of the masks, as in `Decided`.
+        """
         choices = self._choices
-        if self.training:
-            return choices.flat(choices.weights(self.choice_logits, self.temperatures, self._draw))
-        return choices.flat(choices.decided(self.choice_logits, decided.branches))
+        if self._explores:
+            return choices.flat(choices.weights(self.choice_logits, self.temperatures, self._draw)), None
+        decided = self._likeliest() if unfitted else self._outcome()
+        return choices.flat(choices.decided(self.choice_logits, decided.branches)), decided.level
 
     def _paths(self) -> Paths:
         """Draw a training step, or decide."""
         self.check_architecture()
         choices = self._choices
-        if not self.training:
-            return Paths(self.net, [[(branch, None)] for branch in self._decided().branches.values()])
+        if not self._explores:
+            return Paths(self.net, [[(branch, None)] for branch in self._outcome().branches.values()])
         self._draw = choices.draw(self.choice_logits, self.temperatures)
         weights = choices.weights(self.choice_logits, self.temperatures, self._draw)
         return Paths(self.net, choices.active(weights, self._draw))
@@ -249,7 +254,7 @@ class BranchSearch(SearchModel):
             the regularizer, size and macs.
         """
         self.check_architecture()
-        decisions = self._decided().branches
+        decisions = self._outcome().branches
         with torch.no_grad():
             layers = layer_summary(self.analysis, *self._kept())
         if not self._searches_channels:
@@ -267,7 +272,7 @@ class BranchSearch(SearchModel):
         self.check_architecture()
         with torch.no_grad():
             keep, cuts = self._kept()
-        decisions = dict(self._decided().branches)
+        decisions = dict(self._outcome().branches)
         return make_structure(type(self).__name__, self.analysis, self.example, keep, cuts, decisions)
 
     def __repr__(self) -> str:
@@ -281,7 +286,7 @@ class BranchSearch(SearchModel):
         with torch.no_grad():
             theta = self._choices.probabilities(self.choice_logits, self.temperatures).double().cpu()
             entropy = torch.special.entr(theta).sum(1).tolist()
-        decisions = self._decided().branches
+        decisions = self._outcome().branches
         return {
             name: {
                 "branches": list(kinds),
