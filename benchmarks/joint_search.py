@@ -1,7 +1,7 @@
 """Is it better to search layers and channels at once, or one after the other? Accuracy against size, at equal total epochs.
 
-    NASOPT_DATA=... python -m benchmarks.joint_search --out joint.jsonl             # about an hour on one core
-    python -m benchmarks.joint_search --out joint.jsonl --report --plot joint.png   # table and plot of what is there
+    NASOPT_DATA=... python -m benchmarks.joint_search --out joint.jsonl    # under an hour on one core
+    python -m benchmarks.joint_report joint.jsonl --plot joint.png         # table and plot of what is there
 
 A class-balanced subset of CIFAR-10 (as JPEG), ResNet-8 of width 8, candidates at every convolution with more than one tap.
 Every run trains for `warmup + search + finetune` epochs in all and pays `strength * size / seed's size`; a search in two
@@ -200,12 +200,12 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run what is missing, or report."""
+    """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("joint_search.jsonl"))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--strengths", nargs="+", type=float, default=[0.5, 1, 2, 4])
-    numbers = {"seeds": 3, "images": 2000, "tests": 3000, "width": 8, "warmup": 3, "search": 8, "finetune": 5}
+    parser.add_argument("--strengths", nargs="+", type=float, default=[0.03, 0.1, 0.3])
+    numbers = {"seeds": 3, "images": 1300, "tests": 2500, "width": 8, "warmup": 3, "search": 8, "finetune": 5}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cold", type=float, default=0.1, help="temperature in the second half of a search")

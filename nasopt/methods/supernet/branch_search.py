@@ -24,7 +24,7 @@ from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.schedule import Schedule
 from nasopt.methods.structure import is_chosen, make_structure
 from nasopt.methods.supernet.choices import Choices, Draw, PathMode
-from nasopt.methods.supernet.decisions import Decided, cheapest_branches, is_reached, settle_branches
+from nasopt.methods.supernet.decisions import Decided, cheapest_branches, settle_branches
 from nasopt.methods.supernet.module import check_temperature
 
 
@@ -233,12 +233,7 @@ class BranchSearch(SearchModel):
         if not eps > 0:
             raise ConfigError(f"eps must be a number > 0, got {eps!r}: it keeps the loss finite at equal probabilities")
         self.check_architecture()
-        choices = self._choices
-        theta = choices.probabilities(self.choice_logits, self.temperatures)
-        count = torch.tensor(choices.sizes, dtype=theta.dtype, device=theta.device)
-        mean = theta.sum(1) / count
-        variance = (theta * theta).sum(1) / count - mean * mean
-        return (mean / (variance + eps)).sum()
+        return self._choices.polarisation(self.choice_logits, self.temperatures, eps)
 
     # --- results
 
@@ -284,19 +279,7 @@ class BranchSearch(SearchModel):
         `runs` is False where the choice lies in a branch that is not chosen itself.
         """
         with torch.no_grad():
-            theta = self._choices.probabilities(self.choice_logits, self.temperatures).double().cpu()
-            entropy = torch.special.entr(theta).sum(1).tolist()
-        decisions = self._outcome().branches
-        return {
-            name: {
-                "branches": list(kinds),
-                "probabilities": theta[row, : len(kinds)].tolist(),
-                "entropy": entropy[row],
-                "chosen": decisions[name],
-                "runs": is_reached(name, decisions),
-            }
-            for row, (name, kinds) in enumerate(zip(self._choices.names, self._choices.kinds))
-        }
+            return self._choices.summary(self.choice_logits, self.temperatures, self._outcome().branches)
 
 
 def has_branches(model: SearchModel) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from nasopt.errors import ConfigError, nearest
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.methods.network_cost import branch_layout
+from nasopt.methods.supernet.decisions import is_reached
 from nasopt.ste import straight_through
 
 PathMode = Literal["all", "sampled", "two"]
@@ -144,6 +145,29 @@ class Choices:
         gumbel = self._tensors(logits)[1]
         wide = self.pad(logits)
         return torch.log_softmax(torch.where(gumbel, wide, wide / temperatures), 1)
+
+    def polarisation(self, logits: Tensor, temperatures: Tensor, eps: float) -> Tensor:
+        """Sum over the choices of `mean(theta) / (var(theta) + eps)`, a scalar."""
+        theta = self.probabilities(logits, temperatures)
+        count = torch.tensor(self.sizes, dtype=theta.dtype, device=theta.device)
+        mean = theta.sum(1) / count
+        variance = (theta * theta).sum(1) / count - mean * mean
+        return (mean / (variance + eps)).sum()
+
+    def summary(self, logits: Tensor, temperatures: Tensor, decisions: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+        """Plain values per choice: see `BranchSearch.choice_summary`."""
+        theta = self.probabilities(logits, temperatures).double().cpu()
+        entropy = torch.special.entr(theta).sum(1).tolist()
+        return {
+            name: {
+                "branches": list(kinds),
+                "probabilities": theta[row, : len(kinds)].tolist(),
+                "entropy": entropy[row],
+                "chosen": decisions[name],
+                "runs": is_reached(name, decisions),
+            }
+            for row, (name, kinds) in enumerate(zip(self.names, self.kinds))
+        }
 
     # --- which branches run
 
