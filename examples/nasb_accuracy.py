@@ -15,6 +15,7 @@ import copy
 import json
 import statistics
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import nasopt
 from benchmarks_mlperf_tiny.networks import resnet8, set_norm_momentum
 from examples.cifar_subset import batches, load_subset
 from nasopt import NASB
+from nasopt.errors import NoEffectWarning
 from nasopt.methods.nasb import AlternatingSearch, binarize, fine_tune_optimizer, full_precision
 
 SHAPE = (3, 32, 32)
@@ -106,7 +108,9 @@ def structures(found: NASB, seed_model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def costs(model: nn.Module) -> dict[str, float]:
     """Size [kbit] and operations [M]."""
-    with_cost = nasopt.PIT(model, SHAPE)
+    with warnings.catch_warnings():  # nothing is to be searched any more
+        warnings.simplefilter("ignore", NoEffectWarning)
+        with_cost = nasopt.PIT(model, SHAPE)
     return {"size_kbit": with_cost.get_cost("size_bits", True) / 1e3, "ops_M": with_cost.get_cost("ops", True) / 1e6}
 
 
@@ -196,7 +200,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("seeds", 3), ("images", 2000), ("tests", 2000), ("width", 16), ("epochs", 8), ("search", 8)):
+    for name, default in (("seeds", 3), ("images", 2000), ("tests", 2000), ("width", 16), ("epochs", 6), ("search", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", type=Path, default=Path("results/nasb_accuracy.jsonl"))
     options = parser.parse_args()
