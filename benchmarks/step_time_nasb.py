@@ -70,8 +70,8 @@ def main() -> None:
         search = AlternatingSearch(model, F.cross_entropy, strength=1e-12, arch_lr=1e-9, lr=1e-3)
         backbone, weight, arch = steps = (
             plain_step(backbone_alone(model, seed), batch),
-            lambda search=search: search.weight_step(batch),
-            lambda search=search: search.arch_step(batch),
+            lambda search=search: search.weight_step(batch),  # type: ignore[misc]
+            lambda search=search: search.arch_step(batch),  # type: ignore[misc]
         )
         total: dict[Step, float] = dict.fromkeys(steps, 0.0)
         for step in steps * 3:

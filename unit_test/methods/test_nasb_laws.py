@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import pickle
@@ -126,6 +127,32 @@ def test_the_loss_reaches_alpha_through_the_two_drawn_operations() -> None:
     touched = (gradient != 0).sum(1)
     assert bool((touched == 2).all())
     torch.testing.assert_close(gradient.sum(1), torch.zeros(len(gradient)), atol=1e-5, rtol=0)
+
+
+def test_operations_that_are_off_lose_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, cells = SEEDS["residual"]
+    model = NASB(make(), SHAPE, cells=cells).double()
+    x = torch.randn(4, *SHAPE, dtype=torch.float64)
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(x).square().sum().backward()
+        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+
+    short = gradients()
+    without_gradient = sum(p.grad is None for p in model.parameters())
+    plain = model.layout.choices
+    monkeypatch.setattr(
+        model.layout,
+        "choices",
+        lambda *args: [[dataclasses.replace(c, is_off=False) for c in cell] for cell in plain(*args)],
+    )
+    whole = gradients()
+    assert sum(p.grad is None for p in model.parameters()) < without_gradient
+    assert bool((short["alpha"] != 0).any())
+    for name, gradient in short.items():
+        torch.testing.assert_close(gradient, whole[name])
 
 
 def test_expected_cost_is_the_mean_over_draws() -> None:
