@@ -93,12 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 cannot be done, 130 interrupted.
     """
     args = build_parser().parse_args(arguments)
-    import torch
-
-    from benchmarks_mlperf_tiny import commands
-
-    torch.set_num_threads(args.threads or 1)
     try:
+        import torch
+
+        from benchmarks_mlperf_tiny import commands
+
+        torch.set_num_threads(args.threads or 1)
         getattr(commands, args.command)(args)
     except NasoptError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -120,6 +120,9 @@ class SearchModel(ParameterHalves, ABC):
         """As the seed's `forward`, of the network under the current decisions."""
         return self._run(self.example.bind(args, kwargs))
 
+    def set_epoch(self, epoch: float) -> None:
+        """Follow the schedules of the method, if it has any: call it at the start of every epoch, counted from 0."""
+
     # --- price
 
     def get_regularization_loss(self) -> Tensor:

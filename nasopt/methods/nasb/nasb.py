@@ -62,6 +62,7 @@ class NASB(SearchModel):
     """
 
     _arch_names = ("alpha",)
+    _settles = False
     alpha: nn.Parameter
     settings: Settings
     cell_names: tuple[str, ...]
@@ -137,7 +138,7 @@ class NASB(SearchModel):
             return self.layout.kept(self.probabilities())
 
     def _run(self, inputs: tuple[Any, ...]) -> Any:
-        if self.training:
+        if self._explores:
             plans = draw_choices(self.layout, self.alpha, self.active)
         else:
             plans = self.layout.choices(self._kept())
