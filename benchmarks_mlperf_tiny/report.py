@@ -91,7 +91,7 @@ def network_rows(networks: list[Network], chosen: set[str]) -> str:
             html.escape(config.get("budget") or f"{config['strength']:g}"),
             str(config["seed"]),
             *(f"{found[key]:,}" for key in COSTS),
-            *(f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
+            *("" if found[f"{target}_ms"] is None else f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
             *(f"{found[key]:.4f}" for key in ("val", "test")),
             f"{found['seconds']:.0f}",
         ]
