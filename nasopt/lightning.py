@@ -44,7 +44,7 @@ _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 def _callback_class() -> Any:
     """`Callback` of the Lightning that is in use; of both, if both are. They are twins with separate classes."""
-    modules = [sys.modules[name] for name in _PACKAGES if name in sys.modules]
+    modules = [module for name in _PACKAGES if (module := sys.modules.get(name)) is not None]
     if not modules:
         try:
             modules = [import_extra(_PACKAGES[0], "lightning", "nasopt.lightning")]
@@ -113,14 +113,14 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         """Find the search model, start the phases, add the regularizer to the loss."""
         model = find_search_model(pl_module, self.model)
         _check_optimizers(model, trainer.optimizers)
-        search = self.search if self.search is not None else self._epochs_left(trainer.max_epochs)
+        search = self.search if self.search is not None else self._epochs_left(trainer)
         self.phases = PhaseSchedule(
             model, warmup=self.warmup, search=search, finetune=self.finetune, strength=self.strength
         )
         if self._loaded:
             self.phases.load_state_dict(self._loaded)
-        self._is_used = False
-        if pl_module.automatic_optimization:
+        self._is_used = bool(pl_module.automatic_optimization)
+        if self._is_used:
             RegularizedStep.of(pl_module).terms.append(self.get_regularization_loss)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -165,8 +165,10 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
 
     # --- inside
 
-    def _epochs_left(self, max_epochs: int | None) -> int:
-        others = self.warmup + self.finetune
+    def _epochs_left(self, trainer: Any) -> int:
+        if trainer.fast_dev_run:
+            return 1
+        max_epochs, others = trainer.max_epochs, self.warmup + self.finetune
         if max_epochs is None or max_epochs <= others:
             raise ConfigError(
                 f"SearchCallback: the trainer has max_epochs={max_epochs}, and warmup={self.warmup} and finetune="

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from nasb_seeds import Block
 from torch import Tensor, nn
 
 from nasopt import NASB, PIT, PITSuperNet, SuperNet, SuperNetModule
 from nasopt.methods.schedule import exponential
+from unit_test.methods.nasb_seeds import Block
 
 SHAPE = (3, 6, 6)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from phase_toys import METHODS, SHAPE, batch, convnet, nasb
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt import NASB, PIT, Budget, PhaseSchedule
 from nasopt.errors import ConfigError
 from nasopt.methods.schedule import linear
+from unit_test.methods.phase_toys import METHODS, SHAPE, batch, convnet, nasb
 
 
 def train(model: Any, phases: PhaseSchedule, optimizer: torch.optim.Optimizer, set_to_none: bool = True) -> None:
