@@ -96,7 +96,7 @@ def network_rows(networks: list[Network], chosen: set[str]) -> str:
             html.escape(setting(config)),
             str(config["seed"]),
             *(f"{found[key]:,}" for key in COSTS),
-            *(f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
+            *("" if found[f"{target}_ms"] is None else f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
             *(f"{found[key]:.4f}" for key in ("val", "test")),
             f"{found['seconds']:.0f}",
         ]
