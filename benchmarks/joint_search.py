@@ -3,10 +3,11 @@
     NASOPT_DATA=... python -m benchmarks.joint_search --out joint.jsonl    # under an hour on one core
     python -m benchmarks.joint_report joint.jsonl --plot joint.png         # table and plot of what is there
 
-A class-balanced subset of CIFAR-10 (as JPEG), ResNet-8 of width 8, candidates at every convolution with more than one tap.
-Every run trains for `warmup + search + finetune` epochs in all and pays `strength * size / seed's size`; a search in two
-stages halves the search epochs. All runs of a seed that start from the same network share its warm-up. Every finished run
-appends a line to `--out`; those that stand there already are not run again.
+A class-balanced subset of CIFAR-10 (as JPEG) at 16x16, ResNet-8 of width 8, candidates at every convolution with more than
+one tap. Every run trains for `warmup + search + finetune` epochs in all and pays `strength * size / seed's size`: a tenth of
+the strength in the first half of the search, all of it in the second. After the first half branches are settled (temperatures
+have fallen), a search in two stages exports, and a schedule thaws the masks. All runs of a seed that start from the same
+network share its warm-up. Every finished run appends a line to `--out`; those that stand there already are not run again.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from examples.cifar_subset import batches, load_subset
 from nasopt import PIT, PITSuperNet, SuperNet, schedule, with_candidates
 from nasopt.cost import network_cost
 
-SHAPE = (3, 32, 32)
-BATCH = 32
-LR, ARCH_LR = 2e-3, 1e-2
+SHAPE = (3, 16, 16)
+BATCH = 50
+LR, ARCH_LR = 2e-3, 1.5e-2
 Results = list[dict[str, Any]]
 
 
@@ -71,7 +72,8 @@ class Experiment:
     def __init__(self, seed: int, options: argparse.Namespace, data: tuple[Tensor, Tensor]) -> None:
         self.seed, self.options, self.data = seed, options, data
         torch.manual_seed(seed)
-        self.plain = resnet8(width=options.width)
+        self.plain: Any = resnet8(width=options.width)
+        self.plain.pool = nn.AvgPool2d(SHAPE[1] // 4)
         set_norm_momentum(self.plain, 0.1)
         self.size = network_cost(self.plain, "size", SHAPE)
         self._warm: dict[bool, nn.Module] = {}
@@ -98,8 +100,7 @@ class Experiment:
         """The found network, fine-tuned, and the branches that were chosen."""
         chosen: list[int] = []
         network = self.warm(method.stages[0] != "pit")
-        epochs = self.options.search // len(method.stages)
-        half = self.options.search / 2
+        half = self.options.search // 2
         for number, stage in enumerate(method.stages):
             model: Any
             if stage == "pit":
@@ -110,23 +111,26 @@ class Experiment:
                 frozen = half if method.freezes else 0
                 joint = {"branch_masks": method.masks, "freeze_masks_epochs": frozen, "kernel_search": False}
                 model = self.supernet(network, half, **joint)
-            self.search(model, epochs, strength, number + 1)
+            first, epochs = number * half, half if len(method.stages) == 2 else 2 * half
+            self.search(model, epochs, first, strength)
             if stage != "pit":
                 chosen = [choice["chosen"] for choice in model.choice_summary().values()]
             network = model.arch_export()
         self.train(network, [{"params": list(network.parameters()), "lr": LR}], self.options.finetune, 9, cosine)
         return network, chosen
 
-    def search(self, model: Any, epochs: int, strength: float, phase: int) -> None:
-        """The strength rises over the first half; the learning rate of the architecture falls over the second."""
+    def search(self, model: Any, epochs: int, first: int, strength: float) -> None:
+        """Epochs of the search from `first` on; the learning rate of the architecture falls over the second half."""
+        half = self.options.search // 2
 
-        def factors(epoch: int) -> tuple[float, float]:
-            return 1.0, min(1.0, 2 * (1 - epoch / epochs))
+        def factors(epoch: int, _: int) -> tuple[float, float]:
+            return 1.0, min(1.0, 2 - (first + epoch) / half)
 
         def penalty(epoch: int) -> Tensor:
-            return strength / self.size * min(1.0, 2 * (epoch + 1) / epochs) * model.get_regularization_loss()
+            share = 0.1 if first + epoch < half else 1.0
+            return share * strength / self.size * model.get_regularization_loss()
 
-        self.train(model, model.param_groups(LR, ARCH_LR), epochs, phase, lambda epoch, _: factors(epoch), penalty)
+        self.train(model, model.param_groups(LR, ARCH_LR), epochs, 1 + first, factors, penalty)
 
     def train(
         self,
@@ -173,10 +177,16 @@ def finished(path: Path) -> Results:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def load(part: str, count: int) -> tuple[Tensor, Tensor]:
+    """Images at half their resolution, `(count, 3, 16, 16)`, and labels."""
+    x, y = load_subset(part, count)
+    return F.avg_pool2d(x, 2), y
+
+
 def run_all(options: argparse.Namespace) -> None:
     """Everything that is missing, seed after seed."""
     done = {(r["method"], r["strength"], r["seed"]) for r in finished(options.out)}
-    data, tests = load_subset("train", options.images), load_subset("test", options.tests)
+    data, tests = load("train", options.images), load("test", options.tests)
     for seed in range(options.seeds):
         experiment = Experiment(seed, options, data)
         for strength in options.strengths:
@@ -204,8 +214,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("joint_search.jsonl"))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--strengths", nargs="+", type=float, default=[0.03, 0.1, 0.3])
-    numbers = {"seeds": 3, "images": 1300, "tests": 2500, "width": 8, "warmup": 3, "search": 8, "finetune": 5}
+    parser.add_argument("--strengths", nargs="+", type=float, default=[0.1, 0.3, 1])
+    numbers = {"seeds": 3, "images": 1500, "tests": 2500, "width": 8, "warmup": 3, "search": 8, "finetune": 5}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cold", type=float, default=0.1, help="temperature in the second half of a search")

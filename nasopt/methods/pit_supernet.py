@@ -89,8 +89,6 @@ class PITSuperNet(BranchSearch):
         leaf_modules: Sequence[Any] = (),
         strict: bool = False,
     ) -> None:
-        if isinstance(channel_block, bool) or not isinstance(channel_block, int) or channel_block < 1:
-            raise ConfigError(f"channel_block must be an int >= 1, got {channel_block!r}")
         if branch_masks not in _BRANCH_MASKS:
             hint = nearest(branch_masks, _BRANCH_MASKS) if isinstance(branch_masks, str) else ""
             raise ConfigError(f"unknown branch_masks {branch_masks!r}: known are {', '.join(_BRANCH_MASKS)}.{hint}")

@@ -370,8 +370,9 @@ def test_where_candidates_go() -> None:
 @pytest.mark.parametrize("method", [nasopt.SuperNet, nasopt.PITSuperNet])
 def test_a_peak_has_no_expected_value(method: type) -> None:
     toy = SUPER_TOYS["Plain"]
-    with pytest.raises(ConfigError, match=r"'memory' is a peak.*wrap the result in nasopt.PIT"):
-        method(toy.seed(), toy.shape, regularizer="memory")
+    for regularizer in ("memory", nasopt.Budget(memory=10_000)):
+        with pytest.raises(ConfigError, match=r"'memory' is a peak.*wrap the result in nasopt.PIT"):
+            method(toy.seed(), toy.shape, regularizer=regularizer)
     with pytest.raises(ConfigError, match="'memory' is a peak"):
         method(toy.seed(), toy.shape).get_cost("memory")
 

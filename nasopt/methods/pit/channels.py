@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nasopt.errors import ConfigError
 from nasopt.graph.analysis import Analysis
 from nasopt.ste import straight_through
 
@@ -21,9 +22,14 @@ class ChannelMasks:
         unit_group: group of every unit, shape `(units,)`.
         unit_size: channels of every unit, shape `(units,)`.
         channel_unit: unit of every channel, shape `(channels,)`.
+
+    Raises:
+        ConfigError: `channel_block` is no int >= 1.
     """
 
     def __init__(self, analysis: Analysis, channel_block: int) -> None:
+        if isinstance(channel_block, bool) or not isinstance(channel_block, int) or channel_block < 1:
+            raise ConfigError(f"channel_block must be an int >= 1, got {channel_block!r}")
         sizes, groups = [], []
         for index, group in enumerate(analysis.searchable):
             if group.follows_choice:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric
-from nasopt.errors import ConfigError, NoEffectWarning
+from nasopt.errors import NoEffectWarning
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.mask import masked_function
@@ -90,8 +90,6 @@ class PIT(SearchModel):
         leaf_modules: Sequence[Any] = (),
         strict: bool = False,
     ) -> None:
-        if isinstance(channel_block, bool) or not isinstance(channel_block, int) or channel_block < 1:
-            raise ConfigError(f"channel_block must be an int >= 1, got {channel_block!r}")
         self.__dict__.update(channel_block=channel_block, kernel_search=bool(kernel_search))
         super().__init__(
             model,
