@@ -82,7 +82,9 @@ class Experiment:
         """A copy of the network that a search starts from, trained for the epochs of the warm-up."""
         if has_branches not in self._warm:
             torch.manual_seed(self.seed)
-            start = with_candidates(self.plain, SHAPE) if has_branches else copy.deepcopy(self.plain)
+            start = copy.deepcopy(self.plain)
+            if has_branches:
+                start = with_candidates(start, SHAPE, identity=self.options.identity)
             model = self.supernet(start, 1) if has_branches else start
             parameters = model.net_parameters() if isinstance(model, SuperNet) else model.parameters()
             self.train(model, [{"params": list(parameters), "lr": LR}], self.options.warmup, 0)
@@ -218,6 +220,7 @@ def main() -> None:
     numbers = {"seeds": 3, "images": 1500, "tests": 2500, "width": 8, "warmup": 3, "search": 8, "finetune": 5}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--identity", action=argparse.BooleanOptionalAction, default=True, help="as a candidate")
     parser.add_argument("--cold", type=float, default=0.1, help="temperature in the second half of a search")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

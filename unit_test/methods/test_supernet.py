@@ -393,3 +393,16 @@ def test_latency_is_expected_over_the_branches_and_exact_when_decided() -> None:
     for parameter in (model.choice_logits, model.alpha):
         assert bool(torch.isfinite(parameter.grad).all())
         assert bool((parameter.grad != 0).any())
+
+
+def test_an_identity_in_a_residual_block_ties_its_inner_channels() -> None:
+    counts = {}
+    for identity in (True, False):
+        seed = with_candidates(resnet8(width=4), (3, 32, 32), identity=identity, kernels=(3,))
+        for masks in ("shared", "independent"):
+            model = PITSuperNet(seed, (3, 32, 32), branch_masks=masks, kernel_search=False)
+            counts[identity, masks] = model.alpha.numel()
+    # Three stacks of 4, 8 and 16 channels; without the identity the inner channels of each, once or per branch.
+    assert counts[True, "shared"] == counts[True, "independent"] == 28
+    assert counts[False, "shared"] == 56
+    assert counts[False, "independent"] == 28 + 2 * 28
