@@ -9,6 +9,7 @@ model = model.arch_export()                                                   # 
 ```
 """
 
+from nasopt import export
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.methods import (
     NASB,
@@ -32,6 +33,7 @@ __all__ = [
     "PITSuperNet",
     "SuperNet",
     "SuperNetModule",
+    "export",
     "function_rule",
     "layer_rule",
     "restore",
