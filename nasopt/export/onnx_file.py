@@ -102,11 +102,15 @@ def convert(subject: Subject, opset: int | None) -> tuple[Any, int | None]:
             converted = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=True, output_names=names, opset_version=opset
             )
-    except torch.onnx.OnnxExporterError as error:
+    except (RuntimeError, ValueError) as error:
         raise ExportError(_explain(error, program)) from error
     assert converted is not None
     model = converted.model_proto
     tidy(model)
+    if opset not in (None, opset_of(model)):
+        raise ExportError(
+            f"the network cannot be written with opset {opset}, torch's converter has {opset_of(model)}: ask for a newer one"
+        )
     return model, batch
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +51,31 @@ def to_exported_program(
     subject = make_subject(found, example)
     costs = target_costs(subject, targets)
     program, batch = capture(subject)
-    trials = subject.trials(batch is None)
-    run = _runner(subject, program)
-    difference = check_float(subject, run, trials, "the program")
-    size = None
-    if destination is not None:
+
+    def judge(run: Runner, what: str) -> tuple[float, dict[str, float]]:
+        difference = check_float(subject, run, subject.trials(batch is None), what)
+        runners = {"torch": subject.run, "program": run}
+        return difference, {} if data is None else accuracies(subject, runners, data, metric, batch)
+
+    def judge_file(draft: Path) -> tuple[float, dict[str, float]]:
+        with quiet():
+            loaded = torch.export.load(os.fspath(draft))
+        return judge(_runner(subject, loaded), "the loaded program")
+
+    content = None
+    if destination is None:
+        difference, figures = judge(_runner(subject, program), "the program")
+    else:
         buffer = io.BytesIO()
         with quiet():
             torch.export.save(program, buffer)
         content = buffer.getvalue()
-
-        def check(draft: Path) -> float:
-            with quiet():
-                loaded = torch.export.load(os.fspath(draft))
-            return check_float(subject, _runner(subject, loaded), trials, "the loaded file")
-
-        difference = max(difference, write_checked(destination, content, check))
-        size = len(content)
-    figures = {}
-    if data is not None:
-        figures = accuracies(subject, {"torch": subject.run, "program": run}, data, metric, batch)
+        difference, figures = write_checked(destination, content, judge_file)
     return ExportReport(
         path=destination,
         form="torch.export program",
         batch=batch,
-        file_bytes=size,
+        file_bytes=None if content is None else len(content),
         difference=difference,
         accuracy=figures,
         metric=metric_name(metric),
@@ -147,7 +147,7 @@ def quiet() -> Iterator[None]:
     logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     was_disabled, logger.disabled = logger.disabled, True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
