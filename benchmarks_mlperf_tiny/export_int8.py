@@ -120,7 +120,7 @@ def run_task(args: argparse.Namespace, name: str) -> str:
         network = Run(config, task, data, quiet=args.quiet).run().network
     plain, small = export(network, task, data, args.out / f"{name}-{chosen}", args.samples)
     print(plain, small, sep="\n", flush=True)
-    shares = " | ".join(f"{100 * value:.2f} %" for value in small.accuracy.values())
+    shares = " | ".join(f"{100 * small.accuracy[form]:.2f} %" for form in ("torch", "float", "int8"))
     label = f"`{name}`, {chosen}{' (synthetic)' if data.synthetic and chosen != 'synthetic' else ''}"
     sizes = f"{plain.file_bytes:,} | {small.file_bytes:,}"
     return f"| {label} | {task.figure_name} | {shares} | {plain.difference:.1e} | {sizes} |"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ def to_int8_onnx(
     *,
     max_batches: int | None = None,
     method: str = "minmax",
+    reduce_range: bool = False,
     data: Iterable[Any] | None = None,
     metric: Metric = top1,
     targets: Sequence[str | Target] = (),
@@ -58,6 +61,7 @@ def to_int8_onnx(
         max_batches: look at so many of them; default: all.
         method: how a range follows from what was seen: `"minmax"`, `"percentile"`, `"entropy"`; the latter two clip rare
             values, and keep all activations of all batches in memory.
+        reduce_range: weights in 7 bits, which no x86 processor saturates on; a microcontroller needs no such care.
         data: batches of `(x, y)` on which network, float file and int8 file are judged.
         metric: `(outputs, targets) -> float`.
         targets: embedded targets whose expected latency, memory and energy the report shall name.
@@ -91,7 +95,7 @@ def to_int8_onnx(
         run_float = session_runner(float_path)
         difference = check_float(subject, run_float, subject.trials(batch is None), "the float ONNX file")
         feed = _feed(subject, itertools.chain([first], batches), batch, [entry.name for entry in model.graph.input])
-        quantised = quantise(subject, float_path, feed, METHODS[method])
+        quantised = quantise(subject, float_path, feed, METHODS[method], reduce_range)
         content = serialised(quantised)
 
         def judge(draft: Path) -> tuple[float, float, dict[str, float]]:
@@ -102,10 +106,13 @@ def to_int8_onnx(
                     f"rounding changes the outputs by {error:.0%} of their root mean square (allowed {tolerance:.0%}), so "
                     "nothing was written. Give more batches of real data for calibration, or try method='percentile'"
                 )
-            fast = relative_rms(subject, session_runner(draft, exact=False), subject.tensors, "the int8 file")
+            run_fast = session_runner(draft, exact=False)
+            fast = relative_rms(subject, run_fast, subject.tensors, "the int8 file")
             for trial in subject.trials(batch is None)[1:]:
                 relative_rms(subject, run, trial, "the int8 file")  # other batch sizes: shapes, finite values
             runners = {"torch": subject.run, "float": run_float, "int8": run}
+            if saturates(error, fast):
+                runners["int8 that saturates"] = run_fast
             return error, fast, {} if data is None else accuracies(subject, runners, data, metric, batch)
 
         error, fast, figures = write_checked(destination, content, judge)
@@ -128,11 +135,16 @@ def to_int8_onnx(
 def _notes(subject: Subject, error: float, fast: float) -> Iterator[str]:
     if subject.binary:
         yield "binary convolutions and what lies between them stay in float, since rounding would flip signs"
-    if fast > 1.5 * error + 0.005:
+    if saturates(error, fast):
         yield (
-            f"ONNX Runtime's default int8 kernels saturate on this processor: {fast:.1%} instead of {error:.1%}; run the file "
-            "with nasopt.export.open_session, or on a processor with VNNI or a microcontroller"
+            f"ONNX Runtime's default int8 kernels saturate on this processor (outputs differ by {fast:.0%}): run the file with "
+            "nasopt.export.open_session, on a processor with VNNI or on the target, or write it with reduce_range=True"
         )
+
+
+def saturates(error: float, fast: float) -> bool:
+    """Whether the fast kernels of this processor are clearly worse than exact ones."""
+    return fast > 1.5 * error + 0.005
 
 
 def _feed(
@@ -147,7 +159,9 @@ def _feed(
         yield {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
-def quantise(subject: Subject, float_path: Path, feed: Iterator[dict[str, Any]], method: str) -> Any:
+def quantise(
+    subject: Subject, float_path: Path, feed: Iterator[dict[str, Any]], method: str, reduce_range: bool
+) -> Any:
     """The int8 `onnx.ModelProto` of a float file; both beside it in its folder.
 
     Raises:
@@ -162,7 +176,7 @@ def quantise(subject: Subject, float_path: Path, feed: Iterator[dict[str, Any]],
             return next(feed, None)
 
     prepared, written = float_path.with_name("prepared.onnx"), float_path.with_name("int8.onnx")
-    with quiet():
+    with quiet(), redirect_stdout(io.StringIO()):
         shapes.quant_pre_process(os.fspath(float_path), os.fspath(prepared), skip_symbolic_shape=True)
         binary_weights = {f"{path}.weight" for path in subject.binary}
         nodes = onnx.load(prepared).graph.node
@@ -178,6 +192,7 @@ def quantise(subject: Subject, float_path: Path, feed: Iterator[dict[str, Any]],
                 op_types_to_quantize=list(WITH_WEIGHTS) if binary else None,
                 nodes_to_exclude=binary,
                 per_channel=True,
+                reduce_range=reduce_range,
                 activation_type=tools.QuantType.QInt8,
                 weight_type=tools.QuantType.QInt8,
                 calibrate_method=getattr(tools.CalibrationMethod, method),
