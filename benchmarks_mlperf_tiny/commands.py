@@ -103,6 +103,7 @@ def sweep(args: argparse.Namespace) -> None:
         args.data_dir,
         args.quiet,
         budgets=args.budget or (),
+        fresh=args.fresh,
         **changes,
     )
     failed = [row for row in rows if row["status"] == "failed"]

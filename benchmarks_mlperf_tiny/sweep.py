@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def run_sweep(
     data_dir: Path | None = None,
     quiet: bool = False,
     budgets: Sequence[str] = (),
+    fresh: bool = False,
     **changes: Any,
 ) -> list[dict[str, Any]]:
     """Search with every method, strength or budget, and seed, and train the plain seed for comparison.
@@ -126,6 +128,7 @@ def run_sweep(
         data_dir: a local copy of the data.
         quiet: show no progress.
         budgets: limits, one search for each beside those with strengths.
+        fresh: discard interrupted jobs instead of going on with them.
         changes: further settings that differ from the recipe.
 
     Returns:
@@ -144,6 +147,10 @@ def run_sweep(
         waiting = [job for job in jobs if not finished(job)]
         for job in waiting:
             (job / "error.txt").unlink(missing_ok=True)
+            if fresh:
+                (job / "checkpoint.pt").unlink(missing_ok=True)
+        if fresh:
+            shutil.rmtree(folder / "warmups", ignore_errors=True)
         bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="sweep", unit="network", disable=quiet)
         failed = 0
         with bar:
