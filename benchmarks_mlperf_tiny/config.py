@@ -83,6 +83,11 @@ class RunConfig:
         return dataclasses.asdict(self)
 
 
+def warmup_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings that decide how a warm-up ends: all but the strength, which has no part in it."""
+    return {key: value for key, value in config.as_dict().items() if key != "strength"}
+
+
 def make_config(task: Task, data: str | None, method: str, **changes: Any) -> RunConfig:
     """The recipe of a data set with `changes` that are not None.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import nasopt
 from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint
-from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
 from benchmarks_mlperf_tiny.data.splits import TaskData
 from benchmarks_mlperf_tiny.epoch import Engine, epoch_seed
 from benchmarks_mlperf_tiny.errors import BenchmarkError
@@ -73,6 +73,7 @@ class Run:
         checkpoint_every: epochs between two checkpoints; the end of a phase always has one.
         quiet: show no progress.
         curves: told of every epoch, or None.
+        warmed_up: file that takes the state behind the warm-up, or gives it: runs that differ in strength share it.
     """
 
     def __init__(
@@ -84,10 +85,11 @@ class Run:
         checkpoint_every: int = 1,
         quiet: bool = False,
         curves: CurveWriter | None = None,
+        warmed_up: Path | None = None,
     ) -> None:
         self.config, self.task, self.data = config, task, data
         self.checkpoint, self.checkpoint_every, self.quiet = checkpoint, checkpoint_every, quiet
-        self.curves = curves
+        self.curves, self.warmed_up = curves, warmed_up
         self.method = get_method(config.method)
         self.phases = plan(config, self.method)
         self.factory = self.choose_factory()
@@ -105,6 +107,8 @@ class Run:
         """
         started = time.monotonic()
         saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
+        if saved is None and self.warmed_up:
+            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
         if saved is None:
             self.model = self.build_network()
             self.enter_phase()
@@ -230,6 +234,7 @@ class Run:
 
     def leave_phase(self) -> None:
         """Take what a search has found, go to the next phase, save."""
+        warmed_up = self.warmed_up if self.phase.kind == "warmup" else None
         if self.phase.kind == "search":
             self.state.structures.append(self.search_model.arch_structure())
             self.model = self.search_model.arch_export()
@@ -238,16 +243,21 @@ class Run:
         if self.state.phase < len(self.phases):
             self.enter_phase()
         self.save()
+        if warmed_up is not None:
+            save_checkpoint(warmed_up, warmup_settings(self.config), self.as_saved())
 
     def save(self) -> None:
         """Replace the checkpoint."""
-        if self.checkpoint is None:
-            return
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self.config.as_dict(), self.as_saved())
+
+    def as_saved(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds."""
         assert self.optimizer is not None
         state = {**vars(self.state), "structures": json.dumps(self.state.structures)}
         state["model"] = self.model.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
-        save_checkpoint(self.checkpoint, self.config.as_dict(), state)
+        return state
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Rebuild model and optimizer as they were when `saved` was written."""

@@ -18,6 +18,7 @@ import pytest
 import tiny
 
 import nasopt.cost
+from benchmarks_mlperf_tiny.epoch import Engine
 from benchmarks_mlperf_tiny.errors import BenchmarkError, FolderLockedError
 from benchmarks_mlperf_tiny.job import prepare_job, run_job
 from benchmarks_mlperf_tiny.lock import locked
@@ -109,6 +110,30 @@ def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     sweep(tmp_path, HereRunner())
     with pytest.raises(BenchmarkError, match=r"holds a job with other settings \(lr 0\.01 there, 0\.02 here\)"):
         run_sweep(tmp_path, tiny.TASK, None, ["seed"], [1.0], [0], HereRunner(), quiet=True, lr=0.02)
+
+
+@needs_cost
+@needs_pit
+def test_strengths_share_their_warmup_and_it_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = []
+    train_epoch = Engine.train_epoch
+
+    def counting(self: Engine, *arguments: Any) -> float:
+        epochs.append(1)
+        return train_epoch(self, *arguments)
+
+    monkeypatch.setattr(Engine, "train_epoch", counting)
+    settings = [tiny.config("pit", strength=strength, warmup=3) for strength in (0.5, 5.0)]
+    for config in settings:
+        run_job(prepare_job(tmp_path / "shared", config, None))
+    assert len(epochs) == 3 + 2 * (2 + 2), "one warm-up of 3, two searches of 2, two fine-tunings of 2"
+    assert len(list((tmp_path / "shared" / "warmups").iterdir())) == 1
+    run_job(prepare_job(tmp_path / "alone", settings[1], None))
+    (alone,) = comparable(tmp_path / "alone")
+    assert alone in comparable(tmp_path / "shared")
+    other = tiny.config("pit", strength=5.0, warmup=3, seed=1)
+    run_job(prepare_job(tmp_path / "shared", other, None))
+    assert len(list((tmp_path / "shared" / "warmups").iterdir())) == 2, "another seed warms up by itself"
 
 
 def test_nothing_starts_with_an_unknown_method(tmp_path: Path) -> None:
