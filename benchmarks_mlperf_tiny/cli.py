@@ -80,7 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     optuna = sweep.add_argument_group("with --sampler tpe or nsga2")
     optuna.add_argument("--trials", type=int, help="how many networks of each seed, earlier ones included; default: 20")
-    optuna.add_argument("--cost", help=f"to trade against the figure of merit: {', '.join(COSTS)}; default: regularizer")
+    optuna.add_argument(
+        "--cost", help=f"to trade against the figure of merit: {', '.join(COSTS)}; default: regularizer"
+    )
     optuna.add_argument("--max-cost", type=float, metavar="LIMIT", help="largest cost wanted, in its own unit")
     optuna.add_argument("--min-figure", type=float, metavar="LIMIT", help="smallest figure wanted, 0.95 for 95 %%")
     sweep.set_defaults(command_line=None)

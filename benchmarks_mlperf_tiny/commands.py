@@ -130,7 +130,9 @@ def sweep(args: argparse.Namespace) -> None:
         for option in TRIAL_OPTIONS:
             if getattr(args, option) is not None:
                 name = f"--{option.replace('_', '-')}"
-                raise BenchmarkError(f"{name} is for strengths that Optuna proposes: add --sampler tpe, or leave it out")
+                raise BenchmarkError(
+                    f"{name} is for strengths that Optuna proposes: add --sampler tpe, or leave it out"
+                )
         strengths = parse_strengths(args.strengths or "0.1:10:5")
         rows = run_sweep(*what, strengths, seeds, make_runner(args), args.data_dir, args.quiet, **changes)
     else:

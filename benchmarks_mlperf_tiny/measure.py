@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 TARGETS = ("cortex_m4", "cortex_m7", "gap8")  # embedded targets whose latency is given for every network
+COSTS = ("params", "size", "macs", "memory", *(f"{target}_ms" for target in TARGETS))  # what `costs` tells
 
 
 @dataclass(frozen=True)

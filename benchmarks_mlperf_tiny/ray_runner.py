@@ -10,7 +10,6 @@ import math
 import os
 import socket
 import sys
-import traceback
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.extras import require
+from benchmarks_mlperf_tiny.ray_worker import execute, last_line, search_job
 from benchmarks_mlperf_tiny.runner import Outcome
 
 RETRIES = 3  # of a job whose worker was lost: each goes on from its checkpoint
@@ -146,34 +146,6 @@ class RayRunner:
             return Outcome(folder, 1, f"{lost}; out of memory?")
 
 
-def search_job(folder: Path, threads: int) -> None:
-    """The search of a job; torch is imported on the worker only."""
-    import torch
-
-    from benchmarks_mlperf_tiny.job import run_job
-
-    torch.set_num_threads(threads)
-    run_job(folder)
-
-
-def execute(job: Callable[[Path, int], None], path: str, threads: int, environment: dict[str, str]) -> tuple[int, str]:
-    """On a worker: execute a job with its output in `log.txt`; returns exit code and message of its `Outcome`."""
-    folder = Path(path)
-    if not (folder / "job.json").exists():
-        return 1, (
-            f"machine {socket.gethostname()} does not see {folder}: "
-            f"--out must lie in a file system that all machines share, under the same path"
-        )
-    os.environ.update(environment)
-    with open(folder / "log.txt", "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        try:
-            job(folder, threads)
-        except Exception as error:
-            traceback.print_exc()
-            return 1, str(error) if isinstance(error, BenchmarkError) else last_line(error)
-    return 0, ""
-
-
 def check_reachable(address: str) -> None:
     """Ask at `host:port` or `ray://host:port` whether anybody listens; Ray itself would wait for minutes.
 
@@ -189,8 +161,3 @@ def check_reachable(address: str) -> None:
         socket.create_connection((parts.hostname, parts.port), timeout=5).close()
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). {CURE}") from error
-
-
-def last_line(error: BaseException) -> str:
-    """`Type: message`, or the last line of a longer one."""
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

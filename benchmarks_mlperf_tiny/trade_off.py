@@ -48,11 +48,17 @@ class Goal:
             BenchmarkError: unknown cost, or a limit that makes no sense.
         """
         if self.cost not in COSTS:
-            raise BenchmarkError(f"unknown cost {self.cost!r}: known are {', '.join(COSTS)}.{nearest(self.cost, COSTS)}")
+            raise BenchmarkError(
+                f"unknown cost {self.cost!r}: known are {', '.join(COSTS)}.{nearest(self.cost, COSTS)}"
+            )
         if self.max_cost is not None and not (math.isfinite(self.max_cost) and self.max_cost > 0):
-            raise BenchmarkError(f"largest cost {self.max_cost:g}: it must be finite and positive, in units of {self.cost}")
+            raise BenchmarkError(
+                f"largest cost {self.max_cost:g}: it must be finite and positive, in units of {self.cost}"
+            )
         if self.min_figure is not None and not 0 < self.min_figure <= 1:
-            raise BenchmarkError(f"smallest figure {self.min_figure:g}: figures lie above 0 and up to 1, give 0.95 for 95 %")
+            raise BenchmarkError(
+                f"smallest figure {self.min_figure:g}: figures lie above 0 and up to 1, give 0.95 for 95 %"
+            )
 
     def violations(self, figure: float, cost: float) -> dict[str, float]:
         """By how much the limits are missed: positive numbers, relative to the limit."""
@@ -129,7 +135,9 @@ class Trials:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first = next(iter(self.configs.values()))
         unit = "" if first.relative else "-absolute"
-        limits = [f"{name}{value:g}" for name, value in (("max", self.goal.max_cost), ("min", self.goal.min_figure)) if value]
+        limits = [
+            f"{name}{value:g}" for name, value in (("max", self.goal.max_cost), ("min", self.goal.min_figure)) if value
+        ]
         parts = [first.task, first.data, "+".join(self.configs), first.regularizer + unit, self.goal.cost, *limits]
         name = "-".join([*parts, "s" + "+".join(map(str, self.seeds))])
         free = dict.fromkeys(("method", "strength", "seed"))
@@ -154,7 +162,9 @@ class Trials:
                 for name, value in json.loads(settings).items()
                 if there.get(name) != value
             ]
-            raise BenchmarkError(f"{path} holds such a search with other settings ({'; '.join(differing)}): choose another --out")
+            raise BenchmarkError(
+                f"{path} holds such a search with other settings ({'; '.join(differing)}): choose another --out"
+            )
         return study
 
     def jobs(self, trials: int) -> Iterator[Path]:
@@ -163,7 +173,7 @@ class Trials:
         What an earlier process has left comes first: trials that were interrupted go on, trials that failed are tried
         again.
         """
-        State = self.optuna.trial.TrialState  # noqa: N806
+        State = self.optuna.trial.TrialState
         done = {key(trial) for trial in self.study.get_trials(states=(State.COMPLETE, State.WAITING))}
         for trial in self.study.get_trials(states=(State.RUNNING, State.FAIL)):
             if trial.state == State.RUNNING:

@@ -27,7 +27,7 @@ def seed_of(folder: Path) -> int:
     return int(json.loads((folder / "job.json").read_text())["config"]["seed"])
 
 
-def wait_for(path: Path, seconds: float = 60.0) -> str:
+def wait_for(path: Path, seconds: float = 300.0) -> str:
     """Content of a file, once there is some."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -48,7 +48,7 @@ def ten_steps(folder: Path, _threads: int) -> None:
             file.write(f"{step}\n")
         if first_time and step == 5 and seed_of(folder) == 3:
             (folder / "pid").write_text(str(os.getpid()))
-            time.sleep(100)
+            time.sleep(600)
         draft = folder / "checkpoint.tmp"
         draft.write_text(str(step + 1))
         draft.rename(checkpoint)
@@ -69,4 +69,4 @@ def last_long(folder: Path, _threads: int) -> None:
     """Seed 0 ends at once, the others last."""
     (folder / "pid").write_text(str(os.getpid()))
     if seed_of(folder) > 0:
-        time.sleep(100)
+        time.sleep(600)
