@@ -63,7 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
     sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")
     add_run_options(sweep)
-    sweep.add_argument("--strengths", help="grid: low:high:count or a,b,c, default 0.1:10:5; others: low:high")
+    sweep.add_argument(
+        "--strengths", help="grid: low:high:count or a,b,c, default 0.1:10:5; optuna: low:high, default 0.1:10"
+    )
     sweep.add_argument("--seeds", default="0", help="list of seeds; default: 0")
     sweep.add_argument("--jobs", type=int, help="searches at a time; default: 1, with Ray as many as the cluster holds")
     sweep.add_argument(
@@ -76,9 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--sampler",
         default="grid",
-        help="which strengths: grid: all that are given (default); tpe or nsga2: Optuna proposes them one by one",
+        help="grid: the given strengths (default); optuna: strengths proposed from what earlier ones have given",
     )
-    optuna = sweep.add_argument_group("with --sampler tpe or nsga2")
+    optuna = sweep.add_argument_group("with --sampler optuna")
     optuna.add_argument("--trials", type=int, help="how many networks of each seed, earlier ones included; default: 20")
     optuna.add_argument(
         "--cost", help=f"to trade against the figure of merit: {', '.join(COSTS)}; default: regularizer"

@@ -93,7 +93,7 @@ def make_runner(args: argparse.Namespace) -> Runner:
         check_gpus(args.device or "cpu", args.num_gpus or 0)
         return RayRunner(args.jobs, threads, args.num_cpus, args.num_gpus or 0)
     if args.backend != "local":
-        hint = "; for a search of strengths give --sampler tpe" if args.backend == "optuna" else ""
+        hint = "; for a search of strengths give --sampler optuna" if args.backend == "optuna" else ""
         raise BenchmarkError(f"unknown backend {args.backend!r}: a backend executes the jobs, local or ray{hint}")
     for option in ("num_cpus", "num_gpus"):
         if getattr(args, option) is not None:
@@ -131,18 +131,20 @@ def sweep(args: argparse.Namespace) -> None:
             if getattr(args, option) is not None:
                 name = f"--{option.replace('_', '-')}"
                 raise BenchmarkError(
-                    f"{name} is for strengths that Optuna proposes: add --sampler tpe, or leave it out"
+                    f"{name} is for strengths that Optuna proposes: add --sampler optuna, or leave it out"
                 )
         strengths = parse_strengths(args.strengths or "0.1:10:5")
         rows = run_sweep(*what, strengths, seeds, make_runner(args), args.data_dir, args.quiet, **changes)
-    else:
+    elif args.sampler == "optuna":
         bounds = parse_range(args.strengths or "0.1:10")
         trials = 20 if args.trials is None else args.trials
         goal = Goal(args.cost or args.regularizer or "macs", args.max_cost, args.min_figure)
         rows, front = run_trials(
-            *what, bounds, seeds, trials, goal, args.sampler, make_runner(args), args.data_dir, args.quiet, **changes
+            *what, bounds, seeds, trials, goal, make_runner(args), args.data_dir, args.quiet, **changes
         )
         print_front(front, goal)
+    else:
+        raise BenchmarkError(f"unknown sampler {args.sampler!r}: known are grid and optuna")
     failed = [row for row in rows if row["status"] == "failed"]
     print(f"{len(rows) - len(failed)} networks in {args.out / 'networks.csv'}")
     for row in failed:

@@ -23,8 +23,8 @@ from benchmarks_mlperf_tiny.sweep import execute
 from benchmarks_mlperf_tiny.task import Task
 from nasopt.errors import nearest
 
-SAMPLERS = ("tpe", "nsga2")
 STORAGE = "trials.db"
+PROBES = (0.0, 1.0, 0.5, 0.25, 0.75)  # places in the range of strengths (its logarithm) that are tried first
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def key(trial: Any) -> str:
-    """What a trial asks for, comparable."""
-    return json.dumps(trial.params, sort_keys=True)
+    """What a trial asks for, or is to ask for, comparable."""
+    return json.dumps(trial.params or trial.system_attrs.get("fixed_params"), sort_keys=True)
 
 
 class Trials:
@@ -100,7 +100,6 @@ class Trials:
         seeds: of randomness; a trial's figure and cost are means over them.
         bounds: of the strength.
         goal: the wanted trade-off.
-        sampler: `"tpe"` or `"nsga2"`, both of Optuna.
         data_dir: a local copy of the data.
 
     Raises:
@@ -114,11 +113,10 @@ class Trials:
         seeds: Sequence[int],
         bounds: tuple[float, float],
         goal: Goal,
-        sampler: str,
         data_dir: Path | None,
     ) -> None:
-        self.optuna = require("optuna", f"--sampler {sampler}")
-        self.folder, self.seeds, self.goal, self.sampler, self.data_dir = folder, seeds, goal, sampler, data_dir
+        self.optuna = require("optuna", "--sampler optuna")
+        self.folder, self.seeds, self.goal, self.data_dir = folder, seeds, goal, data_dir
         self.configs = {config.method: config for config in configs}
         distributions = self.optuna.distributions
         self.space = {
@@ -150,11 +148,14 @@ class Trials:
             )
             held = study.user_attrs.get("settings")
             if held is None:
+                low, high = self.space["strength"].low, self.space["strength"].high
+                for place in PROBES:
+                    strength = min(max(low * (high / low) ** place, low), high)
+                    study.enqueue_trial({"strength": strength}, skip_if_exists=True)
                 study.set_user_attr("settings", settings)
         except Exception as error:  # of SQLAlchemy, whose types belong to no interface of Optuna
-            raise BenchmarkError(
-                f"{path} cannot be used ({type(error).__name__}: {error}): remove it, finished networks are kept"
-            ) from error
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise BenchmarkError(f"{path} cannot be used ({reason}): remove it, finished networks are kept") from error
         if held not in (None, settings):
             there = json.loads(held)
             differing = [
@@ -198,9 +199,7 @@ class Trials:
     def ask(self) -> Any:
         """The next trial; the same one after the same trials, whether or not the process was killed between them."""
         known = {key(trial) for trial in self.study.get_trials(deepcopy=False)}
-        samplers = self.optuna.samplers
-        kind = samplers.TPESampler if self.sampler == "tpe" else samplers.NSGAIISampler
-        self.study.sampler = kind(seed=len(known))
+        self.study.sampler = self.optuna.samplers.TPESampler(seed=len(known), n_startup_trials=len(PROBES))
         return self.study.ask(self.space)
 
     def job(self, method: str, strength: float, seed: int) -> Path:
@@ -246,7 +245,6 @@ def run_trials(
     seeds: Sequence[int],
     trials: int,
     goal: Goal,
-    sampler: str,
     runner: Runner,
     data_dir: Path | None = None,
     quiet: bool = False,
@@ -263,7 +261,6 @@ def run_trials(
         seeds: of randomness; a trial searches with each and counts with the mean.
         trials: how many, with those of earlier calls.
         goal: the wanted trade-off.
-        sampler: `"tpe"` or `"nsga2"`.
         runner, data_dir, quiet, changes: as for `run_sweep`.
 
     Returns:
@@ -273,9 +270,7 @@ def run_trials(
         BenchmarkError: settings that make no sense, or Optuna is not installed; nothing has been started then.
         FolderLockedError: another sweep works in the folder.
     """
-    if sampler not in SAMPLERS:
-        raise BenchmarkError(f"unknown sampler {sampler!r}: known are grid, {', '.join(SAMPLERS)}")
-    require("optuna", f"--sampler {sampler}")
+    require("optuna", "--sampler optuna")
     if trials < 1:
         raise BenchmarkError(f"--trials {trials}: at least one network must be searched")
     if "seed" in methods:
@@ -283,7 +278,7 @@ def run_trials(
     plain = [make_config(task, data, "seed", **{**changes, "seed": seed}) for seed in seeds]
     configs = [make_config(task, data, method, **{**changes, "strength": bounds[0]}) for method in methods]
     with locked(folder):
-        study = Trials(folder, configs, seeds, bounds, goal, sampler, data_dir)
+        study = Trials(folder, configs, seeds, bounds, goal, data_dir)
         baseline = [prepare_job(folder, config, data_dir) for config in plain]
         waiting = [job for job in baseline if not finished(job)]
         table = Table(folder)

@@ -153,7 +153,7 @@ def test_a_cluster_that_ray_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend", "optuna"], "local or ray; for a search of strengths give --sampler tpe"),
+        (["--backend", "optuna"], "local or ray; for a search of strengths give --sampler optuna"),
         (["--backend", "slurm"], "unknown backend 'slurm'"),
         (["--num-gpus", "1"], "--num-gpus: resources are for --backend ray"),
         (["--backend", "ray", "--num-gpus", "1"], "add --device cuda"),
