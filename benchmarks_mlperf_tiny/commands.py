@@ -24,6 +24,7 @@ from benchmarks_mlperf_tiny.trade_off import Goal, parse_range, run_trials
 
 SETTINGS = (
     "strength",
+    "budget",
     "relative",
     "regularizer",
     "seed",
@@ -123,9 +124,11 @@ def sweep(args: argparse.Namespace) -> None:
     Raises:
         BenchmarkError: anything that cannot be served; the message says what to do.
     """
-    changes = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "seed")}
+    changes = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
     what = (args.out, get_task(args.task), args.data, args.method.split(","))
     seeds = parse_seeds(args.seeds)
+    if args.budget and args.strengths:
+        raise BenchmarkError("--budget and --strengths: limits take the place of strengths, give one of them")
     if args.sampler == "grid":
         for option in TRIAL_OPTIONS:
             if getattr(args, option) is not None:
@@ -133,9 +136,16 @@ def sweep(args: argparse.Namespace) -> None:
                 raise BenchmarkError(
                     f"{name} is for strengths that Optuna proposes: add --sampler optuna, or leave it out"
                 )
-        strengths = parse_strengths(args.strengths or "0.1:10:5")
-        rows = run_sweep(*what, strengths, seeds, make_runner(args), args.data_dir, args.quiet, **changes)
+        strengths = [] if args.budget else parse_strengths(args.strengths or "0.1:10:5")
+        budgets = args.budget or ()
+        rows = run_sweep(
+            *what, strengths, seeds, make_runner(args), args.data_dir, args.quiet, budgets=budgets, **changes
+        )
     elif args.sampler == "optuna":
+        if args.budget:
+            raise BenchmarkError(
+                "--budget: Optuna proposes strengths; give the limit as --max-cost, or leave out --sampler"
+            )
         bounds = parse_range(args.strengths or "0.1:10")
         trials = 20 if args.trials is None else args.trials
         goal = Goal(args.cost or args.regularizer or "macs", args.max_cost, args.min_figure)
@@ -148,7 +158,8 @@ def sweep(args: argparse.Namespace) -> None:
     failed = [row for row in rows if row["status"] == "failed"]
     print(f"{len(rows) - len(failed)} networks in {args.out / 'networks.csv'}")
     for row in failed:
-        print(f"failed: {row['task']} {row['method']} {row['strength']:g} seed {row['seed']}: {row['error']}")
+        setting = row["budget"] or f"{row['strength']:g}"
+        print(f"failed: {row['task']} {row['method']} {setting} seed {row['seed']}: {row['error']}")
 
 
 def print_front(front: list[dict[str, Any]], goal: Goal) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.extras import require
 from benchmarks_mlperf_tiny.ray_worker import execute, last_line, search_job
 from benchmarks_mlperf_tiny.runner import Outcome
+from nasopt.extras import import_extra
 
 RETRIES = 3  # of a job whose worker was lost: each goes on from its checkpoint
 LOOK_AGAIN = 30.0  # seconds between two looks at how many machines there are
@@ -44,7 +44,8 @@ class RayRunner:
         job: what to execute for a job's folder; default: its search.
 
     Raises:
-        BenchmarkError: Ray is not installed, nobody answers at `RAY_ADDRESS`, or no job can have these resources.
+        MissingExtraError: Ray is not installed.
+        BenchmarkError: nobody answers at `RAY_ADDRESS`, or no job can have these resources.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class RayRunner:
         num_gpus: float = 0.0,
         job: Callable[[Path, int], None] | None = None,
     ) -> None:
-        self.ray = require("ray", "--backend ray")
+        self.ray = import_extra("ray", "ray", "--backend ray")
         self.jobs, self.threads, self.job = jobs, threads, job or search_job
         self.num_cpus, self.num_gpus = float(threads if num_cpus is None else num_cpus), float(num_gpus)
         for name, value, least in (

@@ -15,7 +15,7 @@ from benchmarks_mlperf_tiny.checkpoint import write_text
 from benchmarks_mlperf_tiny.job import finished
 
 Row = dict[str, Any]
-KEYS = ("task", "data", "method", "regularizer", "strength", "seed")
+KEYS = ("task", "data", "method", "regularizer", "strength", "budget", "seed")
 NO_NETWORK = ("config", "figure", "synthetic", "layers", "val", "test", "seconds")
 WRITING = 0.1  # largest share of time spent on writing the file, while thousands of jobs end
 
@@ -23,7 +23,7 @@ WRITING = 0.1  # largest share of time spent on writing the file, while thousand
 def read_row(job: Path) -> Row | None:
     """The record of a job; None while it has neither finished nor failed."""
     config = json.loads((job / "job.json").read_text())["config"]
-    row: Row = {key: config[key] for key in KEYS}
+    row: Row = {key: config.get(key) for key in KEYS}
     if finished(job):
         summary = json.loads((job / "summary.json").read_text())
         network = {key: value for key, value in summary["found"].items() if key not in NO_NETWORK}
@@ -59,7 +59,9 @@ class Table:
 
     def rows(self) -> list[Row]:
         """All rows, sorted by their settings."""
-        return sorted(self.by_job.values(), key=lambda row: [row[key] for key in KEYS])
+        return sorted(
+            self.by_job.values(), key=lambda row: [row[key] or "" if key == "budget" else row[key] for key in KEYS]
+        )
 
     def write(self, last: bool = True) -> None:
         """Replace the file; one that is not the `last` is left out where writing would take too much time."""

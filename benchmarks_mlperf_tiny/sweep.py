@@ -63,13 +63,13 @@ def parse_seeds(text: str) -> list[int]:
     return values
 
 
-def execute(table: Table, jobs: Iterable[Path], total: int, runner: Runner, quiet: bool) -> Iterator[Path]:
+def execute(table: Table, jobs: Iterable[Path], total: int, done: int, runner: Runner, quiet: bool) -> Iterator[Path]:
     """Have jobs executed, failures and rows recorded, then be told of each that has ended.
 
     Args:
         table: rows of the sweep, whose folder this process owns.
         jobs: folders of jobs that are not finished; one is drawn when there is room for it.
-        total: how many are expected, for the progress bar.
+        total, done: how many networks there will be in all, and how many there are, for the progress bar.
         runner: executes them.
         quiet: show no progress.
     """
@@ -81,7 +81,7 @@ def execute(table: Table, jobs: Iterable[Path], total: int, runner: Runner, quie
             yield job
 
     try:
-        with tqdm(total=total, desc="sweep", unit="network", disable=quiet) as bar:
+        with tqdm(total=total, initial=done, desc="sweep", unit="network", disable=quiet) as bar:
             for outcome in runner.run(cleared()):
                 if outcome.code != 0 or not finished(outcome.folder):
                     failed += 1
@@ -105,9 +105,10 @@ def run_sweep(
     runner: Runner,
     data_dir: Path | None = None,
     quiet: bool = False,
+    budgets: Sequence[str] = (),
     **changes: Any,
 ) -> list[dict[str, Any]]:
-    """Search with every method, strength and seed, and train the plain seed for comparison.
+    """Search with every method, strength or budget, and seed, and train the plain seed for comparison.
 
     What is finished is not repeated, what was interrupted goes on, what failed is tried again.
 
@@ -119,6 +120,7 @@ def run_sweep(
         runner: executes the jobs.
         data_dir: a local copy of the data.
         quiet: show no progress.
+        budgets: limits, one search for each beside those with strengths.
         changes: further settings that differ from the recipe.
 
     Returns:
@@ -129,12 +131,13 @@ def run_sweep(
         FolderLockedError: another sweep works in the folder.
     """
     configs = [make_config(task, data, "seed", **{**changes, "seed": seed}) for seed in seeds]
-    for method, strength, seed in itertools.product(methods, strengths, seeds):
-        configs.append(make_config(task, data, method, **{**changes, "strength": strength, "seed": seed}))
+    settings = [{"strength": strength} for strength in strengths] + [{"budget": budget} for budget in budgets]
+    for method, setting, seed in itertools.product(methods, settings, seeds):
+        configs.append(make_config(task, data, method, **{**changes, **setting, "seed": seed}))
     with locked(folder):
         jobs = list(dict.fromkeys(prepare_job(folder, config, data_dir) for config in configs))
         waiting = [job for job in jobs if not finished(job)]
         table = Table(folder)
-        for _ in execute(table, waiting, len(waiting), runner, quiet):
+        for _ in execute(table, waiting, len(jobs), len(jobs) - len(waiting), runner, quiet):
             pass
         return table.rows()

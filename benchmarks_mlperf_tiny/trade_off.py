@@ -13,7 +13,6 @@ from typing import Any
 
 from benchmarks_mlperf_tiny.config import RunConfig, make_config
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.extras import require
 from benchmarks_mlperf_tiny.job import finished, prepare_job
 from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.measure import COSTS
@@ -22,6 +21,7 @@ from benchmarks_mlperf_tiny.runner import Runner
 from benchmarks_mlperf_tiny.sweep import execute
 from benchmarks_mlperf_tiny.task import Task
 from nasopt.errors import nearest
+from nasopt.extras import import_extra
 
 STORAGE = "trials.db"
 PROBES = (0.0, 1.0, 0.5, 0.25, 0.75)  # places in the range of strengths (its logarithm) that are tried first
@@ -103,7 +103,7 @@ class Trials:
         data_dir: a local copy of the data.
 
     Raises:
-        BenchmarkError: Optuna is not installed, the storage cannot be read, or holds such a study of other settings.
+        BenchmarkError: the storage cannot be read, or holds such a study of other settings.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Trials:
         goal: Goal,
         data_dir: Path | None,
     ) -> None:
-        self.optuna = require("optuna", "--sampler optuna")
+        self.optuna = import_extra("optuna", "optuna", "--sampler optuna")
         self.folder, self.seeds, self.goal, self.data_dir = folder, seeds, goal, data_dir
         self.configs = {config.method: config for config in configs}
         distributions = self.optuna.distributions
@@ -267,10 +267,10 @@ def run_trials(
         All rows of the folder, and the best trade-offs within the limits: method, strength, val, cost.
 
     Raises:
-        BenchmarkError: settings that make no sense, or Optuna is not installed; nothing has been started then.
+        BenchmarkError: settings that make no sense; nothing has been started then.
         FolderLockedError: another sweep works in the folder.
     """
-    require("optuna", "--sampler optuna")
+    import_extra("optuna", "optuna", "--sampler optuna")
     if trials < 1:
         raise BenchmarkError(f"--trials {trials}: at least one network must be searched")
     if "seed" in methods:
@@ -282,7 +282,8 @@ def run_trials(
         baseline = [prepare_job(folder, config, data_dir) for config in plain]
         waiting = [job for job in baseline if not finished(job)]
         table = Table(folder)
-        total = len(waiting) + study.missing(trials) * len(seeds)
-        for job in execute(table, itertools.chain(waiting, study.jobs(trials)), total, runner, quiet):
+        total, missing = len(baseline) + trials * len(seeds), len(waiting) + study.missing(trials) * len(seeds)
+        jobs = itertools.chain(waiting, study.jobs(trials))
+        for job in execute(table, jobs, total, max(total - missing, 0), runner, quiet):
             study.tell(failed=None if finished(job) else job)
         return table.rows(), study.front()

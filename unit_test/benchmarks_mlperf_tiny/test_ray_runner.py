@@ -177,4 +177,4 @@ def test_without_ray_its_pip_command_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
     assert main(["sweep", "--backend", "ray"]) == 1
-    assert "pip install 'nasopt[ray]'" in capsys.readouterr().err
+    assert 'pip install "nasopt[ray]"' in capsys.readouterr().err

@@ -166,7 +166,7 @@ def test_without_optuna_its_pip_command_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)  # type: ignore[arg-type]
     assert main(["sweep", "--sampler", "optuna", "--out", str(tmp_path / "out")]) == 1
-    assert "pip install 'nasopt[optuna]'" in capsys.readouterr().err
+    assert 'pip install "nasopt[optuna]"' in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
