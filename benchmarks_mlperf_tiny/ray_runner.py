@@ -22,6 +22,7 @@ from nasopt.extras import import_extra
 
 RETRIES = 3  # of a job whose worker was lost: each goes on from its checkpoint
 LOOK_AGAIN = 30.0  # seconds between two looks at how many machines there are
+STARTS = 3  # of a local cluster that took too long
 STORE = 100 * 2**20  # bytes for Ray's object store: jobs leave their results in files
 PASSED_ON = ("NASOPT_DATA", "NASOPT_CACHE")  # folders that jobs need as the sweep has them
 CURE = (
@@ -113,11 +114,7 @@ class RayRunner:
             options = {"include_dashboard": False, "object_store_memory": STORE}
             if self.jobs is not None:
                 options["num_cpus"] = math.ceil(self.jobs * self.num_cpus)
-        try:
-            self.ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except Exception as error:  # Ray has no common type for them
-            place = "on this machine" if local else f"at RAY_ADDRESS={self.address}"
-            raise BenchmarkError(f"no Ray cluster can be used {place} ({last_line(error)}). {CURE}") from error
+        self.start(options, tries=STARTS if local else 1)
         try:
             if self.places() == 0:
                 lack = f"no machine of the Ray cluster has {self.num_cpus:g} CPU and {self.num_gpus:g} GPU for a job"
@@ -129,6 +126,21 @@ class RayRunner:
             yield
         finally:
             self.ray.shutdown()
+
+    def start(self, options: dict[str, Any], tries: int) -> None:
+        """Connect to the cluster, or start one; Ray gives its processes 30 s, of which a busy machine may need more.
+
+        Raises:
+            BenchmarkError: it does not work.
+        """
+        try:
+            self.ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except Exception as error:  # Ray has no common type for them
+            if tries > 1 and "timed out during startup" in str(error):
+                self.ray.shutdown()
+                return self.start(options, tries - 1)
+            place = "on this machine" if self.address == "local" else f"at RAY_ADDRESS={self.address}"
+            raise BenchmarkError(f"no Ray cluster can be used {place} ({last_line(error)}). {CURE}") from error
 
     def places(self) -> int:
         """How many jobs the machines of the cluster can execute at a time."""

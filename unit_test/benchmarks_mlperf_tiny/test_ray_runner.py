@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 import csv
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +37,9 @@ def _cluster() -> Iterator[None]:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.cloudpickle.register_pickle_by_value(stub_jobs)
         with RayRunner(jobs=3).connection():
+            with warnings.catch_warnings():  # Ray leaves handles of its processes behind when it starts a second time
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
             yield
 
 
@@ -148,6 +153,26 @@ def test_a_cluster_that_ray_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         BenchmarkError, match=r"at RAY_ADDRESS=auto \(ConnectionError: Could not find.*ray start --head"
     ):
         list(RayRunner().run([]))
+
+
+def test_a_slow_machine_gets_a_second_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    starts = []
+
+    def init(**options: Any) -> None:
+        starts.append(options)
+        if len(starts) < 3:
+            raise Exception("The current node timed out during startup.")
+
+    machine = {"Alive": True, "Resources": {"CPU": 2.0}}
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, nodes=lambda: [machine], shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", fake)  # type: ignore[arg-type]
+    with RayRunner().connection():
+        assert len(starts) == 3
+    monkeypatch.setattr(ray_runner, "STARTS", 1)
+    starts.clear()
+    with pytest.raises(BenchmarkError, match=r"on this machine .*timed out during startup.*--backend local"):
+        RayRunner().connection().__enter__()
 
 
 @pytest.mark.parametrize(
