@@ -23,7 +23,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="data set; default: the task's embedded one")
     parser.add_argument("--data-dir", type=Path, help="folder with a local copy of the data set")
     parser.add_argument("--method", default="pit", help=f"one of {', '.join(METHODS)}")
-    parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs")
+    parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs, nasb: ops")
     parser.add_argument(
         "--absolute",
         dest="relative",

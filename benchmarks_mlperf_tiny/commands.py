@@ -11,6 +11,7 @@ from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
 from benchmarks_mlperf_tiny.job import run_job
 from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.ray_runner import RayRunner
 from benchmarks_mlperf_tiny.report import write_report
 from benchmarks_mlperf_tiny.results import run_name, save_result
@@ -124,7 +125,8 @@ def sweep(args: argparse.Namespace) -> None:
     Raises:
         BenchmarkError: anything that cannot be served; the message says what to do.
     """
-    changes = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
+    settings = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
+    settings |= {"data_dir": args.data_dir, "quiet": args.quiet, "fresh": args.fresh}
     what = (args.out, get_task(args.task), args.data, args.method.split(","))
     seeds = parse_seeds(args.seeds)
     if args.budget and args.strengths:
@@ -137,10 +139,7 @@ def sweep(args: argparse.Namespace) -> None:
                     f"{name} is for strengths that Optuna proposes: add --sampler optuna, or leave it out"
                 )
         strengths = [] if args.budget else parse_strengths(args.strengths or "0.1:10:5")
-        budgets = args.budget or ()
-        rows = run_sweep(
-            *what, strengths, seeds, make_runner(args), args.data_dir, args.quiet, budgets=budgets, **changes
-        )
+        rows = run_sweep(*what, strengths, seeds, make_runner(args), budgets=args.budget or (), **settings)
     elif args.sampler == "optuna":
         if args.budget:
             raise BenchmarkError(
@@ -148,10 +147,10 @@ def sweep(args: argparse.Namespace) -> None:
             )
         bounds = parse_range(args.strengths or "0.1:10")
         trials = 20 if args.trials is None else args.trials
-        goal = Goal(args.cost or args.regularizer or "macs", args.max_cost, args.min_figure)
-        rows, front = run_trials(
-            *what, bounds, seeds, trials, goal, make_runner(args), args.data_dir, args.quiet, **changes
+        goal = Goal(
+            args.cost or args.regularizer or get_method(what[-1][0]).regularizer, args.max_cost, args.min_figure
         )
+        rows, front = run_trials(*what, bounds, seeds, trials, goal, make_runner(args), **settings)
         print_front(front, goal)
     else:
         raise BenchmarkError(f"unknown sampler {args.sampler!r}: known are grid and optuna")

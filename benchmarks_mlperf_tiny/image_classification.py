@@ -61,7 +61,7 @@ TASK = Task(
         "cifar10_subset": DataSet(
             cifar10_subset,
             Recipe(
-                warmup=5, search=9, finetune=6, batch_size=64, lr=2e-3, arch_lr=4e-3, strength=0.3, norm_momentum=0.1
+                warmup=4, search=8, finetune=5, batch_size=64, lr=2e-3, arch_lr=4e-3, strength=0.3, norm_momentum=0.1
             ),
             "5,452 images of CIFAR-10",
         ),

@@ -29,6 +29,8 @@ class SearchModel(Protocol):
     def net_parameters(self) -> Iterator[nn.Parameter]: ...
     def freeze_arch(self) -> Any: ...
     def unfreeze_arch(self) -> Any: ...
+    def freeze_net(self) -> Any: ...
+    def unfreeze_net(self) -> Any: ...
     def settle_budget(self) -> None: ...
     def arch_structure(self) -> dict[str, Any]: ...
     def arch_export(self, verify: bool = True) -> nn.Module: ...
@@ -49,11 +51,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Method:
-    """A search method: one stage, or several in sequence. No stage at all is plain training of the seed."""
+    """A search method: one stage, or several in sequence. No stage at all is plain training of the seed.
+
+    Attributes:
+        regularizer: cost that is reduced if nothing else is said.
+        is_binary: it finds networks with binary weights: steps of the search alternate between architecture and weights,
+            and what is found is pre-trained in full precision before it is binarised and fine-tuned.
+    """
 
     name: str
     about: str
     stages: tuple[Stage, ...]
+    regularizer: str = "macs"
+    is_binary: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -66,7 +76,7 @@ METHODS: dict[str, Method] = {
         Method(
             "pit_after_supernet", "layers first, then masks", (Stage("SuperNet", "supernet"), Stage("PIT", "found"))
         ),
-        Method("nasb", "cells with binary weights", (Stage("NASB", "seed"),)),
+        Method("nasb", "cells with binary weights", (Stage("NASB", "seed"),), regularizer="ops", is_binary=True),
     )
 }
 

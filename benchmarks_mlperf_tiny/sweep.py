@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def parse_seeds(text: str) -> list[int]:
     return values
 
 
-def execute(table: Table, jobs: Iterable[Path], total: int, done: int, runner: Runner, quiet: bool) -> Iterator[Path]:
+def execute(
+    table: Table, jobs: Iterable[Path], total: int, done: int, runner: Runner, quiet: bool, fresh: bool
+) -> Iterator[Path]:
     """Have jobs executed, failures and rows recorded, then be told of each that has ended.
 
     Args:
@@ -72,12 +75,17 @@ def execute(table: Table, jobs: Iterable[Path], total: int, done: int, runner: R
         total, done: how many networks there will be in all, and how many there are, for the progress bar.
         runner: executes them.
         quiet: show no progress.
+        fresh: discard interrupted jobs instead of going on with them.
     """
     failed = 0
+    if fresh:
+        shutil.rmtree(table.path.parent / "warmups", ignore_errors=True)
 
     def cleared() -> Iterator[Path]:
         for job in jobs:
             (job / "error.txt").unlink(missing_ok=True)
+            if fresh:
+                (job / "checkpoint.pt").unlink(missing_ok=True)
             yield job
 
     try:
@@ -106,6 +114,7 @@ def run_sweep(
     data_dir: Path | None = None,
     quiet: bool = False,
     budgets: Sequence[str] = (),
+    fresh: bool = False,
     **changes: Any,
 ) -> list[dict[str, Any]]:
     """Search with every method, strength or budget, and seed, and train the plain seed for comparison.
@@ -121,6 +130,7 @@ def run_sweep(
         data_dir: a local copy of the data.
         quiet: show no progress.
         budgets: limits, one search for each beside those with strengths.
+        fresh: discard interrupted jobs instead of going on with them.
         changes: further settings that differ from the recipe.
 
     Returns:
@@ -138,6 +148,6 @@ def run_sweep(
         jobs = list(dict.fromkeys(prepare_job(folder, config, data_dir) for config in configs))
         waiting = [job for job in jobs if not finished(job)]
         table = Table(folder)
-        for _ in execute(table, waiting, len(jobs), len(jobs) - len(waiting), runner, quiet):
+        for _ in execute(table, waiting, len(jobs), len(jobs) - len(waiting), runner, quiet, fresh):
             pass
         return table.rows()

@@ -223,6 +223,10 @@ class Trials:
                 self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
                 continue
             found = [json.loads((job / "summary.json").read_text())["found"] for job in jobs]
+            if any(network[self.goal.cost] is None for network in found):
+                raise BenchmarkError(
+                    f"{jobs[0].name}: the network has layers without {self.goal.cost}: give another --cost"
+                )
             figure = statistics.fmean(network["val"] for network in found)
             cost = statistics.fmean(network[self.goal.cost] for network in found)
             for name, value in self.goal.violations(figure, cost).items():
@@ -248,6 +252,7 @@ def run_trials(
     runner: Runner,
     data_dir: Path | None = None,
     quiet: bool = False,
+    fresh: bool = False,
     **changes: Any,
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Search with strengths that Optuna proposes, and train the plain seed for comparison.
@@ -261,7 +266,7 @@ def run_trials(
         seeds: of randomness; a trial searches with each and counts with the mean.
         trials: how many, with those of earlier calls.
         goal: the wanted trade-off.
-        runner, data_dir, quiet, changes: as for `run_sweep`.
+        runner, data_dir, quiet, fresh, changes: as for `run_sweep`.
 
     Returns:
         All rows of the folder, and the best trade-offs within the limits: method, strength, val, cost.
@@ -284,6 +289,6 @@ def run_trials(
         table = Table(folder)
         total, missing = len(baseline) + trials * len(seeds), len(waiting) + study.missing(trials) * len(seeds)
         jobs = itertools.chain(waiting, study.jobs(trials))
-        for job in execute(table, jobs, total, max(total - missing, 0), runner, quiet):
+        for job in execute(table, jobs, total, max(total - missing, 0), runner, quiet, fresh):
             study.tell(failed=None if finished(job) else job)
         return table.rows(), study.front()

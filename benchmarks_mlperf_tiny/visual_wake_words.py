@@ -45,7 +45,7 @@ TASK = Task(
         "person": DataSet(
             person_crops,
             Recipe(
-                warmup=4, search=7, finetune=5, batch_size=32, lr=2e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
+                warmup=2, search=6, finetune=3, batch_size=32, lr=2e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
             ),
             "person / no person crops of the INRIA set",
         ),

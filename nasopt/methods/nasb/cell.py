@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
+import torch
 from torch import Tensor, nn
 
 from nasopt.errors import ConfigError
@@ -30,11 +31,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Choice:
-    """An operation that runs on an edge, times `gate` where one is given (a scalar tensor)."""
+    """An operation that runs on an edge, times `gate` where one is given (a scalar tensor).
+
+    `is_off` says that this gate is 0: the output is there for the gradient of the gate alone, so nothing flows back
+    through the operation, and its graph is not built.
+    """
 
     edge: Edge
     operation: str
     gate: Tensor | None = None
+    is_off: bool = False
 
 
 class CellBody(nn.Module):
@@ -99,7 +105,7 @@ class CellBody(nn.Module):
                     source = values[branch][choice.edge.source]
                     if not takes_source(choice.operation):
                         source = self._align(source, choice.edge, aligned)
-                    result = source if layers is None else layers(source)
+                    result = _output(layers, source, choice.is_off)
                     value = value + (result if choice.gate is None else result * choice.gate.to(result.dtype))
                 values[branch].append(value)
             if self.branches > 1 and j in self.joints:
@@ -224,6 +230,13 @@ class FoundCell(CellBody):
 
     def _layers(self, edge: Edge, operation: str) -> nn.Module | None:
         return None if operation == IDENTITY else self.operations[choice_name(Choice(edge, operation))]
+
+
+def _output(layers: nn.Module | None, source: Tensor, is_off: bool) -> Tensor:
+    if not is_off:
+        return source if layers is None else layers(source)
+    with torch.no_grad():
+        return (source if layers is None else layers(source)).detach()
 
 
 def _alignment(source: int, shape: NodeShape) -> str:

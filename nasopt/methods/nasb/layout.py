@@ -100,11 +100,12 @@ class Layout:
     def choices(self, pairs: Sequence[tuple[int, int]], gates: Tensor | None = None) -> list[list[Choice]]:
         """Operations at (row, column) as choices, per cell; `gates` has one scalar per pair."""
         found: list[list[Choice]] = [[] for _ in self.cells]
+        is_off = [False] * len(pairs) if gates is None else (gates.detach() == 0).tolist()
         for position, (row, column) in enumerate(pairs):
             name = self.settings.candidates[column]
             index = self.cell_of(row)
             edge = self.cells[index][1].edges[row - self.first_row[index]]
-            found[index].append(Choice(edge, name, None if gates is None else gates[position]))
+            found[index].append(Choice(edge, name, None if gates is None else gates[position], is_off[position]))
         return found
 
     def cell_of(self, row: int) -> int:
