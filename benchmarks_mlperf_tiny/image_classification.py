@@ -18,7 +18,7 @@ def build_seed(num_classes: int) -> nn.Module:
 
 def build_supernet(num_classes: int) -> nn.Module:
     """The seed with alternatives at every convolution with more than one tap."""
-    return with_candidates(build_seed(num_classes), (3, 32, 32), gumbel_softmax=True)
+    return with_candidates(build_seed(num_classes), (3, 32, 32))
 
 
 def loss(outputs: Tensor, _inputs: Tensor, labels: Tensor) -> Tensor:

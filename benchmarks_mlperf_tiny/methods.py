@@ -106,8 +106,15 @@ def get_method(name: str) -> Method:
 
 
 def wrap(
-    stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, relative: bool
+    stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, relative: bool, epochs: int
 ) -> SearchModel:
-    """The search model of a stage; relative costs are fractions of those of the wrapped network."""
+    """The search model of a stage of so many epochs; relative costs are fractions of those of the wrapped network.
+
+    Of the branches of a supernet one is drawn per step; within half of the epochs draws turn into decisions.
+    """
+    settings: dict[str, Any] = {"regularizer": regularizer, "relative": relative}
+    if stage.start == "supernet":
+        cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)
+        settings |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
     search_class = getattr(nasopt, stage.search_class)
-    return cast(SearchModel, search_class(network, input_shape=input_shape, regularizer=regularizer, relative=relative))
+    return cast(SearchModel, search_class(network, input_shape=input_shape, **settings))

@@ -175,7 +175,8 @@ class Run:
         if phase.stage is not None:
             if not hasattr(self.model, "arch_export"):
                 stage, shape = self.method.stages[phase.stage], self.task.input_shape
-                search = wrap(stage, self.model, shape, self.regularizer, config.relative and not config.budget)
+                relative, epochs = config.relative and not config.budget, config.search // len(self.method.stages)
+                search = wrap(stage, self.model, shape, self.regularizer, relative, epochs)
                 self.model = cast(nn.Module, search).to(config.device)
             model = self.search_model
             if phase.kind == "search":
