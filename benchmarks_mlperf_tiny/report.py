@@ -14,9 +14,10 @@ from typing import Any
 from benchmarks_mlperf_tiny import published
 from benchmarks_mlperf_tiny.checkpoint import write_bytes, write_text
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.measure import Layer
+from benchmarks_mlperf_tiny.measure import TARGETS, Layer
 from benchmarks_mlperf_tiny.pareto import front, hypervolume
 from benchmarks_mlperf_tiny.plots import draw_fronts
+from benchmarks_mlperf_tiny.summary import COSTS
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #1f2328 }
@@ -74,6 +75,11 @@ def by_method(networks: list[Network]) -> dict[str, list[Network]]:
     return dict(methods)
 
 
+def setting(config: dict[str, Any]) -> str:
+    """Budget or strength of a search."""
+    return str(config.get("budget") or f"{config['strength']:g}")
+
+
 def layer_text(fields: dict[str, Any]) -> str:
     """A layer of a summary, readable."""
     return str(Layer(**{**fields, "kernel": tuple(fields["kernel"])}))
@@ -87,9 +93,10 @@ def network_rows(networks: list[Network], chosen: set[str]) -> str:
         cells = [
             html.escape(network.name),
             html.escape(config["method"]),
-            f"{config['strength']:g}",
+            html.escape(setting(config)),
             str(config["seed"]),
-            *(f"{found[key]:,}" for key in ("params", "size", "macs")),
+            *(f"{found[key]:,}" for key in COSTS),
+            *("" if found[f"{target}_ms"] is None else f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
             *(f"{found[key]:.4f}" for key in ("val", "test")),
             f"{found['seconds']:.0f}",
         ]
@@ -132,7 +139,8 @@ def section(task: str, data: str, networks: list[Network], picture: bytes) -> st
         head = "<tr><th>method</th><th>networks</th><th>on the front</th><th>hypervolume</th></tr>"
         parts.append(f"<table>{head}{''.join(lines)}</table>")
         parts.append('<p class="note">Hypervolume: of MACs over the seed\'s and the test figure, reference (1, 0).</p>')
-    titles = ("network", "method", "strength", "seed", "params", "size", "MACs", "val", "test", "seconds")
+    titles = ["network", "method", "strength or budget", "seed", *COSTS.values()]
+    titles += [*(f"{target} [ms]" for target in TARGETS), "val", "test", "seconds"]
     head = "".join(f"<th>{title}</th>" for title in titles)
     parts.append(f"<table><tr>{head}</tr>{network_rows(networks, {network.name for network in chosen})}</table>")
     if chosen:
@@ -167,9 +175,12 @@ def write_report(folder: Path) -> Path:
         curves = {
             method: [member.point("macs") for member in members] for method, members in by_method(networks).items()
         }
+        labels = {
+            method: [setting(member.config) for member in members] for method, members in by_method(networks).items()
+        }
         seeds = [network.point("macs") for network in networks if network.config["method"] == "seed"]
         title = f"{task} on {data}" + (" (synthetic)" if networks[0].summary["synthetic"] else "")
-        draw_fronts(title, "MACs", networks[0].summary["figure"], curves, seeds, picture)
+        draw_fronts(title, "MACs", networks[0].summary["figure"], curves, seeds, labels, picture)
         content = picture.getvalue()
         write_bytes(folder / f"pareto-{task}-{data}.png", content)
         parts.append(section(task, data, networks, content))

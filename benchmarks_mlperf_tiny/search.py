@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -15,17 +16,21 @@ import torch
 from torch import Tensor, nn
 
 import nasopt
+from benchmarks_mlperf_tiny.budgets import make_budget
 from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
 from benchmarks_mlperf_tiny.data.splits import TaskData
 from benchmarks_mlperf_tiny.epoch import Engine, epoch_seed
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.measure import costs
 from benchmarks_mlperf_tiny.methods import SearchModel, get_method, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
 from benchmarks_mlperf_tiny.phases import Phase, plan, worn_out
 from benchmarks_mlperf_tiny.progress import Progress
 from benchmarks_mlperf_tiny.task import Task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
+from nasopt.errors import ConfigError
+from nasopt.methods.nasb import binarize, full_precision
 
 
 @dataclass
@@ -95,6 +100,9 @@ class Run:
         self.factory = self.choose_factory()
         self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
         self.state = RunState()
+        self.regularizer: Any = config.regularizer
+        if config.budget is not None:
+            self.regularizer = make_budget(config.budget, costs(task.seed(data.num_classes), task.input_shape))
         self.model: nn.Module = nn.Identity()
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -162,10 +170,13 @@ class Run:
     def enter_phase(self) -> None:
         """Prepare model and optimizer for the current phase; both start without momentum."""
         phase, config = self.phase, self.config
+        if phase.kind == "pretrain":
+            self.model = full_precision(self.model)
         if phase.stage is not None:
             if not hasattr(self.model, "arch_export"):
                 stage, shape = self.method.stages[phase.stage], self.task.input_shape
-                search = wrap(stage, self.model, shape, config.regularizer, config.relative)
+                relative, epochs = config.relative and not config.budget, config.search // len(self.method.stages)
+                search = wrap(stage, self.model, shape, self.regularizer, relative, epochs)
                 self.model = cast(nn.Module, search).to(config.device)
             model = self.search_model
             if phase.kind == "search":
@@ -176,6 +187,7 @@ class Run:
                 self.optimizer = torch.optim.Adam(model.net_parameters(), lr=config.lr)
         else:
             self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        set_norm_momentum(self.model, config.norm_momentum)  # a search adds norms of its own
 
     @property
     def search_model(self) -> SearchModel:
@@ -187,9 +199,11 @@ class Run:
         phase, state, config = self.phase, self.state, self.config
         assert self.optimizer is not None
         label = f"{config.task} {config.method} {phase.kind}"
-        progress = Progress(label, phase.epochs, self.data.train.steps(config.batch_size), state.epoch, self.quiet)
+        steps = self.data.train.steps(config.batch_size)
+        progress = Progress(label, phase.epochs, steps, state.epoch, self.quiet, self.task.figure_name)
         forward = torch.compile(self.model) if config.compile else self.model
         penalty = self.penalty if phase.kind == "search" else None
+        turn = self.take_turn if phase.kind == "search" and self.method.is_binary else None
         base = [group["lr"] for group in self.optimizer.param_groups] if state.epoch == 0 else None
         try:
             while state.epoch < phase.epochs and not worn_out(state.history, phase, config.patience):
@@ -200,9 +214,12 @@ class Run:
                     group["lr"] = group["base_lr"] * factor(state.epoch)
                 if phase.kind == "search" and hasattr(self.model, "set_epoch"):
                     self.model.set_epoch(state.epoch)  # type: ignore[operator]
+                if phase.kind == "search" and config.budget and state.epoch >= phase.epochs * 3 // 4:
+                    with contextlib.suppress(ConfigError):  # not every method can choose by a limit
+                        self.search_model.settle_budget()
                 self.model.train()
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
-                loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)
+                loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress, turn)
                 record = self.record_epoch(loss)
                 progress.end_epoch(record)
                 state.epoch += 1
@@ -212,8 +229,20 @@ class Run:
         finally:
             progress.close()
 
+    def take_turn(self, step: int) -> None:
+        """Let an even step of the search train the architecture alone, an odd one the weights alone."""
+        model = self.search_model
+        if step % 2:
+            model.freeze_arch()
+            model.unfreeze_net()
+        else:
+            model.unfreeze_arch()
+            model.freeze_net()
+
     def penalty(self) -> Tensor:
         """What the search adds to the loss."""
+        if self.config.budget is not None:
+            return self.search_model.get_regularization_loss()
         strength = self.config.strength * self.phase.strength_factor(self.state.epoch)
         return strength * self.search_model.get_regularization_loss()
 
@@ -223,8 +252,7 @@ class Run:
         val = self.engine.judge(self.model, self.data.val)
         record: dict[str, Any] = {"phase": phase.name, "epoch": state.epoch, "loss": loss, "val": val}
         if phase.kind == "search":
-            cost = self.search_model.search_space()["cost"][self.config.regularizer]
-            record["cost"] = cost["now"] / cost["seed"]
+            record |= self.cost_record()
         if phase.kind == "finetune" and val >= state.best_val:
             state.best_val, state.best = val, copy.deepcopy(self.model.state_dict())
         state.history.append(record)
@@ -232,10 +260,23 @@ class Run:
             self.curves.write(record, len(state.history))
         return record
 
+    def cost_record(self) -> dict[str, float]:
+        """Cost as a share of the seed's; with a budget, that of the limit in greatest use, and the limit."""
+        costs_now = self.search_model.search_space()["cost"]
+        if self.config.budget is None:
+            cost = costs_now[self.config.regularizer]
+            return {"cost": cost["now"] / cost["seed"]}
+        metric, limit = max(self.regularizer.limits, key=lambda pair: costs_now[pair[0].name]["now"] / pair[1])
+        cost = costs_now[metric.name]
+        return {"cost": cost["now"] / cost["seed"], "budget": limit / cost["seed"]}
+
     def leave_phase(self) -> None:
         """Take what a search has found, go to the next phase, save."""
         warmed_up = self.warmed_up if self.phase.kind == "warmup" else None
+        if self.phase.kind == "pretrain":
+            self.model = binarize(self.model)
         if self.phase.kind == "search":
+            self.search_model.unfreeze_net()
             self.state.structures.append(self.search_model.arch_structure())
             self.model = self.search_model.arch_export()
         self.state.phase += 1

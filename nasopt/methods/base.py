@@ -120,6 +120,9 @@ class SearchModel(ParameterHalves, ABC):
         """As the seed's `forward`, of the network under the current decisions."""
         return self._run(self.example.bind(args, kwargs))
 
+    def set_epoch(self, epoch: float) -> None:
+        """Follow the schedules of the method, if it has any: call it at the start of every epoch, counted from 0."""
+
     # --- price
 
     def get_regularization_loss(self) -> Tensor:
@@ -286,6 +289,12 @@ class SearchModel(ParameterHalves, ABC):
             raise ConfigError(
                 f"{type(self).__name__}: {inner!r} in {type(model).__name__} is under search already: build the model of "
                 "seeds, or of what arch_export() returns"
+            )
+        empty = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+        if empty is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: {empty!r} in {type(model).__name__} is on the meta device and has no values, so "
+                "nothing can be trained: build the model on a real device, or call model.to_empty(device=...) and load weights"
             )
 
     def _check_branches(self) -> None:

@@ -16,6 +16,8 @@ class ParameterHalves(nn.Module):
     """A module whose own parameters of the names `_arch_names` are architecture parameters, and all others the network's."""
 
     _arch_names: tuple[str, ...] = ()
+    # Whether the search is over, so that train mode runs what it has decided.
+    _decided = False
 
     def named_arch_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and tensors of the architecture parameters."""
@@ -42,13 +44,25 @@ class ParameterHalves(nn.Module):
             {"params": list(self.arch_parameters()), "lr": arch_lr, "weight_decay": 0.0},
         ]
 
-    def freeze_arch(self) -> None:
-        """Stop the search: architecture parameters get no gradient, decisions stay."""
+    def freeze_arch(self, decided: bool = False) -> None:
+        """Stop the search: architecture parameters get no gradient, and one that they have is dropped.
+
+        Args:
+            decided: in train mode, too, run the network that `arch_export` would give, to fine-tune it in place.
+        """
+        self._decided = bool(decided)
         for parameter in self.arch_parameters():
             parameter.requires_grad_(False)
+            parameter.grad = None  # an optimizer with momentum moves whatever has a gradient, even one of 0
+
+    @property
+    def _explores(self) -> bool:
+        """Whether a forward pass may run what `arch_export` would not keep: in train mode, until it is decided."""
+        return self.training and not self._decided
 
     def unfreeze_arch(self) -> None:
         """Let the search go on."""
+        self._decided = False
         for parameter in self.arch_parameters():
             parameter.requires_grad_(True)
 
