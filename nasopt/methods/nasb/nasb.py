@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.distributed.steps import drawn_once
 from nasopt.errors import ConfigError
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import make_example
@@ -146,13 +147,16 @@ class NASB(SearchModel):
             edges = self.layout.draw_rows(self.active)
             chances = self.probabilities().clamp(min=_LEAST_PROBABILITY).cpu()
             drawn = torch.multinomial(chances[edges], count)
-        rows = edges.unsqueeze(1).expand_as(drawn)
+            # Of the two drawn, one is active.
+            two = torch.softmax(self.alpha.detach().cpu()[edges[:, None], drawn], 1)
+            active = torch.multinomial(two.clamp(min=_LEAST_PROBABILITY), 1) if has_gates else drawn
+            draw = drawn_once(torch.cat([edges[:, None], drawn, active], 1).to(self.alpha.device))
+        rows, drawn, active = draw[:, :1].expand(-1, count), draw[:, 1 : 1 + count], draw[:, 1 + count :]
         pairs = list(zip(rows.reshape(-1).tolist(), drawn.reshape(-1).tolist()))
         if count == 1:
             return self.layout.choices(pairs)
-        # Of the two drawn, one is active; the gradient of its gate and of the other's reaches alpha through softmax.
-        two = torch.softmax(self.alpha[rows.to(self.alpha.device), drawn.to(self.alpha.device)], 1)
-        active = torch.multinomial(two.detach().clamp(min=_LEAST_PROBABILITY), 1)
+        # The gradient of the active one's gate and of the other's reaches alpha through softmax.
+        two = torch.softmax(self.alpha[rows, drawn], 1)
         gates = straight_through(torch.zeros_like(two).scatter_(1, active, 1.0), two)
         return self.layout.choices(pairs, gates.reshape(-1))
 
