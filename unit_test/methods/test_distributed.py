@@ -50,25 +50,28 @@ def branches_of_two() -> list[nn.Module]:
     return [nn.Conv2d(4, 4, 3, padding=1), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))]
 
 
-def nasb(**options: Any) -> NASB:
+def nasb(cell: str, **options: Any) -> NASB:
     """In double precision and without max pooling: signs, and ties of binary values, turn rounding into other gradients."""
     candidates = ["zero", "identity", "avg_pool_3x3", "conv_1x1", "conv_3x3"]
-    return NASB(Residual().double(), SHAPE, cells=["stage1"], candidates=candidates, relative=True, **options)
+    return NASB(Residual().double(), SHAPE, cells=[cell], candidates=candidates, relative=True, **options)
 
 
 CASES: dict[str, Callable[[], Any]] = {
-    "pit": lambda: PIT(without_norms(), SHAPE, relative=True),
     "pit_norms": lambda: PIT(with_norms(), SHAPE, relative=True),
     "pit_budget": lambda: PIT(without_norms(), SHAPE, regularizer=Budget(size=300, macs=40_000)),
-    "supernet": lambda: SuperNet(choices(), SHAPE, relative=True),
     "supernet_gumbel": lambda: SuperNet(choices(), SHAPE, relative=True, gumbel_softmax=True),
     "supernet_sampled": lambda: SuperNet(choices(), SHAPE, relative=True, hard_softmax=True, paths="sampled"),
-    "supernet_two": lambda: SuperNet(PlainChoices(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
+    "supernet_two": lambda: SuperNet(choices(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
+    "pit_supernet": lambda: PITSuperNet(PlainChoices(), SHAPE, relative=True, paths="two", freeze_masks_epochs=1),
+    "nasb_alternating": lambda: nasb("stage1.0", keep=2),
+}
+SLOW: dict[str, Callable[[], Any]] = {
+    "pit": lambda: PIT(without_norms(), SHAPE, relative=True),
+    "supernet": lambda: SuperNet(choices(), SHAPE, relative=True),
+    "supernet_norms": lambda: SuperNet(PlainChoices(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
     "supernet_nested": lambda: SuperNet(Nested(), SHAPE, relative=True, hard_softmax=True, paths="sampled"),
     "supernet_tied": lambda: SuperNet(Tied(), SHAPE, relative=True, paths="two"),
-    "pit_supernet": lambda: PITSuperNet(PlainChoices(), SHAPE, relative=True, paths="two", freeze_masks_epochs=1),
-    "nasb": nasb,
-    "nasb_alternating": lambda: nasb(keep=2),
+    "nasb": lambda: nasb("stage1"),
 }
 
 
@@ -92,7 +95,7 @@ def drawn(model: Any) -> Any:
 def search(name: str, rank: int = 0, count: int = 1, momentum: float = 0.9) -> dict[str, Any]:
     """Twenty steps of a search; generators differ from process to process."""
     torch.manual_seed(0)
-    model = CASES[name]()
+    model = {**CASES, **SLOW}[name]()
     forward = DistributedDataParallel(model) if count > 1 else model
     torch.manual_seed(10 + rank)
     optimizer = torch.optim.SGD(model.param_groups(lr=0.02, arch_lr=0.1, weight_decay=1e-3), momentum=momentum)
@@ -105,8 +108,7 @@ def search(name: str, rank: int = 0, count: int = 1, momentum: float = 0.9) -> d
                 model.set_epoch(step / 10)
             x, y = (t.to(dtype) for t in batch(step, rank, count))
             if alternating is not None:
-                alternating.arch_step((x, y))
-                alternating.weight_step((x, y))
+                (alternating.weight_step if step % 2 else alternating.arch_step)((x, y))
                 continue
             loss = loss_of(forward(x), y) + 0.5 * model.get_regularization_loss()
             optimizer.zero_grad()
@@ -125,13 +127,13 @@ def search(name: str, rank: int = 0, count: int = 1, momentum: float = 0.9) -> d
     }
 
 
-def search_all(rank: int, count: int) -> dict[str, Any]:
-    return {name: search(name, rank, count) for name in CASES}
+def search_all(rank: int, count: int, names: list[str]) -> dict[str, Any]:
+    return {name: search(name, rank, count) for name in names}
 
 
 @pytest.fixture(scope="module")
 def found() -> list[dict[str, Any]]:
-    return run_world(search_all)
+    return run_world(search_all, list(CASES))
 
 
 def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -140,17 +142,31 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", CASES)
 def test_all_processes_hold_and_export_the_same(name: str, found: list[dict[str, Any]]) -> None:
-    first, second = (results[name] for results in found)
+    check_alike(*(results[name] for results in found))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:the search has not come inside its budget")
+def test_two_processes_search_as_one(name: str, found: list[dict[str, Any]]) -> None:
+    check_as_one(search(name), found[0][name])
+
+
+@pytest.mark.benchmark
+def test_more_searches() -> None:
+    first, second = run_world(search_all, list(SLOW))
+    for name in SLOW:
+        check_alike(first[name], second[name])
+        check_as_one(search(name), first[name])
+
+
+def check_alike(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert same(first["state"], second["state"])
     assert first["paths"] == second["paths"]
     assert first["structure"] == second["structure"]
     assert same(first["network"], second["network"])
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.filterwarnings("ignore:the search has not come inside its budget")
-def test_two_processes_search_as_one(name: str, found: list[dict[str, Any]]) -> None:
-    alone, together = search(name), found[0][name]
+def check_as_one(alone: dict[str, Any], together: dict[str, Any]) -> None:
     moved = 0.0
     for key, value in alone["arch"].items():
         torch.testing.assert_close(together["arch"][key], value, rtol=0, atol=1e-5)
