@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks_mlperf_tiny.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from benchmarks_mlperf_tiny.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while modules are still being imported
+        sys.exit(130)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from benchmarks_mlperf_tiny.data.machines import generated_machines
 from benchmarks_mlperf_tiny.data.splits import Split
+from benchmarks_mlperf_tiny.data.toycar import toycar
 from benchmarks_mlperf_tiny.networks import autoencoder
 from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task
 
@@ -66,6 +67,11 @@ TASK = Task(
                 warmup=6, search=10, finetune=8, batch_size=512, lr=1e-3, arch_lr=6e-3, strength=10.0, norm_momentum=0.2
             ),
             "sounds of a generated machine with a slipping gear (embedded, synthetic)",
+        ),
+        "toycar": DataSet(
+            toycar,
+            Recipe(warmup=20, search=40, finetune=40, batch_size=512, lr=1e-3, arch_lr=1e-3, strength=10.0),
+            "ToyADMOS ToyCar as DCASE 2020 cut it (downloads an archive)",
         ),
     },
 )

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks_mlperf_tiny.config import REGULARIZERS
-from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.methods import METHODS
 from benchmarks_mlperf_tiny.tasks import TASKS
+from nasopt.errors import NasoptError
 
 INTERRUPTED = 130
+BUDGET_HELP = "metric=limit,... like macs=0.5 (half of the seed's) or size=20000,cortex_m4_ms=50"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
     search = commands.add_parser("search", help="one search: seed and found network side by side")
     add_run_options(search)
     search.add_argument("--strength", type=float, help="weight of the cost in the loss")
+    search.add_argument("--budget", help=f"limits in place of a strength: {BUDGET_HELP}")
     search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
     search.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard")
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
     sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")
     add_run_options(sweep)
-    sweep.add_argument("--strengths", default="0.1:10:5", help="low:high:count or a,b,c; default: 0.1:10:5")
+    sweep.add_argument("--strengths", help="low:high:count or a,b,c; default: 0.1:10:5")
+    sweep.add_argument(
+        "--budget", action="append", help=f"limits in place of strengths, give it once per search: {BUDGET_HELP}"
+    )
     sweep.add_argument("--seeds", default="0", help="list of seeds; default: 0")
     sweep.add_argument("--jobs", type=int, default=1, help="searches at a time; default: 1")
     sweep.set_defaults(command_line=None)
@@ -88,14 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 cannot be done, 130 interrupted.
     """
     args = build_parser().parse_args(arguments)
-    import torch
-
-    from benchmarks_mlperf_tiny import commands
-
-    torch.set_num_threads(args.threads or 1)
     try:
+        import torch
+
+        from benchmarks_mlperf_tiny import commands
+
+        torch.set_num_threads(args.threads or 1)
         getattr(commands, args.command)(args)
-    except BenchmarkError as error:
+    except NasoptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

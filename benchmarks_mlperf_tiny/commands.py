@@ -21,6 +21,7 @@ from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 
 SETTINGS = (
     "strength",
+    "budget",
     "relative",
     "regularizer",
     "seed",
@@ -85,26 +86,30 @@ def sweep(args: argparse.Namespace) -> None:
     if args.jobs < 1:
         raise BenchmarkError(f"--jobs {args.jobs}: at least one must run at a time")
     threads = args.threads or 1
+    if args.budget and args.strengths:
+        raise BenchmarkError("--budget and --strengths: limits take the place of strengths, give one of them")
     runner = (
         LocalRunner(args.jobs, threads, args.command_line) if args.command_line else LocalRunner(args.jobs, threads)
     )
-    changes = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "seed")}
+    changes = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
     rows = run_sweep(
         args.out,
         get_task(args.task),
         args.data,
         args.method.split(","),
-        parse_strengths(args.strengths),
+        [] if args.budget else parse_strengths(args.strengths or "0.1:10:5"),
         parse_seeds(args.seeds),
         runner,
         args.data_dir,
         args.quiet,
+        budgets=args.budget or (),
         **changes,
     )
     failed = [row for row in rows if row["status"] == "failed"]
     print(f"{len(rows) - len(failed)} networks in {args.out / 'networks.csv'}")
     for row in failed:
-        print(f"failed: {row['task']} {row['method']} {row['strength']:g} seed {row['seed']}: {row['error']}")
+        setting = row["budget"] or f"{row['strength']:g}"
+        print(f"failed: {row['task']} {row['method']} {setting} seed {row['seed']}: {row['error']}")
 
 
 def report(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmarks_mlperf_tiny.budgets import parse_budget
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.task import Recipe, Task
@@ -32,6 +33,7 @@ class RunConfig:
         device: torch device.
         amp: compute in bfloat16 where autocast does so.
         compile: run the models through `torch.compile`.
+        budget: limits in place of strength and regularizer, as `budgets.parse_budget` reads them, or None.
     """
 
     task: str
@@ -52,6 +54,7 @@ class RunConfig:
     device: str = "cpu"
     amp: bool = False
     compile: bool = False
+    budget: str | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without data.
@@ -64,6 +67,8 @@ class RunConfig:
             raise BenchmarkError(f"strength {self.strength!r}: it weighs a cost and must be a finite number >= 0")
         if self.regularizer not in REGULARIZERS:
             raise BenchmarkError(f"unknown regularizer {self.regularizer!r}: known are {', '.join(REGULARIZERS)}")
+        if self.budget is not None:
+            parse_budget(self.budget)
         for name, least in (("warmup", 0), ("search", 1), ("finetune", 1), ("batch_size", 2), ("patience", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -83,6 +88,11 @@ class RunConfig:
         return dataclasses.asdict(self)
 
 
+def warmup_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings that decide how a warm-up ends: all but the strength, which has no part in it."""
+    return {key: value for key, value in config.as_dict().items() if key != "strength"}
+
+
 def make_config(task: Task, data: str | None, method: str, **changes: Any) -> RunConfig:
     """The recipe of a data set with `changes` that are not None.
 
@@ -92,7 +102,12 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     name = task.default_data if data is None else data
     recipe: Recipe = task.dataset(name).recipe
     values: dict[str, Any] = {"regularizer": "macs", "seed": 0, **dataclasses.asdict(recipe)}
-    values.update({key: value for key, value in changes.items() if value is not None})
-    if method == "seed":
+    given = {key: value for key, value in changes.items() if value is not None}
+    if "budget" in given and not given.keys().isdisjoint({"strength", "regularizer", "relative"}):
+        raise BenchmarkError("a budget takes the place of strength, --regularizer and --absolute: leave them out")
+    values.update(given)
+    if method == "seed" or "budget" in given:
         values["strength"] = 0.0
+    if method == "seed":
+        values["budget"] = None
     return RunConfig(task=task.name, data=name, method=method, **values)

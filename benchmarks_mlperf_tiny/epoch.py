@@ -87,7 +87,7 @@ class Engine:
             optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.amp):
                 task_loss = self.task.loss(forward(x), x, y)
-                loss = task_loss if penalty is None else task_loss + penalty()
+            loss = task_loss if penalty is None else task_loss + penalty()  # costs need all digits
             loss.backward()
             optimizer.step()
             value = float(task_loss.detach())

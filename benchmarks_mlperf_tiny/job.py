@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks_mlperf_tiny.checkpoint import write_text
-from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.lock import locked
@@ -48,6 +49,17 @@ def finished(folder: Path) -> bool:
     return (folder / "summary.json").exists()
 
 
+def warmup_file(folder: Path, job: dict[str, Any], config: RunConfig) -> Path:
+    """Where the jobs of a sweep that differ in strength alone share their warm-up.
+
+    The first one writes it and the others go on from there: to the same result as if each had warmed up by itself.
+    """
+    settings = json.dumps([warmup_settings(config), job["data_dir"]], sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    name = f"{config.task}-{config.data}-{config.method}-s{config.seed}-{digest}.pt"
+    return folder.parent.parent / "warmups" / name
+
+
 def run_job(folder: Path) -> None:
     """Execute a job, from its checkpoint if there is one; nothing happens if it is finished.
 
@@ -65,7 +77,7 @@ def run_job(folder: Path) -> None:
             task = get_task(config.task)
             data_dir = Path(job["data_dir"]) if job["data_dir"] else None
             data = task.dataset(config.data).load(DataOptions(data_dir))
-            found = Run(config, task, data, checkpoint).run()
+            found = Run(config, task, data, checkpoint, warmed_up=warmup_file(folder, job, config)).run()
             summary = summarise(config, task, task.seed(data.num_classes), None, found, data.synthetic)
             save_result(folder, summary, found)
         checkpoint.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from benchmarks_mlperf_tiny.data.keywords import spoken_digits, synthetic_words
+from benchmarks_mlperf_tiny.data.speech_commands import speech_commands
 from benchmarks_mlperf_tiny.image_classification import loss
 from benchmarks_mlperf_tiny.networks import ds_cnn
 from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
@@ -54,6 +55,11 @@ TASK = Task(
                 norm_momentum=0.2,
             ),
             "Free Spoken Digit Dataset, 10 words of 6 speakers",
+        ),
+        "speech_commands": DataSet(
+            speech_commands,
+            Recipe(warmup=8, search=16, finetune=12, batch_size=100, lr=1e-3, arch_lr=2e-3, strength=0.5),
+            "Speech Commands v2, 12 classes (downloads 2.4 GB)",
         ),
     },
 )

@@ -51,13 +51,14 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Parameters as PyTorch counts them, size [weights] with norms folded, MACs and latencies for one sample.
+    """What one sample costs.
 
-    Peak memory joins them here, as one more entry, when it has a metric.
+    Parameters as PyTorch counts them, size [weights] with norms folded, MACs, peak memory of activations [bytes at 8
+    bits] and latencies.
     """
     from nasopt.cost import network_calls
 
     calls = network_calls(network, input_shape)
     latencies = {f"{target}_ms": round(float(calls.total(f"latency_ms:{target}")), 4) for target in TARGETS}
-    sizes = {"size": int(calls.total("size")), "macs": int(calls.total("macs"))}
+    sizes = {metric: int(calls.total(metric)) for metric in ("size", "macs", "memory")}
     return {"params": count_parameters(network), **sizes, **latencies}

@@ -17,10 +17,14 @@ class Progress:
         steps: per epoch.
         done: epochs that an interrupted run has done already.
         quiet: show nothing.
+        figure: name of the figure of merit on the val split.
     """
 
-    def __init__(self, label: str, epochs: int, steps: int, done: int = 0, quiet: bool = False) -> None:
+    def __init__(
+        self, label: str, epochs: int, steps: int, done: int = 0, quiet: bool = False, figure: str = "accuracy"
+    ) -> None:
         self.label, self.epochs, self.steps, self.epoch, self.quiet = label, epochs, steps, done, quiet
+        self.figure = figure
         self.note = ""
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
@@ -36,10 +40,10 @@ class Progress:
             self.bar.update()
 
     def end_epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is done; `record` holds `loss`, `val` and, in a search, `cost` as a fraction of the seed's."""
+        """An epoch is done; `record` holds `loss`, `val` and, in a search, `cost` and `budget` as shares of the seed's."""
         self.epoch += 1
-        cost = record.get("cost")
-        self.note = f", val {record['val']:.3f}" + (f", cost {100 * cost:.1f} %" if cost is not None else "")
+        shares = "".join(f", {key} {100 * record[key]:.1f} %" for key in ("cost", "budget") if key in record)
+        self.note = f", val {self.figure} {record['val']:.3f}{shares}"
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {record['loss']:.3f}{self.note}")
         elif not self.quiet and (self.epoch * LINES // self.epochs > (self.epoch - 1) * LINES // self.epochs):

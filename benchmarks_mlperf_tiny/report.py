@@ -14,9 +14,10 @@ from typing import Any
 from benchmarks_mlperf_tiny import published
 from benchmarks_mlperf_tiny.checkpoint import write_bytes, write_text
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.measure import Layer
+from benchmarks_mlperf_tiny.measure import TARGETS, Layer
 from benchmarks_mlperf_tiny.pareto import front, hypervolume
 from benchmarks_mlperf_tiny.plots import draw_fronts
+from benchmarks_mlperf_tiny.summary import COSTS
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #1f2328 }
@@ -87,9 +88,10 @@ def network_rows(networks: list[Network], chosen: set[str]) -> str:
         cells = [
             html.escape(network.name),
             html.escape(config["method"]),
-            f"{config['strength']:g}",
+            html.escape(config.get("budget") or f"{config['strength']:g}"),
             str(config["seed"]),
-            *(f"{found[key]:,}" for key in ("params", "size", "macs")),
+            *(f"{found[key]:,}" for key in COSTS),
+            *(f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
             *(f"{found[key]:.4f}" for key in ("val", "test")),
             f"{found['seconds']:.0f}",
         ]
@@ -132,7 +134,8 @@ def section(task: str, data: str, networks: list[Network], picture: bytes) -> st
         head = "<tr><th>method</th><th>networks</th><th>on the front</th><th>hypervolume</th></tr>"
         parts.append(f"<table>{head}{''.join(lines)}</table>")
         parts.append('<p class="note">Hypervolume: of MACs over the seed\'s and the test figure, reference (1, 0).</p>')
-    titles = ("network", "method", "strength", "seed", "params", "size", "MACs", "val", "test", "seconds")
+    titles = ["network", "method", "strength or budget", "seed", *COSTS.values()]
+    titles += [*(f"{target} [ms]" for target in TARGETS), "val", "test", "seconds"]
     head = "".join(f"<th>{title}</th>" for title in titles)
     parts.append(f"<table><tr>{head}</tr>{network_rows(networks, {network.name for network in chosen})}</table>")
     if chosen:

@@ -18,7 +18,8 @@ def run_name(config: RunConfig) -> str:
     """Folder name of a run: readable, and different for different searches."""
     parts = [config.task, config.data, config.method]
     if config.method != "seed":
-        parts += [config.regularizer, *([] if config.relative else ["absolute"]), f"{config.strength:g}"]
+        cost = [config.regularizer, *([] if config.relative else ["absolute"]), f"{config.strength:g}"]
+        parts += cost if config.budget is None else [config.budget]
     return "-".join([*parts, f"s{config.seed}"])
 
 

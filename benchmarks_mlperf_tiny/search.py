@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -15,17 +16,20 @@ import torch
 from torch import Tensor, nn
 
 import nasopt
+from benchmarks_mlperf_tiny.budgets import make_budget
 from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint
-from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
 from benchmarks_mlperf_tiny.data.splits import TaskData
 from benchmarks_mlperf_tiny.epoch import Engine, epoch_seed
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.measure import costs
 from benchmarks_mlperf_tiny.methods import SearchModel, get_method, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
 from benchmarks_mlperf_tiny.phases import Phase, plan, worn_out
 from benchmarks_mlperf_tiny.progress import Progress
 from benchmarks_mlperf_tiny.task import Task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
+from nasopt.errors import ConfigError
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Run:
         checkpoint_every: epochs between two checkpoints; the end of a phase always has one.
         quiet: show no progress.
         curves: told of every epoch, or None.
+        warmed_up: file that takes the state behind the warm-up, or gives it: runs that differ in strength share it.
     """
 
     def __init__(
@@ -84,15 +89,19 @@ class Run:
         checkpoint_every: int = 1,
         quiet: bool = False,
         curves: CurveWriter | None = None,
+        warmed_up: Path | None = None,
     ) -> None:
         self.config, self.task, self.data = config, task, data
         self.checkpoint, self.checkpoint_every, self.quiet = checkpoint, checkpoint_every, quiet
-        self.curves = curves
+        self.curves, self.warmed_up = curves, warmed_up
         self.method = get_method(config.method)
         self.phases = plan(config, self.method)
         self.factory = self.choose_factory()
         self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
         self.state = RunState()
+        self.regularizer: Any = config.regularizer
+        if config.budget is not None:
+            self.regularizer = make_budget(config.budget, costs(task.seed(data.num_classes), task.input_shape))
         self.model: nn.Module = nn.Identity()
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -105,6 +114,8 @@ class Run:
         """
         started = time.monotonic()
         saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
+        if saved is None and self.warmed_up:
+            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
         if saved is None:
             self.model = self.build_network()
             self.enter_phase()
@@ -161,7 +172,7 @@ class Run:
         if phase.stage is not None:
             if not hasattr(self.model, "arch_export"):
                 stage, shape = self.method.stages[phase.stage], self.task.input_shape
-                search = wrap(stage, self.model, shape, config.regularizer, config.relative)
+                search = wrap(stage, self.model, shape, self.regularizer, config.relative and not config.budget)
                 self.model = cast(nn.Module, search).to(config.device)
             model = self.search_model
             if phase.kind == "search":
@@ -183,7 +194,8 @@ class Run:
         phase, state, config = self.phase, self.state, self.config
         assert self.optimizer is not None
         label = f"{config.task} {config.method} {phase.kind}"
-        progress = Progress(label, phase.epochs, self.data.train.steps(config.batch_size), state.epoch, self.quiet)
+        steps = self.data.train.steps(config.batch_size)
+        progress = Progress(label, phase.epochs, steps, state.epoch, self.quiet, self.task.figure_name)
         forward = torch.compile(self.model) if config.compile else self.model
         penalty = self.penalty if phase.kind == "search" else None
         base = [group["lr"] for group in self.optimizer.param_groups] if state.epoch == 0 else None
@@ -196,6 +208,9 @@ class Run:
                     group["lr"] = group["base_lr"] * factor(state.epoch)
                 if phase.kind == "search" and hasattr(self.model, "set_epoch"):
                     self.model.set_epoch(state.epoch)  # type: ignore[operator]
+                if phase.kind == "search" and config.budget and state.epoch >= phase.epochs * 3 // 4:
+                    with contextlib.suppress(ConfigError):  # not every method can choose by a limit
+                        self.search_model.settle_budget()
                 self.model.train()
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
                 loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)
@@ -210,6 +225,8 @@ class Run:
 
     def penalty(self) -> Tensor:
         """What the search adds to the loss."""
+        if self.config.budget is not None:
+            return self.search_model.get_regularization_loss()
         strength = self.config.strength * self.phase.strength_factor(self.state.epoch)
         return strength * self.search_model.get_regularization_loss()
 
@@ -219,8 +236,7 @@ class Run:
         val = self.engine.judge(self.model, self.data.val)
         record: dict[str, Any] = {"phase": phase.name, "epoch": state.epoch, "loss": loss, "val": val}
         if phase.kind == "search":
-            cost = self.search_model.search_space()["cost"][self.config.regularizer]
-            record["cost"] = cost["now"] / cost["seed"]
+            record |= self.cost_record()
         if phase.kind == "finetune" and val >= state.best_val:
             state.best_val, state.best = val, copy.deepcopy(self.model.state_dict())
         state.history.append(record)
@@ -228,8 +244,19 @@ class Run:
             self.curves.write(record, len(state.history))
         return record
 
+    def cost_record(self) -> dict[str, float]:
+        """Cost as a share of the seed's; with a budget, that of the limit in greatest use, and the limit."""
+        costs_now = self.search_model.search_space()["cost"]
+        if self.config.budget is None:
+            cost = costs_now[self.config.regularizer]
+            return {"cost": cost["now"] / cost["seed"]}
+        metric, limit = max(self.regularizer.limits, key=lambda pair: costs_now[pair[0].name]["now"] / pair[1])
+        cost = costs_now[metric.name]
+        return {"cost": cost["now"] / cost["seed"], "budget": limit / cost["seed"]}
+
     def leave_phase(self) -> None:
         """Take what a search has found, go to the next phase, save."""
+        warmed_up = self.warmed_up if self.phase.kind == "warmup" else None
         if self.phase.kind == "search":
             self.state.structures.append(self.search_model.arch_structure())
             self.model = self.search_model.arch_export()
@@ -238,16 +265,21 @@ class Run:
         if self.state.phase < len(self.phases):
             self.enter_phase()
         self.save()
+        if warmed_up is not None:
+            save_checkpoint(warmed_up, warmup_settings(self.config), self.as_saved())
 
     def save(self) -> None:
         """Replace the checkpoint."""
-        if self.checkpoint is None:
-            return
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self.config.as_dict(), self.as_saved())
+
+    def as_saved(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds."""
         assert self.optimizer is not None
         state = {**vars(self.state), "structures": json.dumps(self.state.structures)}
         state["model"] = self.model.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
-        save_checkpoint(self.checkpoint, self.config.as_dict(), state)
+        return state
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Rebuild model and optimizer as they were when `saved` was written."""

@@ -6,10 +6,18 @@ from typing import Any, BinaryIO
 
 from torch import nn
 
+from benchmarks_mlperf_tiny.budgets import kept
 from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer, costs, list_layers
 from benchmarks_mlperf_tiny.search import RunResult
 from benchmarks_mlperf_tiny.task import Task
+
+COSTS = {
+    "params": "parameters",
+    "size": "size, norms folded",
+    "macs": "MACs",
+    "memory": "peak memory, 8 bits [bytes]",
+}
 
 
 def describe(network: nn.Module, result: RunResult | None, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -51,20 +59,23 @@ def text_table(summary: dict[str, Any]) -> str:
     seed, found = summary["seed"], summary["found"]
     kind = summary["figure"] + (" (synthetic data)" if summary["synthetic"] else "")
     rows = [("", "seed", "found", "found / seed")]
-    for key, label in (("params", "parameters"), ("size", "size, norms folded"), ("macs", "MACs")):
+    for key, label in COSTS.items():
         rows.append((label, f"{seed[key]:,}", f"{found[key]:,}", f"{100 * found[key] / seed[key]:.1f} %"))
     for target in TARGETS:
         before, after = (side.get(f"{target}_ms", 0.0) for side in (seed, found))
         if before:
             rows.append((f"latency {target} [ms]", f"{before:.3f}", f"{after:.3f}", f"{100 * after / before:.1f} %"))
+    budget = summary["config"]["budget"]
+    if budget is not None:
+        rows.append(("budget", "", budget, "kept" if kept(budget, seed, found) else "missed"))
     for key in ("val", "test"):
         rows.append((f"{kind}, {key}", _percent(seed[key]), _percent(found[key]), ""))
     rows.append(("seconds", str(seed["seconds"] or ""), str(found["seconds"]), ""))
     names = list(dict.fromkeys([*seed["layers"], *found["layers"]]))
     for name in names:
         before, after = seed["layers"].get(name), found["layers"].get(name)
-        kept = f"{100 * after['outputs'] / before['outputs']:.0f} % of channels" if before and after else ""
-        rows.append((name, _layer(before) if before else "", _layer(after), kept))
+        share = f"{100 * after['outputs'] / before['outputs']:.0f} % of channels" if before and after else ""
+        rows.append((name, _layer(before) if before else "", _layer(after), share))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         "  ".join(

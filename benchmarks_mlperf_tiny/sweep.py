@@ -21,7 +21,7 @@ from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.runner import Runner
 from benchmarks_mlperf_tiny.task import Task
 
-KEYS = ("task", "data", "method", "regularizer", "strength", "seed")
+KEYS = ("task", "data", "method", "regularizer", "strength", "budget", "seed")
 NO_NETWORK = ("config", "figure", "synthetic", "layers", "val", "test", "seconds")
 
 
@@ -73,7 +73,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(folder.glob("jobs/*/job.json")):
         config = json.loads(path.read_text())["config"]
-        row: dict[str, Any] = {key: config[key] for key in KEYS}
+        row: dict[str, Any] = {key: config.get(key) for key in KEYS}
         if finished(path.parent):
             summary = json.loads((path.parent / "summary.json").read_text())
             network = {key: value for key, value in summary["found"].items() if key not in NO_NETWORK}
@@ -85,7 +85,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         else:
             continue
         rows.append(row)
-    return sorted(rows, key=lambda row: [row[key] for key in KEYS])
+    return sorted(rows, key=lambda row: [row[key] or "" if key == "budget" else row[key] for key in KEYS])
 
 
 def write_csv(folder: Path) -> list[dict[str, Any]]:
@@ -110,9 +110,10 @@ def run_sweep(
     runner: Runner,
     data_dir: Path | None = None,
     quiet: bool = False,
+    budgets: Sequence[str] = (),
     **changes: Any,
 ) -> list[dict[str, Any]]:
-    """Search with every method, strength and seed, and train the plain seed for comparison.
+    """Search with every method, strength or budget, and seed, and train the plain seed for comparison.
 
     What is finished is not repeated, what was interrupted goes on, what failed is tried again.
 
@@ -124,6 +125,7 @@ def run_sweep(
         runner: executes the jobs.
         data_dir: a local copy of the data.
         quiet: show no progress.
+        budgets: limits, one search for each beside those with strengths.
         changes: further settings that differ from the recipe.
 
     Returns:
@@ -134,8 +136,9 @@ def run_sweep(
         FolderLockedError: another sweep works in the folder.
     """
     configs = [make_config(task, data, "seed", **{**changes, "seed": seed}) for seed in seeds]
-    for method, strength, seed in itertools.product(methods, strengths, seeds):
-        configs.append(make_config(task, data, method, **{**changes, "strength": strength, "seed": seed}))
+    settings = [{"strength": strength} for strength in strengths] + [{"budget": budget} for budget in budgets]
+    for method, setting, seed in itertools.product(methods, settings, seeds):
+        configs.append(make_config(task, data, method, **{**changes, **setting, "seed": seed}))
     with locked(folder):
         jobs = list(dict.fromkeys(prepare_job(folder, config, data_dir) for config in configs))
         waiting = [job for job in jobs if not finished(job)]

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from benchmarks_mlperf_tiny.errors import BenchmarkError
+from nasopt.extras import import_extra
 
 
 class CurveWriter:
@@ -16,21 +16,16 @@ class CurveWriter:
         folder: of the event file.
 
     Raises:
-        BenchmarkError: TensorBoard is not installed.
+        MissingExtraError: TensorBoard is not installed; the message names the command.
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            module = importlib.import_module("torch.utils.tensorboard")
-        except ImportError as error:
-            raise BenchmarkError(
-                f"--tensorboard needs a package that is not installed ({error}): pip install tensorboard"
-            ) from error
-        self.writer: Any = module.SummaryWriter(str(folder))
+        import_extra("tensorboard", "tensorboard", "--tensorboard")
+        self.writer: Any = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
 
     def write(self, record: dict[str, Any], step: int) -> None:
         """One epoch; `step` counts epochs through all phases."""
-        for key in ("loss", "val", "cost"):
+        for key in ("loss", "val", "cost", "budget"):
             if key in record:
                 self.writer.add_scalar(f"{record['phase']}/{key}", record[key], step)
         self.writer.flush()

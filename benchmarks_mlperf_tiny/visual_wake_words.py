@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from benchmarks_mlperf_tiny.data.coco_people import visual_wake_words
 from benchmarks_mlperf_tiny.data.people import person_crops, synthetic_figures
 from benchmarks_mlperf_tiny.image_classification import loss
 from benchmarks_mlperf_tiny.networks import mobilenet_v1
@@ -44,9 +45,14 @@ TASK = Task(
         "person": DataSet(
             person_crops,
             Recipe(
-                warmup=10, search=15, finetune=15, batch_size=32, lr=1e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
+                warmup=4, search=7, finetune=5, batch_size=32, lr=2e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
             ),
             "person / no person crops of the INRIA set",
+        ),
+        "visual_wake_words": DataSet(
+            visual_wake_words,
+            Recipe(warmup=10, search=20, finetune=20, batch_size=32, lr=1e-3, arch_lr=1e-3, strength=0.5),
+            "Visual Wake Words, 109,619 pictures of COCO (downloads an archive)",
         ),
     },
 )

@@ -37,6 +37,10 @@ class ArchitectureError(NasoptError, ValueError):
     """Architecture parameters hold values that describe no network (NaN, infinity)."""
 
 
+class MissingExtraError(NasoptError, ImportError):
+    """An optional package is not installed: the message names the command that installs it."""
+
+
 class NoEffectWarning(UserWarning):
     """The search can change nothing, or almost nothing, in this model."""
 

@@ -11,7 +11,7 @@ import nasopt
 
 ROOT = Path(nasopt.__file__).parent
 # A layer may import those before it.
-ORDER = ["errors", "ste", "nn", "graph", "cost", "methods"]
+ORDER = ["errors", "distributed", "ste", "nn", "graph", "cost", "methods"]
 
 
 def imports(path: Path) -> list[str]:
@@ -61,7 +61,20 @@ def test_torch_fx_stays_in_graph_and_numba_in_kernels() -> None:
 
 
 def test_import_is_light() -> None:
-    heavy = ["numba", "matplotlib", "sklearn", "tqdm", "PIL", "onnx", "onnxruntime", "torchvision"]
+    heavy = [
+        "numba",
+        "matplotlib",
+        "sklearn",
+        "tqdm",
+        "PIL",
+        "onnx",
+        "onnxruntime",
+        "torchvision",
+        "lightning",
+        "pytorch_lightning",
+        "ray",
+        "optuna",
+    ]
     code = f"import sys, torch; own = set({heavy!r}) - set(sys.modules); import nasopt; print(sorted(own & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

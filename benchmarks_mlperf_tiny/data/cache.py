@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
+import re
+import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks_mlperf_tiny.checkpoint import write_text
 from benchmarks_mlperf_tiny.errors import DataError
 from benchmarks_mlperf_tiny.lock import locked
 
@@ -25,12 +29,13 @@ class RemoteFile:
     Attributes:
         url: where it is.
         name: in the cache folder.
-        sha256: of its contents, hexadecimal.
+        sha256: of its contents, hexadecimal. None where its publisher gives none: then `NAME.sha256` beside the file
+            decides, as `sha256sum` writes it, and the first download writes that where the user has not.
     """
 
     url: str
     name: str
-    sha256: str
+    sha256: str | None
 
 
 def cache_folder() -> Path:
@@ -48,6 +53,47 @@ def checksum(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def recorded(path: Path) -> str | None:
+    """The checksum that `NAME.sha256` beside a file holds, or None.
+
+    Raises:
+        DataError: it holds no checksum.
+    """
+    record = path.with_name(f"{path.name}.sha256")
+    if not record.exists():
+        return None
+    words = record.read_text(errors="replace").split()
+    if not words or not re.fullmatch("[0-9a-fA-F]{64}", words[0]):
+        raise DataError(f"{record} holds no SHA-256 checksum: write it as sha256sum does, or delete the file")
+    return words[0].lower()
+
+
+def check_local(path: Path, remote: RemoteFile) -> None:
+    """Compare a file with its published or recorded checksum; without either, record the present one.
+
+    Raises:
+        DataError: they differ.
+    """
+    expected = remote.sha256 or recorded(path)
+    found = checksum(path)
+    if expected is None:
+        record(path, found)
+    elif found != expected:
+        raise DataError(
+            f"{path} does not have the checksum {expected}: it is damaged, or another version. Delete it, and try again"
+        )
+
+
+def record(path: Path, found: str) -> None:
+    """Write `NAME.sha256` beside a file whose publisher gives no checksum, and say so."""
+    with contextlib.suppress(OSError):  # a folder that cannot be written to: checked by the archive's own sums only
+        write_text(path.with_name(f"{path.name}.sha256"), f"{found}  {path.name}\n")
+    print(
+        f"{path.name}: no checksum is published; that of this first copy, {found}, is taken for right from now on",
+        file=sys.stderr,
+    )
 
 
 def fetch(remote: RemoteFile, folder: Path | None = None, quiet: bool = False) -> Path:
@@ -69,11 +115,8 @@ def fetch(remote: RemoteFile, folder: Path | None = None, quiet: bool = False) -
     path = folder / remote.name
     with locked(folder, wait=True):
         if path.is_file():
-            if checksum(path) == remote.sha256:
-                return path
-            raise DataError(
-                f"{path} does not have the checksum {remote.sha256}: it is damaged. Delete it, and try again"
-            )
+            check_local(path, remote)
+            return path
         part = folder / f"{remote.name}.part"
         try:
             download(remote.url, part, quiet)
@@ -82,13 +125,15 @@ def fetch(remote: RemoteFile, folder: Path | None = None, quiet: bool = False) -
                 f"{remote.url} could not be downloaded ({error}); what has arrived is kept and continued next time. "
                 f"Without a network: put the file at {path}, name a local copy with --data-dir, or use embedded data"
             ) from error
-        found = checksum(part)
-        if found != remote.sha256:
+        expected, found = remote.sha256 or recorded(path), checksum(part)
+        if expected is not None and found != expected:
             part.unlink()
             raise DataError(
-                f"{remote.url} has the checksum {found}, expected was {remote.sha256}: the download was discarded. "
+                f"{remote.url} has the checksum {found}, expected was {expected}: the download was discarded. "
                 f"Try again; if it happens twice, the file there has changed: name a trusted copy with --data-dir"
             )
+        if expected is None:
+            record(path, found)
         part.replace(path)
     return path
 

@@ -8,18 +8,19 @@ from torch import Tensor
 
 from benchmarks_mlperf_tiny.audio import keyword_features, resample_double
 from benchmarks_mlperf_tiny.data.sources import DataOptions, stand_in
-from benchmarks_mlperf_tiny.data.splits import Split, TaskData, make_split, stratified_parts
+from benchmarks_mlperf_tiny.data.splits import Augment, Split, TaskData, make_split, stratified_parts
 
 RATE = 16000  # Hz, and samples in a recording
 SPLIT_SEED = 2024
 
 
-def background_noise(x: Tensor, generator: torch.Generator) -> Tensor:
+def background_noise(x: Tensor, generator: torch.Generator, noise: Tensor | None = None) -> Tensor:
     """Move recordings by up to 0.1 s and, with probability 0.8, add noise of volume 0..0.1, as the reference does.
 
     Args:
         x: `(B, 16000)` int16 values as float.
         generator: of the draws.
+        noise: recorded, `(samples,)` in -1..1; white noise where it is None.
 
     Returns:
         `(B, 16000)` in -1..1 before the noise.
@@ -31,13 +32,18 @@ def background_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     x = torch.where(inside, x.gather(1, places.clamp(0, RATE - 1)), torch.zeros(()))
     volume = 0.1 * torch.rand(len(x), 1, generator=generator)
     volume = volume * (torch.rand(len(x), 1, generator=generator) < 0.8)
-    return x + volume * torch.randn(x.shape, generator=generator)
+    if noise is None:
+        return x + volume * torch.randn(x.shape, generator=generator)
+    starts = torch.randint(0, max(1, len(noise) - RATE), (len(x), 1), generator=generator)
+    return x + volume * noise[(starts + torch.arange(RATE)) % len(noise)]
 
 
-def make_data(name: str, parts: list[Split], num_classes: int, synthetic: bool) -> TaskData:
+def make_data(
+    name: str, parts: list[Split], num_classes: int, synthetic: bool, augment: Augment = background_noise
+) -> TaskData:
     """Recordings `(N, 16000)` int16 as a task's data."""
     train, val, test = parts
-    return TaskData(name, train, val, test, num_classes, synthetic, background_noise, keyword_features)
+    return TaskData(name, train, val, test, num_classes, synthetic, augment, keyword_features)
 
 
 def generated_word(rng: np.random.Generator, label: int) -> np.ndarray:

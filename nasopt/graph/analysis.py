@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 import nasopt.graph.rules  # noqa: F401  (fills the table)
 from nasopt.graph.alternatives import Alternatives, choices_of
-from nasopt.graph.call import CostTerm, Read
 from nasopt.graph.example import Example
 from nasopt.graph.inline import inline_alternatives
 from nasopt.graph.propagate import Propagation
+from nasopt.graph.records import CostTerm, Read
 from nasopt.graph.regions import ALWAYS
 from nasopt.graph.registry import find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, trace

@@ -17,8 +17,9 @@ from typing import Any
 from torch import Tensor, fx
 
 from nasopt.graph.analysis import Analysis
-from nasopt.graph.call import Count, flatten
+from nasopt.graph.call import flatten
 from nasopt.graph.dead_code import is_in_place
+from nasopt.graph.records import Count
 from nasopt.graph.registry import Memory, find_rule
 from nasopt.graph.values import UNKNOWN
 

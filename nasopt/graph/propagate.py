@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from nasopt.errors import UnknownOperationError
 from nasopt.graph.alternatives import BranchInput, Choice, is_marker
-from nasopt.graph.call import Attribute, Call, CostTerm, Derived, Extent, Read, flatten, no_labels
+from nasopt.graph.call import Call, flatten, no_labels
 from nasopt.graph.dead_code import is_in_place
 from nasopt.graph.labels import Labels
-from nasopt.graph.regions import ALWAYS, Region, contradict, regions
+from nasopt.graph.price_rest import price_rest
+from nasopt.graph.records import Attribute, CostTerm, Derived, Extent, Read
+from nasopt.graph.regions import Region, contradict, regions
 from nasopt.graph.registry import alteration, find_rule
+from nasopt.graph.sizes import call_without_tensors
 from nasopt.graph.values import UNKNOWN
 
 # Parameters used directly get one label per element; larger ones count as fixed.
@@ -33,6 +34,7 @@ class Propagation:
         writers: (layer, labels) of every layer that makes channels.
         attributes: ints that follow the number of channels.
         costs: what the calls cost.
+        priced: canonical paths of the parameters that those costs cover.
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
         regions: in which branches every node lies.
@@ -60,8 +62,7 @@ class Propagation:
         self.derived: list[Derived] = []
         self._direct: dict[str, Tensor] = {}
         self._whole: dict[str, str] = {}
-        self._modules = dict(module.named_modules())
-        self._priced: set[str] = set()
+        self.priced: set[str] = set()
         everything: list[tuple[str, Tensor]] = list(module.named_parameters(remove_duplicate=False))
         everything += module.named_buffers(remove_duplicate=False)
         self._tensors: dict[str, Tensor] = dict(everything)
@@ -86,8 +87,7 @@ class Propagation:
             elif node.op != "get_attr":
                 self.values[node] = self._call(Call(self, node))
         self._slice_direct_parameters()
-        self._price_other_parameters()
-        self._price_further_biases()
+        price_rest(self)
         return self
 
     # --- what a `Call` asks for
@@ -143,10 +143,10 @@ class Propagation:
         # Branches hang below their choice, but their parameters are those of other calls.
         if call.module is not None and not isinstance(call.module, (BranchInput, Choice)):
             names = dict(call.module.named_parameters(remove_duplicate=False))
-            self._priced.update(self.canonical(f"{call.name}.{name}") for name in names)
+            self.priced.update(self.canonical(f"{call.name}.{name}") for name in names)
         for node in call.node.all_input_nodes:
             if node.op == "get_attr":
-                self._priced.add(self.canonical(str(node.target)))
+                self.priced.add(self.canonical(str(node.target)))
 
     # --- one call
 
@@ -158,7 +158,7 @@ class Propagation:
             return _container(call)
         has_tensor = any(isinstance(leaf, Tensor) for leaf in flatten(call.value))
         if not has_tensor and call.node.op != "call_module" and not is_in_place(call.node):
-            return _numbers(call)
+            return call_without_tensors(call)
         rule = find_rule(call.node, call.module)
         if rule is None:
             return self._unknown(call)
@@ -229,43 +229,6 @@ class Propagation:
         roots = torch.unique(self.labels.find(labels))
         return any(bool(torch.isin(self.labels.find(fixing.labels), roots).any()) for fixing in self.labels.fixings)
 
-    def _price_other_parameters(self) -> None:
-        parameters = dict(self.module.named_parameters())
-        for path, tensor in parameters.items():
-            if self.canonical(path) != path or path in self._priced or tensor.numel() == 0:
-                continue
-            along = [labels for (sliced, _), labels in self.slices.items() if sliced == path]
-            channels: Any = along[0] if len(along) == 1 else tensor.numel()
-            rows = tensor.numel() // len(channels) if isinstance(channels, Tensor) else 1
-            sizes = ((), 1, (), ())
-            used = [self.regions[node] for node in self.module.graph.nodes if self._uses(node, path)]
-            self.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, [], used or [ALWAYS]))
-
-    def _price_further_biases(self) -> None:
-        """Biases of layers that share their weight with a layer before, but not its bias."""
-        counted: dict[str, str] = {}
-        own: dict[tuple[str, str], CostTerm] = {}
-        for term in [term for term in self.costs if term.bias]:
-            bias = self.canonical(f"{term.layer}.bias")
-            known = counted.setdefault(term.key, bias)
-            if bias == known or not isinstance(self._modules.get(term.layer), nn.Module):
-                continue
-            if (term.key, bias) not in own:
-                sizes: dict[str, Any] = {"kernel": (), "stride": (), "output_size": (), "positions": 1}
-                counts: dict[str, Any] = {"in_channels": 1, "groups": 1, "bias_regions": [], "regions": []}
-                own[term.key, bias] = replace(term, key=bias, kind="parameter", **counts, **sizes)
-                self.costs.append(own[term.key, bias])
-            own[term.key, bias].regions.extend(term.bias_regions)
-
-    def _uses(self, node: fx.Node, path: str) -> bool:
-        target = str(node.target)
-        if node.op == "get_attr":
-            return self.canonical(target) == path
-        if node.op != "call_module" or is_marker(self.module, node, Choice):
-            return False
-        names = self.module.get_submodule(target).named_parameters(remove_duplicate=False)
-        return any(self.canonical(f"{target}.{name}") == path for name, _ in names)
-
     # --- branches
 
     def producers(self, node: fx.Node, region: Region) -> list[tuple[Region, fx.Node]]:
@@ -314,33 +277,3 @@ def _container(call: Call) -> Any:
     if issubclass(call.node.target, tuple):  # type: ignore[arg-type]
         return (*call.args, *call.kwargs.values())
     return call.fixed_unit(f"it is kept in a {call.node.target.__name__}")  # type: ignore[union-attr]
-
-
-def _numbers(call: Call) -> Any:
-    """A call whose result holds no tensor: sizes remember the labels along them."""
-    target = call.node.target
-    if target is operator.getitem:
-        return call.args[0][call.args[1]]
-    asks_size = target in ("size", "numel", "nelement") or (target is getattr and call.args[1] == "shape")
-    if asks_size and isinstance(call.args[0], Tensor):
-        return _size(call, call.args[0], call.value)
-    labels = [x for leaf in flatten((call.args, call.kwargs)) if isinstance(leaf, Extent) for x in leaf.labels]
-    if not labels:
-        return call.value
-    if isinstance(call.value, int) and not isinstance(call.value, bool):
-        return Extent(call.value, labels)
-    if not isinstance(call.value, (bool, type(None), torch.Size)):
-        call.fix(labels, "their number is used as a value")
-    return call.value
-
-
-def _size(call: Call, labels: Tensor, value: Any) -> Any:
-    def extent(dim: int, size: int) -> int:
-        return Extent(size, [call.labels.line(labels, dim)]) if call.labels.varies(labels, dim) else size
-
-    if call.node.target in ("numel", "nelement"):
-        lines = [call.labels.line(labels, dim) for dim in call.labels.varying(labels)]
-        return Extent(value, lines) if lines else value
-    if isinstance(value, tuple):
-        return tuple(extent(dim, size) for dim, size in enumerate(value))
-    return extent(int(call.argument(1, "dim")), value)

@@ -63,7 +63,8 @@ class ValueTracer(fx.Tracer):
             node.meta["value"] = self.evaluate.to_fake(self.example.arguments[name])
             proxies[name] = self.proxy(node)
         args, kwargs = call_arguments(self.root, self.example, proxies)
-        return lambda root: root_fn(root, *args, **kwargs), [self.root]
+        # The whole call, not `forward` alone: hooks of the model, and a `forward` of the instance, belong to it.
+        return lambda root: root._call_impl(*args, **kwargs), [self.root]
 
     def proxy(self, node: fx.Node) -> ValueProxy:
         return ValueProxy(node, self)

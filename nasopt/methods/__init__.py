@@ -2,6 +2,7 @@
 
 from nasopt.methods.budget import Budget
 from nasopt.methods.nasb import NASB
+from nasopt.methods.phases import PhaseSchedule
 from nasopt.methods.pit import PIT
 from nasopt.methods.pit_supernet import PITSuperNet
 from nasopt.methods.structure import restore
@@ -12,6 +13,7 @@ __all__ = [
     "PIT",
     "Budget",
     "PITSuperNet",
+    "PhaseSchedule",
     "SuperNet",
     "SuperNetModule",
     "restore",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +13,15 @@ from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, get_metric
 from nasopt.distributed.steps import JointSteps, active_ddp
-from nasopt.errors import ArchitectureError, BudgetWarning, ConfigError, ExportError, NoEffectWarning, nearest
+from nasopt.errors import ConfigError, ExportError
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
-from nasopt.methods.budget import START, Penalty, check_limits
+from nasopt.methods.budget import BudgetPenalty
 from nasopt.methods.explain import Explanation
+from nasopt.methods.layer_patterns import check_layer_patterns, layer_patterns
+from nasopt.methods.parameters import ParameterHalves
 from nasopt.methods.regularizer import make_regularizer
 from nasopt.methods.verify import verify_export
 
@@ -28,7 +29,7 @@ from nasopt.methods.verify import verify_export
 _DERIVED = "_derived"
 
 
-class SearchModel(nn.Module, ABC):
+class SearchModel(ParameterHalves, ABC):
     """A model under search: a traced copy of the seed, and architecture parameters beside it.
 
     Subclasses say what is searched (`_derive`), how the network runs under the current decisions (`_run`), what it costs
@@ -38,7 +39,6 @@ class SearchModel(nn.Module, ABC):
         net: the traced copy of the seed, plain torch layers under the seed's names.
     """
 
-    _arch_names: tuple[str, ...] = ()
     # Whether layers with several branches are searched, and whether channels are.
     _searches_branches = False
     _searches_channels = True
@@ -47,9 +47,7 @@ class SearchModel(nn.Module, ABC):
     # Whether decisions can be made to keep to the limits of a budget.
     _settles = True
     _derived: dict[str, Any]
-    budget_multipliers: Tensor
-    budget_strengths: Tensor
-    budget_reached: Tensor
+    budget: BudgetPenalty | None
 
     def __init__(
         self,
@@ -65,33 +63,20 @@ class SearchModel(nn.Module, ABC):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(model, SearchModel):
-            raise ConfigError(
-                f"{type(self).__name__} got a {type(model).__name__}, which is under search already: wrap the seed, or "
-                "what model.arch_export() returns"
-            )
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"{type(self).__name__} wraps an nn.Module, got {type(model).__name__}")
-        inner = next((name for name, module in model.named_modules() if isinstance(module, SearchModel)), None)
-        if inner is not None:
-            raise ConfigError(
-                f"{type(self).__name__}: {inner!r} in {type(model).__name__} is under search already: build the model of "
-                "seeds, or of what arch_export() returns"
-            )
+        self._check_seed(model)
         self.example: Example = make_example(model, input_shape, input_example)
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict = strict
-        self.exclude = _patterns(exclude_names, "exclude_names") + _patterns(exclude_types, "exclude_types")
-        self.net = trace_model(model, self.example, _patterns(leaf_modules, "leaf_modules"))
+        self.exclude = layer_patterns(exclude_names, "exclude_names") + layer_patterns(exclude_types, "exclude_types")
+        self.net = trace_model(model, self.example, layer_patterns(leaf_modules, "leaf_modules"))
         self._check_branches()
         self.seed_names = frozenset(model.state_dict())
         self.training = model.training
-        self._check_exclude(model)
-        if self.regularizer.limits:
-            self._add_budget()
+        check_layer_patterns(self.exclude, model)
+        self.budget = self._make_budget()
         self._rebuild()
-        if self.regularizer.limits:
-            self._check_budget()
+        if self.budget is not None:
+            self.budget.check(self._cost)
 
     # --- what a method says
 
@@ -146,6 +131,9 @@ class SearchModel(nn.Module, ABC):
         steps.check_trainable()
         return steps.finish(self, self._run(inputs))
 
+    def set_epoch(self, epoch: float) -> None:
+        """Follow the schedules of the method, if it has any: call it at the start of every epoch, counted from 0."""
+
     # --- price
 
     def get_regularization_loss(self) -> Tensor:
@@ -156,10 +144,8 @@ class SearchModel(nn.Module, ABC):
         Raises:
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
-        if self.regularizer.limits:
-            violations = [self._cost(metric, unfitted=True) / limit - 1 for metric, limit in self.regularizer.limits]
-            state = (self.budget_multipliers, self.budget_strengths, self.budget_reached)
-            total = Penalty.apply(torch.stack(violations).to(self.budget_multipliers.dtype), *state)
+        if self.budget is not None:
+            total = self.budget([self._cost(metric, unfitted=True) for metric, _ in self.budget.limits])
         else:
             terms = []
             for metric, weight in self.regularizer.weights:
@@ -203,31 +189,19 @@ class SearchModel(nn.Module, ABC):
         Raises:
             ConfigError: the regularizer is no budget, or the method cannot keep to it.
         """
-        if not self.regularizer.limits:
+        if self.budget is None:
             raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
         if not self._settles:
             raise ConfigError(
                 f"settle_budget: {type(self).__name__} cannot make its decisions keep to limits: search until "
                 "get_cost(metric, discrete=True) is inside them, or export and wrap the result in nasopt.PIT with the Budget"
             )
-        self.budget_reached.fill_(True)
+        self.budget.reached.fill_(True)
 
-    def _add_budget(self) -> None:
-        like = next((p for p in self.net.parameters()), torch.empty(0))
-        count = len(self.regularizer.limits)
-        self.register_buffer("budget_multipliers", torch.zeros(count, device=like.device))
-        self.register_buffer("budget_strengths", torch.full((count,), START, device=like.device))
-        self.register_buffer("budget_reached", torch.zeros((), dtype=torch.bool, device=like.device))
-
-    def _check_budget(self) -> None:
+    def _make_budget(self) -> BudgetPenalty | None:
         limits = self.regularizer.limits
-        with torch.no_grad():
-            check_limits(limits, [float(self._cost(metric, smallest=True)) for metric, _ in limits])
-            seed = [float(self._cost(metric, seed=True)) for metric, _ in limits]
-        if all(cost <= limit for cost, (_, limit) in zip(seed, limits)):
-            warnings.warn(
-                "the Budget has no effect: the seed is inside every limit already", NoEffectWarning, stacklevel=4
-            )
+        like = next(self.net.parameters(), torch.empty(0))
+        return BudgetPenalty(limits).to(like.device) if limits else None
 
     def search_space(self) -> dict[str, Any]:
         """Before a search: the smallest and the seed's cost per metric, and how much is searchable.
@@ -274,79 +248,6 @@ class SearchModel(nn.Module, ABC):
                 raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {costs[metric.name]}")
         return costs
 
-    # --- parameters
-
-    def named_arch_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and tensors of the architecture parameters."""
-        own = dict(self.named_parameters(recurse=False))
-        return iter([(name, own[name]) for name in self._arch_names if name in own])
-
-    def arch_parameters(self) -> Iterator[nn.Parameter]:
-        """The architecture parameters."""
-        return (parameter for _, parameter in self.named_arch_parameters())
-
-    def named_net_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and tensors of all other parameters."""
-        arch = {id(parameter) for parameter in self.arch_parameters()}
-        return ((name, p) for name, p in self.named_parameters() if id(p) not in arch)
-
-    def net_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters that are not architecture parameters."""
-        return (parameter for _, parameter in self.named_net_parameters())
-
-    def param_groups(self, lr: float, arch_lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Two groups for an optimizer: network and architecture parameters, the latter without weight decay."""
-        return [
-            {"params": list(self.net_parameters()), "lr": lr, "weight_decay": weight_decay},
-            {"params": list(self.arch_parameters()), "lr": arch_lr, "weight_decay": 0.0},
-        ]
-
-    def freeze_arch(self) -> None:
-        """Stop the search: architecture parameters get no gradient, decisions stay."""
-        for parameter in self.arch_parameters():
-            parameter.requires_grad_(False)
-
-    def unfreeze_arch(self) -> None:
-        """Let the search go on."""
-        for parameter in self.arch_parameters():
-            parameter.requires_grad_(True)
-
-    def freeze_net(self) -> None:
-        """Stop training the network's weights; norms in train mode still update their statistics."""
-        trainable = self._trainable_names()
-        if trainable:
-            self._frozen_names = trainable
-        for parameter in self.net_parameters():
-            parameter.requires_grad_(False)
-
-    def unfreeze_net(self) -> None:
-        """Train those weights again that were trained before `freeze_net`."""
-        parameters = dict(self.named_net_parameters())
-        for name in getattr(self, "_frozen_names", ()):
-            parameters[name].requires_grad_(True)
-
-    def _trainable_names(self) -> tuple[str, ...]:
-        return tuple(name for name, p in self.named_net_parameters() if p.requires_grad)
-
-    def check_architecture(self) -> None:
-        """Raise an `ArchitectureError` where an architecture parameter is NaN or infinite."""
-        if torch.compiler.is_compiling():
-            return
-        for name, parameter in self.named_arch_parameters():
-            if not math.isfinite(float(parameter.detach().sum())) and not bool(torch.isfinite(parameter).all()):
-                bad = int((~torch.isfinite(parameter)).sum())
-                raise ArchitectureError(
-                    f"{bad} of {parameter.numel()} values of the architecture parameter {name!r} are NaN or infinite, so "
-                    "they describe no network. Lower the learning rate of the architecture or the strength, clip "
-                    "gradients, and go back to a checkpoint from before"
-                )
-
-    def check_gradients(self) -> dict[str, int]:
-        """After a backward pass: for every architecture parameter, how many of its values got no gradient (None or 0)."""
-        return {
-            name: p.numel() if p.grad is None else int((p.grad == 0).sum()) for name, p in self.named_arch_parameters()
-        }
-
     # --- take
 
     def arch_export(self, verify: bool = True) -> nn.Module:
@@ -359,7 +260,8 @@ class SearchModel(nn.Module, ABC):
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
         self.check_architecture()
-        self._warn_outside_budget()
+        if self.budget is not None:
+            self.budget.warn_outside(self.get_cost, settles=self._settles)
         with torch.no_grad():
             network = self._export()
         if verify:
@@ -367,18 +269,6 @@ class SearchModel(nn.Module, ABC):
         # On the class that fx makes for this one network: it is neither saved nor copied with it.
         type(network).get_regularization_loss = _search_is_over  # type: ignore[attr-defined]
         return network
-
-    def _warn_outside_budget(self) -> None:
-        for metric, limit in self.regularizer.limits:
-            cost = self.get_cost(metric, discrete=True)
-            if cost > limit:
-                settle = ", or call settle_budget() before the last epochs" if self._settles else ""
-                warnings.warn(
-                    f"the search has not come inside its budget yet: {metric.name} is {cost:,g} of {limit:,g} "
-                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters{settle}",
-                    BudgetWarning,
-                    stacklevel=3,
-                )
 
     def explain(self) -> Explanation:
         """Every group of channels: who writes it, who reads it, searchable or fixed and why."""
@@ -397,6 +287,27 @@ class SearchModel(nn.Module, ABC):
         self._derived["method"] = self._derive(analysis)
         self._derived["seed_costs"] = self._seed_costs()
 
+    def _check_seed(self, model: Any) -> None:
+        if isinstance(model, SearchModel):
+            raise ConfigError(
+                f"{type(self).__name__} got a {type(model).__name__}, which is under search already: wrap the seed, or "
+                "what model.arch_export() returns"
+            )
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{type(self).__name__} wraps an nn.Module, got {type(model).__name__}")
+        inner = next((name for name, module in model.named_modules() if isinstance(module, SearchModel)), None)
+        if inner is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: {inner!r} in {type(model).__name__} is under search already: build the model of "
+                "seeds, or of what arch_export() returns"
+            )
+        empty = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+        if empty is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: {empty!r} in {type(model).__name__} is on the meta device and has no values, so "
+                "nothing can be trained: build the model on a real device, or call model.to_empty(device=...) and load weights"
+            )
+
     def _check_branches(self) -> None:
         choices = choices_of(self.net)
         if choices and not self._searches_branches:
@@ -408,18 +319,6 @@ class SearchModel(nn.Module, ABC):
 
     def _keeps_outputs(self, name: str, layer: nn.Module) -> bool:
         return not self._searches_channels or matches_module(name, layer, self.exclude)
-
-    def _check_exclude(self, model: nn.Module) -> None:
-        modules = [(name, module) for name, module in model.named_modules() if name]
-        for pattern in self.exclude:
-            if any(matches_module(name, module, [pattern]) for name, module in modules):
-                continue
-            which = "exclude_names" if isinstance(pattern, str) else "exclude_types"
-            hint = nearest(pattern, [name for name, _ in modules]) if isinstance(pattern, str) else ""
-            raise ConfigError(
-                f"{which}: {pattern!r} matches no layer of {type(model).__name__}. Names are those of "
-                f"model.named_modules(), globs like 'layer1.*' are allowed.{hint}"
-            )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> SearchModel:
         # What moves or converts the network moves and converts the inputs that it is rebuilt and exported with.
@@ -465,12 +364,3 @@ def _search_is_over(network: nn.Module) -> Tensor:
 def _plain(cost: Tensor) -> int | float:
     number = float(cost)
     return int(number) if number.is_integer() else number
-
-
-def _patterns(value: Any, name: str) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        value = (value,)
-    for item in value:
-        if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, nn.Module)):
-            raise ConfigError(f"{name} holds names, globs or nn.Module classes; got {item!r}")
-    return tuple(value)

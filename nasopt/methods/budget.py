@@ -13,17 +13,18 @@ summary or the penalty itself changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, get_metric
 from nasopt.cost.energy import energy_metric
 from nasopt.cost.latency import latency_metric
-from nasopt.errors import ConfigError
+from nasopt.errors import BudgetWarning, ConfigError, NoEffectWarning
 
 START = 1e-2
 """First `r`: the pressure on a network at twice its limit, relative to a task loss of the order of 1."""
@@ -82,18 +83,64 @@ def _pairs(given: Any, name: str, unit: str) -> list[tuple[Any, float]]:
     return [(pair[0], pair[1]) for pair in pairs]
 
 
-def check_limits(limits: Sequence[tuple[AnyMetric, float]], smallest: Sequence[float]) -> None:
-    """Raise a `ConfigError` where a limit lies below what the smallest network of the space costs."""
-    for (metric, limit), least in zip(limits, smallest):
-        if limit < least:
-            raise ConfigError(
-                f"Budget: the limit on {metric.name} is {limit:,g} {metric.unit}, but the smallest network of this search "
-                f"space costs {least:,g} {metric.unit}: raise the limit, search more of the model (explain() tells what is "
-                "fixed and why), or start from a smaller seed"
-            )
+class BudgetPenalty(nn.Module):
+    """The penalty for being outside the limits, and what it has learned about how hard to press.
+
+    Attributes:
+        limits: (metric, limit) pairs.
+        multipliers, strengths: one per limit, buffers of shape `(limits,)`.
+        reached: whether the network has been inside every limit once, a buffer of shape `()`.
+    """
+
+    multipliers: Tensor
+    strengths: Tensor
+    reached: Tensor
+
+    def __init__(self, limits: Sequence[tuple[AnyMetric, float]]) -> None:
+        super().__init__()
+        self.limits = tuple(limits)
+        self.register_buffer("multipliers", torch.zeros(len(limits)))
+        self.register_buffer("strengths", torch.full((len(limits),), START))
+        self.register_buffer("reached", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, costs: Sequence[Tensor]) -> Tensor:
+        """A scalar: the penalty for `costs`, one scalar per limit; its backward pass takes the dual step."""
+        violations = torch.stack([cost / limit - 1 for cost, (_, limit) in zip(costs, self.limits)])
+        return _Penalty.apply(violations.to(self.multipliers.dtype), self.multipliers, self.strengths, self.reached)
+
+    def check(self, cost: Callable[..., Tensor]) -> None:
+        """Before a search: `cost(metric, smallest=True)` must be inside every limit, and `seed=True` should not.
+
+        Raises:
+            ConfigError: a limit lies below what the smallest network of the space costs.
+        """
+        with torch.no_grad():
+            for metric, limit in self.limits:
+                if limit < (least := float(cost(metric, smallest=True))):
+                    raise ConfigError(
+                        f"Budget: the limit on {metric.name} is {limit:,g} {metric.unit}, but the smallest network of this "
+                        f"search space costs {least:,g} {metric.unit}: raise the limit, search more of the model (explain() "
+                        "tells what is fixed and why), or start from a smaller seed"
+                    )
+            if all(float(cost(metric, seed=True)) <= limit for metric, limit in self.limits):
+                warnings.warn(
+                    "the Budget has no effect: the seed is inside every limit already", NoEffectWarning, stacklevel=5
+                )
+
+    def warn_outside(self, cost: Callable[..., float], settles: bool) -> None:
+        """Warn of every limit that the decisions, at `cost(metric, discrete=True)`, break; `settles`: as of the method."""
+        for metric, limit in self.limits:
+            if (now := cost(metric, discrete=True)) > limit:
+                settle = ", or call settle_budget() before the last epochs" if settles else ""
+                warnings.warn(
+                    f"the search has not come inside its budget yet: {metric.name} is {now:,g} of {limit:,g} "
+                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters{settle}",
+                    BudgetWarning,
+                    stacklevel=4,
+                )
 
 
-class Penalty(torch.autograd.Function):
+class _Penalty(torch.autograd.Function):
     """`(violations (n,), multipliers (n,), strengths (n,), reached ()) -> scalar`; backward also takes the dual step."""
 
     @staticmethod

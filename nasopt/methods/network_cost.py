@@ -15,8 +15,8 @@ from nasopt.errors import ConfigError
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.buffers import activation_memory
-from nasopt.graph.call import CostTerm, Count
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.records import CostTerm, Count
 from nasopt.graph.regions import ALWAYS, Event, Region, any_of, minus, product
 from nasopt.methods.tabulated import TabulatedCost, tabulated_cost
 

@@ -152,7 +152,7 @@ class PITSuperNet(BranchSearch):
         if not self._choices.names:
             return self._method.forward(self.net, masks.vectors(masks.slots(parameters), parameters), *inputs)
         paths = self._paths()
-        if not self.training or self._choices.paths == "sampled":
+        if not self._explores or self._choices.paths == "sampled":
             # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
             slots = masks.slots(parameters, self._branch_probabilities().detach())
         else:

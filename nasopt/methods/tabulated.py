@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import LatencyTable, Tabulation
-from nasopt.graph.call import CostTerm, Count
+from nasopt.graph.records import CostTerm, Count
 
 # Entries of float64 in a table; larger networks are priced on the kernel itself.
 _MOST_ENTRIES = 1 << 22

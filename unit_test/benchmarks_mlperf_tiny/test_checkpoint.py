@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
     monkeypatch.undo()
     assert load_checkpoint(path, CONFIG) == {"epoch": 1}
     assert os.listdir(tmp_path) == ["checkpoint.pt"], "no temporary file is left"
+
+
+def test_a_file_that_cannot_grow_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    """The operating system refuses the write, as it does on a full disk."""
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, CONFIG, {"epoch": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="previous checkpoint is intact"):
+            save_checkpoint(path, CONFIG, {"epoch": 2, "w": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_checkpoint(path, CONFIG) == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
 
 
 def test_a_write_that_fails_leaves_the_file(tmp_path: Path) -> None:

@@ -35,7 +35,17 @@ def write_summary(folder: Path, method: str, macs: int, test: float, name: str) 
     config: dict[str, Any] = {"task": "ic", "data": "digits", "method": method, "strength": 1.0, "seed": 0}
     layer = {"name": "stem", "kind": "Conv2d", "inputs": 3, "outputs": 16, "kernel": [3, 3]}
     seed = {"params": 10, "size": 10, "macs": 1000, "val": None, "test": None, "seconds": None}
-    found = {"params": 10, "size": 10, "macs": macs, "val": test, "test": test, "seconds": 1.0}
+    latency = {"cortex_m4_ms": 7.125, "cortex_m7_ms": 2.0, "gap8_ms": 1.0}
+    found = {
+        "params": 10,
+        "size": 10,
+        "macs": macs,
+        "memory": 4321,
+        **latency,
+        "val": test,
+        "test": test,
+        "seconds": 1.0,
+    }
     summary = {
         "config": config,
         "figure": "accuracy",
@@ -75,6 +85,9 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "<tr><td>beaten" in page
     assert "0.6000" in page, "hypervolume: (1000 - 250) * 0.8 / 1000"
     assert "3->5 3x3" in page
+    assert "<th>cortex_m4 [ms]</th>" in page
+    assert "<td>7.125</td>" in page
+    assert "<td>4,321</td>" in page
     assert "gone&lt;" in page
     assert "62,543" in page, "a published point"
     assert (tmp_path / "pareto-ic-digits.png").read_bytes().startswith(b"\x89PNG")

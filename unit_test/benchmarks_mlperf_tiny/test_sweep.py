@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 import tiny
 
 import nasopt.cost
+from benchmarks_mlperf_tiny.epoch import Engine
 from benchmarks_mlperf_tiny.errors import BenchmarkError, FolderLockedError
 from benchmarks_mlperf_tiny.job import prepare_job, run_job
 from benchmarks_mlperf_tiny.lock import locked
@@ -111,6 +112,30 @@ def test_other_settings_need_another_folder(tmp_path: Path) -> None:
         run_sweep(tmp_path, tiny.TASK, None, ["seed"], [1.0], [0], HereRunner(), quiet=True, lr=0.02)
 
 
+@needs_cost
+@needs_pit
+def test_strengths_share_their_warmup_and_it_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = []
+    train_epoch = Engine.train_epoch
+
+    def counting(self: Engine, *arguments: Any) -> float:
+        epochs.append(1)
+        return train_epoch(self, *arguments)
+
+    monkeypatch.setattr(Engine, "train_epoch", counting)
+    settings = [tiny.config("pit", strength=strength, warmup=3) for strength in (0.5, 5.0)]
+    for config in settings:
+        run_job(prepare_job(tmp_path / "shared", config, None))
+    assert len(epochs) == 3 + 2 * (2 + 2), "one warm-up of 3, two searches of 2, two fine-tunings of 2"
+    assert len(list((tmp_path / "shared" / "warmups").iterdir())) == 1
+    run_job(prepare_job(tmp_path / "alone", settings[1], None))
+    (alone,) = comparable(tmp_path / "alone")
+    assert alone in comparable(tmp_path / "shared")
+    other = tiny.config("pit", strength=5.0, warmup=3, seed=1)
+    run_job(prepare_job(tmp_path / "shared", other, None))
+    assert len(list((tmp_path / "shared" / "warmups").iterdir())) == 2, "another seed warms up by itself"
+
+
 def test_nothing_starts_with_an_unknown_method(tmp_path: Path) -> None:
     runner = HereRunner()
     with pytest.raises(BenchmarkError, match="unknown method"):
@@ -167,11 +192,25 @@ def comparable(folder: Path) -> list[Any]:
     return found
 
 
-def sweep_process(folder: Path) -> subprocess.Popen[bytes]:
+def sweep_process(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
     method = "pit" if hasattr(nasopt, "PIT") else "seed"
     arguments = ["sweep", "--task", "tiny", "--method", method, "--strengths", "1", "--jobs", "2", "--threads", "1"]
     command = [*MAIN, *arguments, "--out", str(folder), "--quiet", "--warmup", "10", "--search", "30"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **options)
+
+
+def interrupt_and_resume(folder: Path, seconds: float) -> bool:
+    """Press Ctrl-C after so long: a stop without a traceback. Then let the same command finish; whether it was cut off."""
+    process = sweep_process(folder, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+    _, error = process.communicate(timeout=60)
+    assert b"Traceback" not in error, error.decode()
+    if process.returncode == 0:
+        return False
+    assert process.returncode == 130
+    assert sweep_process(folder).wait() == 0
+    return True
 
 
 def kill_and_resume(folder: Path, seconds: float) -> bool:
@@ -189,7 +228,8 @@ def kill_and_resume(folder: Path, seconds: float) -> bool:
 
 @needs_cost
 @pytest.mark.benchmark
-def test_twenty_killed_sweeps_end_as_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [kill_and_resume, interrupt_and_resume])
+def test_twenty_stopped_sweeps_end_as_an_uninterrupted_one(stop: Callable[[Path, float], bool], tmp_path: Path) -> None:
     started = time.monotonic()
     assert sweep_process(tmp_path / "whole").wait() == 0
     duration = time.monotonic() - started
@@ -199,7 +239,7 @@ def test_twenty_killed_sweeps_end_as_an_uninterrupted_one(tmp_path: Path) -> Non
     cut = 0
     for attempt in range(20):
         folder = tmp_path / str(attempt)
-        cut += kill_and_resume(folder, moments.uniform(0.1, 0.95) * duration)
+        cut += stop(folder, moments.uniform(0.1, 0.95) * duration)
         found = comparable(folder)
         assert [name for name, _, _ in found] == [name for name, _, _ in expected], f"attempt {attempt}"
         for (name, summary, weights), (_, whole, whole_weights) in zip(found, expected, strict=True):

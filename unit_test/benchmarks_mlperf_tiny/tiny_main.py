@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import sys
 
-import tiny
 
-from benchmarks_mlperf_tiny import commands
-from benchmarks_mlperf_tiny.cli import main
-from benchmarks_mlperf_tiny.runner import LocalRunner
-from benchmarks_mlperf_tiny.tasks import TASKS
+def run() -> int:
+    """As `benchmarks_mlperf_tiny.__main__`."""
+    import tiny
 
+    from benchmarks_mlperf_tiny import commands
+    from benchmarks_mlperf_tiny.cli import main
+    from benchmarks_mlperf_tiny.runner import LocalRunner
+    from benchmarks_mlperf_tiny.tasks import TASKS
 
-def tiny_runner(jobs: int, threads: int) -> LocalRunner:
-    """Starts jobs through this file, so that they know the task too."""
-    return LocalRunner(jobs, threads, [sys.executable, __file__, "job"])
+    def tiny_runner(jobs: int, threads: int) -> LocalRunner:
+        """Starts jobs through this file, so that they know the task too."""
+        return LocalRunner(jobs, threads, [sys.executable, __file__, "job"])
+
+    TASKS["tiny"] = tiny.TASK
+    commands.LocalRunner = tiny_runner  # type: ignore[assignment, misc]
+    return main()
 
 
 if __name__ == "__main__":
-    TASKS["tiny"] = tiny.TASK
-    commands.LocalRunner = tiny_runner  # type: ignore[assignment, misc]
-    sys.exit(main())
+    try:
+        sys.exit(run())
+    except KeyboardInterrupt:  # while modules are still being imported
+        sys.exit(130)

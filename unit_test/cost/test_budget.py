@@ -70,8 +70,8 @@ def test_reading_changes_nothing_and_training_does():
         model.arch_export()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.get_regularization_loss().backward()
-    assert model.budget_multipliers.item() > 0
-    assert model.budget_strengths.item() > before["budget_strengths"].item()
+    assert model.budget.multipliers.item() > 0
+    assert model.budget.strengths.item() > before["budget.strengths"].item()
 
 
 def test_decisions_after_settling_fit_at_once():
@@ -86,13 +86,13 @@ def test_decisions_after_settling_fit_at_once():
 def test_state_survives_round_trips():
     model = PIT(small_net(), SHAPE, regularizer=Budget(size=2000, macs=50_000))
     search(model, 120)
-    assert bool(model.budget_reached)
+    assert bool(model.budget.reached)
     twin = PIT(small_net(), SHAPE, regularizer=Budget(size=2000, macs=50_000))
     twin.load_state_dict(model.state_dict())
     for other in (twin, copy.deepcopy(model)):
-        assert torch.equal(other.budget_multipliers, model.budget_multipliers)
+        assert torch.equal(other.budget.multipliers, model.budget.multipliers)
         assert other.arch_structure() == model.arch_structure()
-    assert not {"budget_multipliers"} & {name for name, _ in model.named_parameters()}
+    assert not {"budget.multipliers"} & {name for name, _ in model.named_parameters()}
     fresh = PIT(small_net(), SHAPE, regularizer=Budget(size=2000))
     fresh.load_state_dict(small_net().state_dict())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,23 @@ def test_layer_with_a_hook_stays_whole() -> None:
     assert {group.reason for group in model.explain().groups if "0" in group.writers} == {
         "_1: it has forward hooks"
     } or {group.reason for group in model.explain().groups if "0" in group.writers} == {"1: it has forward hooks"}
+    assert_exact(model, seed)
+
+
+def test_hooks_of_the_whole_model_are_part_of_it() -> None:
+    seed = around(nn.Conv2d(6, 6, 1))
+    seed.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+    seed.register_forward_hook(lambda module, inputs, output: output + inputs[0].mean())
+    model = PIT(seed, (3, 6, 6))
+    assert sizes(model) == [6, 6, 4]
+    assert_exact(model, seed)
+
+
+def test_forward_of_the_instance_is_the_one_that_counts() -> None:
+    seed = around(nn.Conv2d(6, 6, 1))
+    seed.forward = types.MethodType(lambda self, x: nn.Sequential.forward(self, x * 2) + 1, seed)
+    model = PIT(seed, (3, 6, 6))
+    assert sizes(model) == [6, 6, 4]
     assert_exact(model, seed)
 
 

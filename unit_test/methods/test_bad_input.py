@@ -112,6 +112,13 @@ def test_a_search_model_inside_of_a_seed() -> None:
         PIT(nn.Sequential(PIT(seed(), SHAPE), nn.Linear(2, 3)), SHAPE)
 
 
+def test_a_seed_without_values() -> None:
+    with torch.device("meta"):
+        seed = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    with pytest.raises(ConfigError, match=r"PIT: '0.weight' in Sequential is on the meta device.*to_empty"):
+        PIT(seed, (3, 8, 8))
+
+
 def test_no_searchable_layer_warns() -> None:
     with pytest.warns(NoEffectWarning, match=r"no effect on this model.*explain\(\) tells why"):
         PIT(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (4,))

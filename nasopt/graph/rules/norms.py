@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from nasopt.graph.call import Call, Count
+from nasopt.graph.call import Call
+from nasopt.graph.records import Count
 from nasopt.graph.registry import function_rule, layer_rule
 
 _AFFINE = ("weight", "bias")

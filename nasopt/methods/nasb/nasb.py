@@ -65,6 +65,7 @@ class NASB(SearchModel):
     """
 
     _arch_names = ("alpha",)
+    _settles = False
     alpha: nn.Parameter
     settings: Settings
     cell_names: tuple[str, ...]
@@ -161,7 +162,7 @@ class NASB(SearchModel):
         return self.layout.choices(pairs, gates.reshape(-1))
 
     def _run(self, inputs: tuple[Any, ...]) -> Any:
-        plans = self._drawn() if self.training else self.layout.choices(self._kept())
+        plans = self._drawn() if self._explores else self.layout.choices(self._kept())
         cells = [cell for _, cell in self.layout.cells]
         try:
             for cell, plan in zip(cells, plans):

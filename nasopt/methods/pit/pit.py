@@ -114,7 +114,7 @@ class PIT(SearchModel):
     def _thresholds(self) -> Thresholds:
         """1/2; with a budget that has once been met, whatever makes the most of it."""
         method = self._method
-        if method.fit is None or not bool(self.budget_reached):
+        if method.fit is None or self.budget is None or not bool(self.budget.reached):
             return HALF
         return method.fit(*method.masks.scores(self._parameters_of_masks()))
 

@@ -103,9 +103,9 @@ class BranchSearch(SearchModel):
     # --- weights of the branches
 
     def _branch_probabilities(self) -> Tensor:
-        """What the last forward pass used in train mode, the decision in eval mode; `(branches,)`, differentiable."""
+        """What the last forward pass used in train mode, the decision otherwise; `(branches,)`, differentiable."""
         choices = self._choices
-        if self.training:
+        if self._explores:
             return choices.flat(choices.weights(self.choice_logits, self.temperatures, self._draw))
         return choices.flat(choices.decided(self.choice_logits))
 
@@ -113,7 +113,7 @@ class BranchSearch(SearchModel):
         """Draw a training step, or decide."""
         self.check_architecture()
         choices = self._choices
-        if not self.training:
+        if not self._explores:
             return Paths(self.net, [[(branch, None)] for branch in choices.decisions(self.choice_logits).values()])
         self._draw = choices.draw(self.choice_logits, self.temperatures)
         weights = choices.weights(self.choice_logits, self.temperatures, self._draw)

@@ -1,0 +1,175 @@
+"""`PhaseSchedule`: what it freezes, steps and weighs in which epoch; a resumed run goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt import NASB, PIT, Budget, PhaseSchedule
+from nasopt.errors import ConfigError
+from nasopt.methods.schedule import linear
+from unit_test.methods.phase_toys import METHODS, SHAPE, batch, convnet, nasb
+
+
+def train(model: Any, phases: PhaseSchedule, optimizer: torch.optim.Optimizer, set_to_none: bool = True) -> None:
+    """One epoch of one batch, with random numbers of its own."""
+    torch.manual_seed(100 + phases.epoch)
+    x, y = batch()
+    model.train()
+    optimizer.zero_grad(set_to_none)
+    (F.cross_entropy(model(x), y) + phases.get_regularization_loss()).backward()
+    optimizer.step()
+    phases.step()
+
+
+def arch(model: Any) -> list[Tensor]:
+    return [p.detach().clone() for p in model.arch_parameters()]
+
+
+@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+def test_only_a_search_moves_the_architecture(make: Callable[[], Any]) -> None:
+    model = make()
+    phases = PhaseSchedule(model, warmup=2, search=3, finetune=2, strength=0.5)
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-2, arch_lr=1e-2))
+    moved, seen = [], []
+    for _ in range(phases.epochs):
+        seen.append((phases.phase, phases.strength))
+        before, weights = arch(model), copy.deepcopy(list(model.net_parameters()))
+        train(model, phases, optimizer, set_to_none=False)  # momentum moves whatever has a gradient, even one of 0
+        moved.append(any(not torch.equal(a, b) for a, b in zip(before, arch(model))))
+        assert any(not torch.equal(a, b) for a, b in zip(weights, model.net_parameters()))
+    assert seen == [("warmup", 0.0)] * 2 + [("search", 0.5)] * 3 + [("finetune", 0.0)] * 2
+    assert moved == [False] * 2 + [True] * 3 + [False] * 2
+    assert (phases.epoch, phases.epochs, phases.phase) == (7, 7, "finetune")
+
+
+@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+def test_fine_tuning_trains_what_export_gives(make: Callable[[], Any]) -> None:
+    model = make()
+    with torch.no_grad():
+        for parameter in model.arch_parameters():
+            parameter.copy_(torch.rand_like(parameter))
+    phases = PhaseSchedule(model, search=2, finetune=1, strength=1.0)
+    phases.set_epoch(2)
+    network = model.eval().arch_export().train()
+    x, _ = batch()
+    generator = torch.get_rng_state()
+    torch.testing.assert_close(model.train()(x), network(x))
+    assert torch.equal(torch.get_rng_state(), generator)  # nothing was drawn
+    if not isinstance(model, NASB):  # whose expected cost is the same in both modes
+        assert float(model.get_cost("size").detach()) == model.get_cost("size", discrete=True)
+    model.unfreeze_arch()
+    assert all(p.requires_grad for p in model.arch_parameters())
+
+
+@pytest.mark.parametrize(("name", "stop"), [("pit", 1), ("pit", 3), ("pit", 5), ("pit_supernet", 3), ("nasb", 3)])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name: str, stop: int) -> None:
+    def start() -> tuple[Any, PhaseSchedule, torch.optim.Optimizer]:
+        torch.manual_seed(1)
+        model = METHODS[name]()
+        phases = PhaseSchedule(model, warmup=2, search=2, finetune=2, strength=linear(0.1, 1.0, 2))
+        return model, phases, torch.optim.Adam(model.param_groups(lr=1e-2, arch_lr=1e-1))
+
+    def run(parts: tuple[Any, PhaseSchedule, torch.optim.Optimizer], epochs: int) -> None:
+        for _ in range(epochs):
+            train(*parts)
+
+    through, first, second = start(), start(), start()
+    run(through, 6)
+    run(first, stop)
+    for old, new in zip(first, second):
+        new.load_state_dict(copy.deepcopy(old.state_dict()))
+    run(second, 6 - stop)
+    assert second[1].epoch == 6
+    for key, value in through[0].state_dict().items():
+        assert torch.equal(value, second[0].state_dict()[key]), key
+
+
+def test_schedules_count_from_the_first_epoch_of_the_search() -> None:
+    model = METHODS["supernet"]()
+    phases = PhaseSchedule(model, warmup=2, search=3, finetune=1, strength=linear(0.0, 1.0, epochs=2))
+    seen = []
+    for _ in range(phases.epochs):
+        seen.append((round(model.temperature, 4), phases.strength))
+        phases.step()
+    warm = [(5.0, 0.0)] * 2
+    assert seen == [*warm, (5.0, 0.0), (2.3208, 0.5), (1.0772, 1.0), (0.5, 0.0)]
+    masks = METHODS["pit_supernet"]()
+    phases = PhaseSchedule(masks, warmup=1, search=3, strength=1.0)
+    frozen = []
+    for _ in range(5):
+        frozen.append(masks.masks_are_frozen)
+        phases.step()
+    assert frozen == [True, True, True, False, False]
+    assert phases.phase == "search"  # without fine-tuning the search goes on
+
+
+def test_the_loss_is_the_weighted_regularizer() -> None:
+    model = METHODS["pit"]()
+    phases = PhaseSchedule(model, warmup=1, search=1, strength=0.25)
+    assert float(phases.get_regularization_loss()) == 0
+    assert not phases.get_regularization_loss().requires_grad
+    phases.step()
+    loss = phases.get_regularization_loss()
+    assert float(loss.detach()) == pytest.approx(0.25)  # relative=True: the seed costs 1
+    loss.backward()
+    own = model.alpha.grad.clone()
+    model.alpha.grad = None
+    (0.25 * model.get_regularization_loss()).backward()
+    assert torch.equal(model.alpha.grad, own)
+
+
+def test_a_budget_needs_no_strength_and_is_settled_before_fine_tuning() -> None:
+    model = PIT(convnet(), SHAPE, regularizer=Budget(size=60))
+    phases = PhaseSchedule(model, warmup=1, search=1, finetune=1)
+    assert model.get_cost("size", discrete=True) > 60
+    strengths = []
+    for _ in range(3):
+        strengths.append(phases.strength)
+        train(model, phases, torch.optim.SGD(model.parameters(), 1e-6))
+    assert strengths == [0.0, 1.0, 0.0]
+    assert model.get_cost("size", discrete=True) <= 60
+    bare = nasb(regularizer=Budget(ops=10_000))
+    PhaseSchedule(bare, search=1, finetune=1).step()  # cannot settle: nothing is raised, export will warn
+    with pytest.raises(ConfigError, match="NASB cannot make its decisions keep to limits"):
+        bare.settle_budget()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"search": 0}, "search must be an int >= 1"),
+        ({"search": 2.5}, "search must be an int >= 1"),
+        ({"search": True}, "search must be an int >= 1"),
+        ({"warmup": -1}, "warmup must be an int >= 0"),
+        ({"finetune": "3"}, "finetune must be an int >= 0"),
+        ({"strength": None}, "needs a strength"),
+        ({"strength": -1.0}, "strength must be a number >= 0"),
+        ({"strength": float("nan")}, "strength must be a number >= 0"),
+        ({"strength": "0.1"}, "strength must be a number >= 0"),
+        ({"strength": linear(1.0, -1.0, 4)}, "strength must be a number >= 0"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PhaseSchedule(METHODS["pit"](), **{"search": 2, "strength": 1.0, **arguments})
+
+
+def test_wrong_models_and_states() -> None:
+    with pytest.raises(ConfigError, match=r"leads a search model .* got Sequential\.$"):
+        PhaseSchedule(nn.Sequential(), search=1, strength=1.0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"got DataParallel\. Pass the model inside it"):
+        PhaseSchedule(nn.DataParallel(METHODS["pit"]()), search=1, strength=1.0)  # type: ignore[arg-type]
+    phases = PhaseSchedule(METHODS["pit"](), search=2, strength=1.0)
+    for state in ({}, {"epoch": -1}, {"epoch": 1.5}, {"epoch": 1, "more": 2}, None):
+        with pytest.raises(ConfigError):
+            phases.load_state_dict(state)  # type: ignore[arg-type]
+    assert phases.epoch == 0
+    phases.load_state_dict({"epoch": 1})
+    assert repr(phases) == "PhaseSchedule(warmup=0, search=2, finetune=0; epoch 1: search, strength 1)"
