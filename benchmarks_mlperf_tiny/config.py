@@ -14,7 +14,7 @@ from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.task import Recipe, Task
 
-REGULARIZERS = ("macs", "size")
+REGULARIZERS = ("macs", "size", "ops", "size_bits")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunConfig:
         task, data, method: names.
         strength: weight of the cost in the search loss (0 for method `seed`).
         relative: whether that cost counts as a fraction of the seed's, or in its own unit (MAC, weights).
-        regularizer: which cost: `"macs"` or `"size"`.
+        regularizer: which cost: `"macs"` or `"size"`; `"ops"` and `"size_bits"` count binary products and weights as such.
         seed: of weights, order of examples, augmentation and sampling.
         warmup, search, finetune: epochs of each phase.
         batch_size, lr, arch_lr, norm_momentum: as in `Recipe`.
@@ -101,7 +101,7 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     """
     name = task.default_data if data is None else data
     recipe: Recipe = task.dataset(name).recipe
-    values: dict[str, Any] = {"regularizer": "macs", "seed": 0, **dataclasses.asdict(recipe)}
+    values: dict[str, Any] = {"regularizer": get_method(method).regularizer, "seed": 0, **dataclasses.asdict(recipe)}
     given = {key: value for key, value in changes.items() if value is not None}
     if "budget" in given and not given.keys().isdisjoint({"strength", "regularizer", "relative"}):
         raise BenchmarkError("a budget takes the place of strength, --regularizer and --absolute: leave them out")

@@ -61,6 +61,7 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         seed: int,
         progress: Progress,
+        turn: Callable[[int], None] | None = None,
     ) -> float:
         """One pass over the training split.
 
@@ -70,6 +71,8 @@ class Engine:
             optimizer: of the parameters to train.
             seed: of order, augmentation, dropout and sampling.
             progress: told of every step.
+            turn: called with the number of every step before it is made, where steps alternate; even steps then see one
+                half of the examples, odd ones the other.
 
         Returns:
             Mean loss of the task, without the penalty.
@@ -80,7 +83,10 @@ class Engine:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         total, steps = 0.0, 0
-        for x, y in self.data.train.shuffled(self.batch_size, generator):
+        train = self.data.train
+        for x, y in (train.shuffled if turn is None else train.alternating)(self.batch_size, generator):
+            if turn is not None:
+                turn(steps)
             if self.data.augment is not None:
                 x = self.data.augment(x, generator)
             x, y = self.arrange(x), y.to(self.device)

@@ -18,7 +18,7 @@ def build_seed(num_classes: int) -> nn.Module:
 
 def build_supernet(num_classes: int) -> nn.Module:
     """The seed with alternatives at every convolution with more than one tap."""
-    return with_candidates(build_seed(num_classes), (3, 32, 32), gumbel_softmax=True)
+    return with_candidates(build_seed(num_classes), (3, 32, 32))
 
 
 def loss(outputs: Tensor, _inputs: Tensor, labels: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ TASK = Task(
         "cifar10_subset": DataSet(
             cifar10_subset,
             Recipe(
-                warmup=5, search=9, finetune=6, batch_size=64, lr=2e-3, arch_lr=4e-3, strength=0.3, norm_momentum=0.1
+                warmup=4, search=8, finetune=5, batch_size=64, lr=2e-3, arch_lr=4e-3, strength=0.3, norm_momentum=0.1
             ),
             "5,452 images of CIFAR-10",
         ),

@@ -19,9 +19,7 @@ def build_seed(num_classes: int) -> nn.Module:
 
 def build_supernet(num_classes: int) -> nn.Module:
     """The seed with alternatives at every separable block."""
-    return with_candidates(
-        build_seed(num_classes), (1, 49, 10), lambda name, conv: conv.groups > 1, gumbel_softmax=True
-    )
+    return with_candidates(build_seed(num_classes), (1, 49, 10), lambda name, conv: conv.groups > 1)
 
 
 TASK = Task(

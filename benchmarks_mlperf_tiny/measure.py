@@ -7,7 +7,19 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.errors import UnpricedError
+from nasopt.nn import BinaryConv2d
+
 TARGETS = ("cortex_m4", "cortex_m7", "gap8")  # embedded targets whose latency is given for every network
+COSTS = (
+    "params",
+    "size",
+    "size_bits",
+    "macs",
+    "ops",
+    "memory",
+    *(f"{target}_ms" for target in TARGETS),
+)  # what `costs` tells
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ def list_layers(network: nn.Module) -> list[Layer]:
     """All convolutions and linear layers of a plain network, in the order of its modules."""
     layers = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | BinaryConv2d):
             depthwise = module.groups > 1 and module.groups == module.in_channels
             kind = type(module).__name__ + (" depthwise" if depthwise else "")
             layers.append(Layer(name, kind, module.in_channels, module.out_channels, tuple(module.kernel_size)))
@@ -53,12 +65,20 @@ def count_parameters(network: nn.Module) -> int:
 def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """What one sample costs.
 
-    Parameters as PyTorch counts them, size [weights] with norms folded, MACs, peak memory of activations [bytes at 8
-    bits] and latencies.
+    Parameters as PyTorch counts them, size [weights, and bits as trained] with norms folded, MACs, operations (MACs with
+    64 binary ones for one), peak memory of activations [bytes at 8
+    bits] and latencies, None on a chip that has no law for one of the layers.
     """
     from nasopt.cost import network_calls
 
     calls = network_calls(network, input_shape)
-    latencies = {f"{target}_ms": round(float(calls.total(f"latency_ms:{target}")), 4) for target in TARGETS}
-    sizes = {metric: int(calls.total(metric)) for metric in ("size", "macs", "memory")}
+
+    def latency(target: str) -> float | None:
+        try:
+            return round(float(calls.total(f"latency_ms:{target}")), 4)
+        except UnpricedError:  # the poolings of a binary network, on a chip that has no law for them
+            return None
+
+    latencies = {f"{target}_ms": latency(target) for target in TARGETS}
+    sizes = {metric: int(calls.total(metric)) for metric in ("size", "size_bits", "macs", "ops", "memory")}
     return {"params": count_parameters(network), **sizes, **latencies}

@@ -29,6 +29,8 @@ class SearchModel(Protocol):
     def net_parameters(self) -> Iterator[nn.Parameter]: ...
     def freeze_arch(self) -> Any: ...
     def unfreeze_arch(self) -> Any: ...
+    def freeze_net(self) -> Any: ...
+    def unfreeze_net(self) -> Any: ...
     def settle_budget(self) -> None: ...
     def arch_structure(self) -> dict[str, Any]: ...
     def arch_export(self, verify: bool = True) -> nn.Module: ...
@@ -49,11 +51,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Method:
-    """A search method: one stage, or several in sequence. No stage at all is plain training of the seed."""
+    """A search method: one stage, or several in sequence. No stage at all is plain training of the seed.
+
+    Attributes:
+        regularizer: cost that is reduced if nothing else is said.
+        is_binary: it finds networks with binary weights: steps of the search alternate between architecture and weights,
+            and what is found is pre-trained in full precision before it is binarised and fine-tuned.
+    """
 
     name: str
     about: str
     stages: tuple[Stage, ...]
+    regularizer: str = "macs"
+    is_binary: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -66,7 +76,7 @@ METHODS: dict[str, Method] = {
         Method(
             "pit_after_supernet", "layers first, then masks", (Stage("SuperNet", "supernet"), Stage("PIT", "found"))
         ),
-        Method("nasb", "cells with binary weights", (Stage("NASB", "seed"),)),
+        Method("nasb", "cells with binary weights", (Stage("NASB", "seed"),), regularizer="ops", is_binary=True),
     )
 }
 
@@ -96,8 +106,15 @@ def get_method(name: str) -> Method:
 
 
 def wrap(
-    stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, relative: bool
+    stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, relative: bool, epochs: int
 ) -> SearchModel:
-    """The search model of a stage; relative costs are fractions of those of the wrapped network."""
+    """The search model of a stage of so many epochs; relative costs are fractions of those of the wrapped network.
+
+    Of the branches of a supernet one is drawn per step; within half of the epochs draws turn into decisions.
+    """
+    settings: dict[str, Any] = {"regularizer": regularizer, "relative": relative}
+    if stage.start == "supernet":
+        cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)
+        settings |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
     search_class = getattr(nasopt, stage.search_class)
-    return cast(SearchModel, search_class(network, input_shape=input_shape, regularizer=regularizer, relative=relative))
+    return cast(SearchModel, search_class(network, input_shape=input_shape, **settings))

@@ -11,7 +11,7 @@ from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.methods import Method
 
-Kind = Literal["train", "warmup", "search", "finetune"]
+Kind = Literal["train", "warmup", "search", "pretrain", "finetune"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Phase:
 
     Attributes:
         kind: `"train"` (a plain seed), `"warmup"` (network parameters of a search model), `"search"` (both halves),
-            `"finetune"` (the found network; or the seed once more).
+            `"pretrain"` (the full-precision twin of a found binary network), `"finetune"` (the found network; or the seed
+            once more).
         epochs: planned.
         stage: index of the method's stage whose search model is trained; None: a plain network.
     """
@@ -59,20 +60,23 @@ class Phase:
 def plan(config: RunConfig, method: Method) -> list[Phase]:
     """The phases of a run. All methods train for `warmup + search + finetune` epochs.
 
-    A method with several stages divides the search epochs among them; a plain seed trains through warm-up and search.
+    A method with several stages divides the search epochs among them, pre-training of a binary network included; a plain
+    seed trains through warm-up and search.
 
     Raises:
         BenchmarkError: fewer search epochs than stages.
     """
     if not method.stages:
         return [Phase("train", config.warmup + config.search), Phase("finetune", config.finetune)]
-    count = len(method.stages)
+    count = len(method.stages) + method.is_binary
     if config.search < count:
         raise BenchmarkError(
             f"method {method.name!r} searches in {count} stages: --search {config.search} is too short"
         )
     cuts = [config.search * index // count for index in range(count + 1)]
     searches = [Phase("search", end - start, index) for index, (start, end) in enumerate(itertools.pairwise(cuts))]
+    if method.is_binary:
+        searches[-1] = Phase("pretrain", searches[-1].epochs)
     warmup = [Phase("warmup", config.warmup, 0)] if config.warmup else []
     return [*warmup, *searches, Phase("finetune", config.finetune)]
 

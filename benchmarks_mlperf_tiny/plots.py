@@ -14,6 +14,7 @@ def draw_fronts(
     figure_name: str,
     curves: Mapping[str, Sequence[Point]],
     seeds: Sequence[Point],
+    labels: Mapping[str, Sequence[str]],
     file: BinaryIO,
 ) -> None:
     """A PNG with the points of every method, a step line through the non-dominated ones, and the seeds as stars.
@@ -23,6 +24,7 @@ def draw_fronts(
         cost, figure_name: labels of the axes.
         curves: method -> `(cost, figure)` of its networks.
         seeds: `(cost, figure)` of plain seeds.
+        labels: method -> strength or budget of its networks, written beside the points.
         file: to write to.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,6 +37,8 @@ def draw_fronts(
         chosen = [points[index] for index in front(points)]
         (line,) = axes.step([x for x, _ in chosen], [y for _, y in chosen], where="post", label=method)
         axes.scatter([x for x, _ in points], [y for _, y in points], s=18, color=line.get_color(), zorder=3)
+        for point, label in zip(points, labels[method], strict=True):
+            axes.annotate(label, point, (4, -10), textcoords="offset points", fontsize=8, color=line.get_color())
     if seeds:
         axes.scatter(
             [x for x, _ in seeds], [y for _, y in seeds], s=90, marker="*", color="#1f2328", label="seed", zorder=4

@@ -75,6 +75,11 @@ def by_method(networks: list[Network]) -> dict[str, list[Network]]:
     return dict(methods)
 
 
+def setting(config: dict[str, Any]) -> str:
+    """Budget or strength of a search."""
+    return str(config.get("budget") or f"{config['strength']:g}")
+
+
 def layer_text(fields: dict[str, Any]) -> str:
     """A layer of a summary, readable."""
     return str(Layer(**{**fields, "kernel": tuple(fields["kernel"])}))
@@ -88,10 +93,10 @@ def network_rows(networks: list[Network], chosen: set[str]) -> str:
         cells = [
             html.escape(network.name),
             html.escape(config["method"]),
-            html.escape(config.get("budget") or f"{config['strength']:g}"),
+            html.escape(setting(config)),
             str(config["seed"]),
             *(f"{found[key]:,}" for key in COSTS),
-            *(f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
+            *("" if found[f"{target}_ms"] is None else f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
             *(f"{found[key]:.4f}" for key in ("val", "test")),
             f"{found['seconds']:.0f}",
         ]
@@ -170,9 +175,12 @@ def write_report(folder: Path) -> Path:
         curves = {
             method: [member.point("macs") for member in members] for method, members in by_method(networks).items()
         }
+        labels = {
+            method: [setting(member.config) for member in members] for method, members in by_method(networks).items()
+        }
         seeds = [network.point("macs") for network in networks if network.config["method"] == "seed"]
         title = f"{task} on {data}" + (" (synthetic)" if networks[0].summary["synthetic"] else "")
-        draw_fronts(title, "MACs", networks[0].summary["figure"], curves, seeds, picture)
+        draw_fronts(title, "MACs", networks[0].summary["figure"], curves, seeds, labels, picture)
         content = picture.getvalue()
         write_bytes(folder / f"pareto-{task}-{data}.png", content)
         parts.append(section(task, data, networks, content))

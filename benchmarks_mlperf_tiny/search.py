@@ -30,6 +30,7 @@ from benchmarks_mlperf_tiny.progress import Progress
 from benchmarks_mlperf_tiny.task import Task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 from nasopt.errors import ConfigError
+from nasopt.methods.nasb import binarize, full_precision
 
 
 @dataclass
@@ -169,10 +170,13 @@ class Run:
     def enter_phase(self) -> None:
         """Prepare model and optimizer for the current phase; both start without momentum."""
         phase, config = self.phase, self.config
+        if phase.kind == "pretrain":
+            self.model = full_precision(self.model)
         if phase.stage is not None:
             if not hasattr(self.model, "arch_export"):
                 stage, shape = self.method.stages[phase.stage], self.task.input_shape
-                search = wrap(stage, self.model, shape, self.regularizer, config.relative and not config.budget)
+                relative, epochs = config.relative and not config.budget, config.search // len(self.method.stages)
+                search = wrap(stage, self.model, shape, self.regularizer, relative, epochs)
                 self.model = cast(nn.Module, search).to(config.device)
             model = self.search_model
             if phase.kind == "search":
@@ -183,6 +187,7 @@ class Run:
                 self.optimizer = torch.optim.Adam(model.net_parameters(), lr=config.lr)
         else:
             self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        set_norm_momentum(self.model, config.norm_momentum)  # a search adds norms of its own
 
     @property
     def search_model(self) -> SearchModel:
@@ -198,6 +203,7 @@ class Run:
         progress = Progress(label, phase.epochs, steps, state.epoch, self.quiet, self.task.figure_name)
         forward = torch.compile(self.model) if config.compile else self.model
         penalty = self.penalty if phase.kind == "search" else None
+        turn = self.take_turn if phase.kind == "search" and self.method.is_binary else None
         base = [group["lr"] for group in self.optimizer.param_groups] if state.epoch == 0 else None
         try:
             while state.epoch < phase.epochs and not worn_out(state.history, phase, config.patience):
@@ -213,7 +219,7 @@ class Run:
                         self.search_model.settle_budget()
                 self.model.train()
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
-                loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress)
+                loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress, turn)
                 record = self.record_epoch(loss)
                 progress.end_epoch(record)
                 state.epoch += 1
@@ -222,6 +228,16 @@ class Run:
                     self.save()
         finally:
             progress.close()
+
+    def take_turn(self, step: int) -> None:
+        """Let an even step of the search train the architecture alone, an odd one the weights alone."""
+        model = self.search_model
+        if step % 2:
+            model.freeze_arch()
+            model.unfreeze_net()
+        else:
+            model.unfreeze_arch()
+            model.freeze_net()
 
     def penalty(self) -> Tensor:
         """What the search adds to the loss."""
@@ -257,7 +273,10 @@ class Run:
     def leave_phase(self) -> None:
         """Take what a search has found, go to the next phase, save."""
         warmed_up = self.warmed_up if self.phase.kind == "warmup" else None
+        if self.phase.kind == "pretrain":
+            self.model = binarize(self.model)
         if self.phase.kind == "search":
+            self.search_model.unfreeze_net()
             self.state.structures.append(self.search_model.arch_structure())
             self.model = self.search_model.arch_export()
         self.state.phase += 1

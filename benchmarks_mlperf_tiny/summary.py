@@ -18,6 +18,8 @@ COSTS = {
     "macs": "MACs",
     "memory": "peak memory, 8 bits [bytes]",
 }
+# Of networks with binary weights, beside the others.
+BINARY_COSTS = {"size_bits": "size [bits]", "ops": "operations, 64 binary MACs as one"}
 
 
 def describe(network: nn.Module, result: RunResult | None, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -59,11 +61,12 @@ def text_table(summary: dict[str, Any]) -> str:
     seed, found = summary["seed"], summary["found"]
     kind = summary["figure"] + (" (synthetic data)" if summary["synthetic"] else "")
     rows = [("", "seed", "found", "found / seed")]
-    for key, label in COSTS.items():
+    is_binary = any(layer["kind"].startswith("Binary") for layer in found["layers"].values())
+    for key, label in (COSTS | BINARY_COSTS if is_binary else COSTS).items():
         rows.append((label, f"{seed[key]:,}", f"{found[key]:,}", f"{100 * found[key] / seed[key]:.1f} %"))
     for target in TARGETS:
         before, after = (side.get(f"{target}_ms", 0.0) for side in (seed, found))
-        if before:
+        if before and after is not None:
             rows.append((f"latency {target} [ms]", f"{before:.3f}", f"{after:.3f}", f"{100 * after / before:.1f} %"))
     budget = summary["config"]["budget"]
     if budget is not None:

@@ -19,9 +19,7 @@ def build_seed(num_classes: int) -> nn.Module:
 
 def build_supernet(num_classes: int) -> nn.Module:
     """The seed with alternatives at every separable block."""
-    return with_candidates(
-        build_seed(num_classes), (3, 96, 96), lambda name, conv: conv.groups > 1, gumbel_softmax=True
-    )
+    return with_candidates(build_seed(num_classes), (3, 96, 96), lambda name, conv: conv.groups > 1)
 
 
 TASK = Task(
@@ -45,7 +43,7 @@ TASK = Task(
         "person": DataSet(
             person_crops,
             Recipe(
-                warmup=4, search=7, finetune=5, batch_size=32, lr=2e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
+                warmup=2, search=6, finetune=3, batch_size=32, lr=2e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
             ),
             "person / no person crops of the INRIA set",
         ),

@@ -35,7 +35,7 @@ def load_subset(part: str, count: int) -> tuple[Tensor, Tensor]:
     generator.shuffle(chosen)
     starts = np.concatenate([[0], ends[:-1]])
     images = [np.asarray(Image.open(io.BytesIO(bytes_[starts[i] : ends[i]].tobytes()))) for i in chosen]
-    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() / 255
     return (x - 0.47) / 0.25, torch.from_numpy(labels[chosen].astype(np.int64))
 
 

@@ -43,6 +43,12 @@ class Split:
             index = order[start : start + size]
             yield self.x[index].float(), self.y[index]
 
+    def alternating(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `shuffled`, in turn from every other example and from the rest: two halves that never mix."""
+        halves = [Split(self.x[start::2], self.y[start::2]).shuffled(size, generator) for start in (0, 1)]
+        for pair in zip(*halves, strict=False):
+            yield from pair
+
     def steps(self, size: int) -> int:
         """Batches that `shuffled` gives."""
         return len(self.x) // min(size, len(self.x))

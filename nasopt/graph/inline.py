@@ -36,8 +36,8 @@ def inline_alternatives(
 ) -> fx.GraphModule:
     """`traced` with the branches of all its `Alternatives` inlined; without any, `traced` itself.
 
-    Modules keep their paths (`conv.branches.1.0`), parameters their identity, so shared ones stay shared. A branch's
-    `nn.Identity` layers are left out.
+    Modules keep their paths (`conv.branches.1.0`), parameters their identity, so shared ones stay shared. `nn.Identity`
+    layers are left out: those of branches, and those that stand where a layer went into a branch.
 
     Raises:
         ConfigError: a branch cannot be traced, or its layer is called with something else than tensors and constants.
@@ -48,6 +48,8 @@ def inline_alternatives(
     for node in traced.graph.nodes:
         if is_marker(traced, node, Alternatives):
             inliner.env[node] = inliner.inline(node)
+        elif _does_nothing(traced, node):
+            inliner.env[node] = inliner.env[node.args[0]]
         else:
             inliner.copy(node, inliner.env, str(node.target), traced)
     inliner.graph._tracer_cls = loading_tracer(traced, inliner.graph)
@@ -131,7 +133,7 @@ class _Inliner:
                 env[node] = next(remaining)
             elif node.op == "output":
                 return fx.node.map_arg(node.args[0], lambda n: env[n])
-            elif node.op == "call_module" and type(traced.get_submodule(str(node.target))) is nn.Identity:
+            elif _does_nothing(traced, node):
                 env[node] = env[node.args[0]]
             else:
                 self.copy(node, env, full_name(str(node.target)), traced)
@@ -139,6 +141,10 @@ class _Inliner:
                     inner: Any = traced.get_submodule(str(node.target))
                     self.objects[full_name(str(node.target))] = BranchInput(full_name(inner.choice), inner.index)
         raise AssertionError("a graph ends in its output")
+
+
+def _does_nothing(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Identity
 
 
 def _full_name(path: str, index: int, name: str) -> str:

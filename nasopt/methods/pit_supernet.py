@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from nasopt.cost import AnyMetric
 from nasopt.errors import ConfigError, NoEffectWarning, nearest
 from nasopt.graph.analysis import Analysis
-from nasopt.graph.build import build
+from nasopt.graph.kernels import KernelCut
 from nasopt.graph.mask import masked_function
 from nasopt.graph.nest import Paths
 from nasopt.methods.network_cost import NetworkCost
 from nasopt.methods.pit.masks import Masks
-from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.schedule import Schedule
-from nasopt.methods.structure import is_chosen, make_structure
 from nasopt.methods.supernet.branch_search import BranchSearch, has_branches
 from nasopt.methods.supernet.choices import Choices, PathMode
 
@@ -68,7 +66,6 @@ class PITSuperNet(BranchSearch):
     channel_block: int
     kernel_search: bool
     freeze_masks_epochs: float
-    _epoch: float
 
     def __init__(
         self,
@@ -105,7 +102,6 @@ class PITSuperNet(BranchSearch):
             freeze_masks_epochs=freeze_masks_epochs,
             _searches_channels=bool(autoconvert_layers),
             _branches_apart=branch_masks == "independent",
-            _epoch=0.0,
         )
         super().__init__(
             model,
@@ -129,11 +125,6 @@ class PITSuperNet(BranchSearch):
                 stacklevel=2,
             )
 
-    def set_epoch(self, epoch: float) -> None:
-        """Follow the schedules (temperature, masks): call it at the start of every epoch of the search, counted from 0."""
-        super().set_epoch(epoch)
-        self._epoch = epoch
-
     @property
     def masks_are_frozen(self) -> bool:
         """Whether `freeze_masks_epochs` still holds the masks."""
@@ -147,18 +138,19 @@ class PITSuperNet(BranchSearch):
         found.setdefault("alpha", self.choice_logits.new_zeros(0))
         return {name: p.detach() for name, p in found.items()} if self.masks_are_frozen else found
 
+    def _levels(self) -> list[float]:
+        return [] if self.masks_are_frozen else self._method.masks.levels(self._mask_parameters())
+
     def _run(self, inputs: tuple[Any, ...]) -> Any:
-        masks, parameters = self._method.masks, self._mask_parameters()
-        if not self._choices.names:
-            return self._method.forward(self.net, masks.vectors(masks.slots(parameters), parameters), *inputs)
-        paths = self._paths()
-        if not self._explores or self._choices.paths == "sampled":
-            # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
-            slots = masks.slots(parameters, self._branch_probabilities().detach())
-        else:
+        masks, parameters, paths = self._method.masks, self._mask_parameters(), self._paths()
+        if self._explores and self._choices.paths != "sampled":
             slots = masks.any_branch(masks.slots(parameters))
-            paths = self._fold_masks(paths, slots)
-        return self._method.forward(self.net, masks.vectors(slots, parameters), paths, *inputs)
+            return self._call(masks.vectors(slots, parameters), self._fold_masks(paths, slots), inputs)
+        # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
+        branches, level = self._branch_probabilities()
+        thresholds = masks.thresholds(parameters, level)
+        slots = masks.slots(parameters, branches.detach(), thresholds)
+        return self._call(masks.vectors(slots, parameters, thresholds), paths, inputs)
 
     def _fold_masks(self, paths: Paths, slots: Tensor) -> Paths:
         """The branches' own masks, multiplied to their weights: `theta_i m_i` per channel, no further activation."""
@@ -171,39 +163,32 @@ class PITSuperNet(BranchSearch):
             ]
         return Paths(paths.net, active)
 
-    def _cost(
+    def _cost_of(
         self,
         metric: AnyMetric,
+        branches: Tensor,
         *,
-        discrete: bool = False,
         smallest: bool = False,
         seed: bool = False,
-        unfitted: bool = False,
+        level: float | None = None,
     ) -> Tensor:
-        if seed:
-            decisions = dict.fromkeys(self._choices.names, 0)
-        elif smallest:
-            decisions = self._smallest_decisions(lambda branches: self._cost_of(metric, branches, smallest=True))
-        elif discrete:
-            decisions = self._decisions()
-        else:
-            return self._cost_of(metric, self._branch_probabilities())
-        branches = self._choices.one_hot(decisions, self.choice_logits.detach())
-        return self._cost_of(metric, branches, smallest=smallest, seed=seed)
-
-    def _cost_of(self, metric: AnyMetric, branches: Tensor, **which: bool) -> Tensor:
         masks, parameters = self._method.masks, self._mask_parameters()
-        if which.get("smallest"):
+        if smallest:
             counts = masks.smallest_counts(branches.device, branches)
-        elif which.get("seed"):
+        elif seed:
             counts = masks.counts.seed(branches.device)
         else:
-            counts = masks.channel_counts(masks.slots(parameters, branches), parameters)
+            thresholds = masks.thresholds(parameters, level)
+            slots = masks.slots(parameters, branches, thresholds)
+            counts = masks.channel_counts(slots, parameters, thresholds)
         return self._method.cost(metric, counts, branches)
 
-    def _kept_labels(self) -> Tensor:
-        branches = self._choices.one_hot(self._decisions(), self.choice_logits.detach())
-        return self._method.masks.kept_labels(self._method.masks.slots(self._mask_parameters(), branches))
+    def _kept(self) -> tuple[Tensor, dict[str, KernelCut]]:
+        """What export keeps: one bool per label, and taps by layer."""
+        masks, parameters, decided = self._method.masks, self._mask_parameters(), self._outcome()
+        thresholds = masks.thresholds(parameters, decided.level)
+        slots = masks.slots(parameters, self._one_hot(decided.branches), thresholds)
+        return masks.kept_labels(slots), masks.kernel_cuts(parameters, thresholds)
 
     # --- results
 
@@ -215,45 +200,13 @@ class PITSuperNet(BranchSearch):
                 NoEffectWarning,
                 stacklevel=3,
             )
-        return build(self.net, self.example, self.arch_structure())
-
-    def arch_summary(self) -> dict[str, Any]:
-        """What has been decided: `{"method", "choices", "layers", "cost"}`, as in `SuperNet` and `PIT`."""
-        self.check_architecture()
-        decisions = self._decisions()
-        with torch.no_grad():
-            layers = layer_summary(
-                self.analysis, self._kept_labels(), self._method.masks.kernel_cuts(self._mask_parameters())
-            )
-        cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
-        return {
-            "method": type(self).__name__,
-            "choices": self.choice_summary(),
-            "layers": {name: layer for name, layer in layers.items() if is_chosen(name, decisions)},
-            "cost": cost,
-        }
-
-    def arch_structure(self) -> dict[str, Any]:
-        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
-        self.check_architecture()
-        with torch.no_grad():
-            cuts = self._method.masks.kernel_cuts(self._mask_parameters())
-            return make_structure(
-                "PITSuperNet", self.analysis, self.example, self._kept_labels(), cuts, self._decisions()
-            )
-
-    def __repr__(self) -> str:
-        return describe(self)
+        return super()._export()
 
     # --- derived state
 
     @property
     def _method(self) -> _Derived:
         return self._derived["method"]
-
-    @property
-    def _choices(self) -> Choices:
-        return self._method.choices
 
     def _derive(self, analysis: Analysis) -> _Derived:
         excluded = [name for name, layer in self.net.named_modules() if self._keeps_outputs(name, layer)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,12 +28,29 @@ class CellPool2d(nn.Module):
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
+        # In training on a CPU torch's poolings take two to three times as long as a binary 3x3 convolution.
+        if self.training and x.device.type == "cpu":
+            return _max_pool(x) if self.kind == "max" else _average_pool(x)
         if self.kind == "max":
             return F.max_pool2d(x, 3, 1, 1)
         return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
     def extra_repr(self) -> str:
         return repr(self.kind)
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    """The largest of every window, found in the memory layout that is quick to search, taken in the given one."""
+    with torch.no_grad():
+        _, where = F.max_pool2d(x.contiguous(memory_format=torch.channels_last), 3, 1, 1, return_indices=True)
+    return x.flatten(2).gather(2, where.flatten(2)).view(x.shape)
+
+
+def _average_pool(x: Tensor) -> Tensor:
+    """The sum over every window, a convolution per channel, by the number of its values inside."""
+    ones = x.new_ones(x.shape[1], 1, 3, 3)
+    counts = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], padding=1)
+    return F.conv2d(x, ones, padding=1, groups=x.shape[1]) / counts
 
 
 class Align2d(nn.Module):

@@ -19,8 +19,8 @@ import tiny
 
 import nasopt.cost
 from benchmarks_mlperf_tiny.epoch import Engine
-from benchmarks_mlperf_tiny.errors import BenchmarkError, FolderLockedError
-from benchmarks_mlperf_tiny.job import prepare_job, run_job
+from benchmarks_mlperf_tiny.errors import BenchmarkError, CheckpointError, FolderLockedError
+from benchmarks_mlperf_tiny.job import prepare_job, run_job, warmup_file
 from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.runner import LocalRunner, Outcome
 from benchmarks_mlperf_tiny.sweep import parse_seeds, parse_strengths, run_sweep
@@ -134,6 +134,23 @@ def test_strengths_share_their_warmup_and_it_does_not_show(tmp_path: Path, monke
     other = tiny.config("pit", strength=5.0, warmup=3, seed=1)
     run_job(prepare_job(tmp_path / "shared", other, None))
     assert len(list((tmp_path / "shared" / "warmups").iterdir())) == 2, "another seed warms up by itself"
+
+
+@needs_cost
+@needs_pit
+def test_fresh_discards_what_was_interrupted(tmp_path: Path) -> None:
+    config = tiny.config("pit", strength=1.0)
+    (tmp_path / "warmups").mkdir()
+    job = prepare_job(tmp_path, config, None)
+    (job / "checkpoint.pt").write_bytes(b"damaged")
+    warmup_file(job, json.loads((job / "job.json").read_text()), config).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read.*--fresh"):
+        run_job(job)
+    (job / "checkpoint.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"tiny-patterns-pit-s0-\w+\.pt cannot be read.*--fresh"):
+        run_job(job)
+    rows = run_sweep(tmp_path, tiny.TASK, None, ["pit"], [1.0], [0], HereRunner(), quiet=True, fresh=True)
+    assert {row["status"] for row in rows} == {"done"}
 
 
 def test_nothing_starts_with_an_unknown_method(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt import SuperNetModule
+from benchmarks_mlperf_tiny.networks import ds_cnn, resnet8
+from nasopt import SuperNetModule, with_candidates
 
 
 def unit(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -235,10 +236,11 @@ class OnlyOutput(nn.Module):
 
 @dataclass(frozen=True)
 class SuperToy:
-    """A seed with alternatives and the shape of one sample."""
+    """A seed with alternatives, the shape of one sample, and whether it is a benchmark network."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = (3, 8, 8)
+    is_network: bool = False
 
     def seed(self) -> nn.Module:
         """Fresh float64 weights, and norms that have seen something."""
@@ -260,3 +262,5 @@ class SuperToy:
 KINDS = (Plain, Nested, SharedNorm, Residual, Sigmoid, Twice, InPlace, Dropping, TwoInputs, Tied, OnlyOutput)
 SUPER_TOYS: dict[str, SuperToy] = {kind.__name__: SuperToy(kind) for kind in KINDS}
 SUPER_TOYS["Temporal"] = SuperToy(Temporal, (3, 20))
+SUPER_TOYS["resnet8"] = SuperToy(lambda: with_candidates(resnet8(width=4), (3, 32, 32)), (3, 32, 32), True)
+SUPER_TOYS["ds_cnn"] = SuperToy(lambda: with_candidates(ds_cnn(), (1, 49, 10)), (1, 49, 10), True)

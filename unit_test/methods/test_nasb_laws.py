@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import pickle
@@ -21,17 +22,17 @@ from nasopt.methods.nasb.price import layer_shapes, price
 from unit_test.methods.nasb_seeds import SEEDS, SHAPE
 
 METRICS = ("size", "size_bits", "macs", "ops")
+MIXED = ("zero", "avg_pool_3x3", "identity", "conv_3x3", "dilated_conv_5x5")
 SETTINGS: dict[str, dict[str, Any]] = {
     "NASB": {},
-    "V1": {"preset": "V1"},
-    "V3": {"preset": "V3"},
+    "V1": {"preset": "V1", "candidates": MIXED},
     "V4": {"preset": "V4"},
     "V5": {"preset": "V5"},
-    "edges": {"active": "edges"},
-    "two branches, regrouped": {"branches": 2, "nodes": 4, "keep": 2},
+    "edges": {"active": "edges", "candidates": MIXED},
+    "two branches, regrouped": {"branches": 2, "nodes": 4, "keep": 2, "candidates": MIXED},
     "pools": {"candidates": ("zero", "max_pool_3x3", "identity")},
 }
-CASES = [pytest.param(s, k, id=f"{s}-{k}") for s in SEEDS for k in SETTINGS if s == "residual" or k == "V5"]
+CASES = [pytest.param(s, k, id=f"{s}-{k}") for s in SEEDS for k in SETTINGS if (s == "residual") != (k == "V5")]
 
 
 def wrap(seed_name: str, setting: str) -> tuple[nn.Module, NASB]:
@@ -98,7 +99,9 @@ def test_the_seed_and_the_random_state_are_untouched() -> None:
 
 
 def test_partition() -> None:
-    _, model = wrap("residual", "V3")
+    make, cells = SEEDS["residual"]
+    model = NASB(make(), SHAPE, cells=cells, preset="V3", candidates=("zero", "identity"))
+    assert all(cell.branches == 2 for _, cell in model.layout.cells)
     arch, net = dict(model.named_arch_parameters()), dict(model.named_net_parameters())
     assert list(arch) == ["alpha"]
     assert not set(arch) & set(net)
@@ -128,6 +131,32 @@ def test_the_loss_reaches_alpha_through_the_two_drawn_operations() -> None:
     torch.testing.assert_close(gradient.sum(1), torch.zeros(len(gradient)), atol=1e-5, rtol=0)
 
 
+def test_operations_that_are_off_lose_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, cells = SEEDS["residual"]
+    model = NASB(make(), SHAPE, cells=cells).double()
+    x = torch.randn(4, *SHAPE, dtype=torch.float64)
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(x).square().sum().backward()
+        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+
+    short = gradients()
+    without_gradient = sum(p.grad is None for p in model.parameters())
+    plain = model.layout.choices
+    monkeypatch.setattr(
+        model.layout,
+        "choices",
+        lambda *args: [[dataclasses.replace(c, is_off=False) for c in cell] for cell in plain(*args)],
+    )
+    whole = gradients()
+    assert sum(p.grad is None for p in model.parameters()) < without_gradient
+    assert bool((short["alpha"] != 0).any())
+    for name, gradient in short.items():
+        torch.testing.assert_close(gradient, whole[name])
+
+
 def test_expected_cost_is_the_mean_over_draws() -> None:
     make, cells = SEEDS["residual"]
     model = NASB(make(), SHAPE, cells=cells, candidates=("zero", "max_pool_3x3", "conv_3x3"))
@@ -135,15 +164,15 @@ def test_expected_cost_is_the_mean_over_draws() -> None:
         model.alpha.normal_()
         p = model.probabilities()
         one = torch.zeros_like(p)
-        total, count = 0.0, 3000
+        total, count = 0.0, 1000
         for row in torch.multinomial(p, count, replacement=True).t():
             one.zero_().scatter_(1, row.unsqueeze(1), 1.0)
             total += float(model.layout.cost(get_metric("ops"), one))
-    assert total / count == pytest.approx(float(model.get_cost("ops").detach()), rel=0.01)
+    assert total / count == pytest.approx(float(model.get_cost("ops").detach()), rel=0.02)
 
 
 def test_round_trips_of_the_search_model() -> None:
-    seed, model = wrap("residual", "V3")
+    seed, model = wrap("residual", "two branches, regrouped")
     x = shake(model)
     model.eval()
     with torch.no_grad():
@@ -154,7 +183,7 @@ def test_round_trips_of_the_search_model() -> None:
         buffer = io.BytesIO()
         torch.save(model.state_dict(), buffer)
         buffer.seek(0)
-        other = NASB(seed, SHAPE, cells=SEEDS["residual"][1], preset="V3").eval()
+        other = NASB(seed, SHAPE, cells=SEEDS["residual"][1], **SETTINGS["two branches, regrouped"]).eval()
         other.load_state_dict(torch.load(buffer))
         assert torch.equal(other(x), wanted)
         double = copy.deepcopy(model).double()
@@ -163,10 +192,10 @@ def test_round_trips_of_the_search_model() -> None:
 
 @pytest.mark.parametrize("seed_name", SEEDS)
 def test_a_seeds_weights_load(seed_name: str) -> None:
-    _, model = wrap(seed_name, "NASB")
+    _, model = wrap(seed_name, "pools")
     other = SEEDS[seed_name][0]()
     model.load_state_dict(other.state_dict())
-    fresh = NASB(other, SHAPE, cells=SEEDS[seed_name][1])
+    fresh = NASB(other, SHAPE, cells=SEEDS[seed_name][1], **SETTINGS["pools"])
     names = [n for n in model.state_dict() if ".operations." not in n and n != "alpha"]
     same = {n: torch.equal(model.state_dict()[n], fresh.state_dict()[n]) for n in names}
     # Norms that the seed lacks are new in both.
@@ -175,7 +204,7 @@ def test_a_seeds_weights_load(seed_name: str) -> None:
 
 @pytest.mark.parametrize("value", [-1e4, 0.0, 1e4])
 def test_something_survives_whatever_the_parameters(value: float) -> None:
-    _, model = wrap("residual", "NASB")
+    _, model = wrap("residual", "pools")
     with torch.no_grad():
         model.alpha.fill_(value)
         model.alpha[:, 0] += 1e4  # zero wins everywhere, and is never kept
@@ -186,7 +215,7 @@ def test_something_survives_whatever_the_parameters(value: float) -> None:
 
 
 def test_not_a_number_is_refused() -> None:
-    _, model = wrap("residual", "NASB")
+    _, model = wrap("residual", "pools")
     with torch.no_grad():
         model.alpha[0, 0] = float("nan")
     with pytest.raises(nasopt.errors.ArchitectureError, match="alpha"):

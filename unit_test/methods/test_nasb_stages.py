@@ -68,8 +68,8 @@ def test_only_drawn_operations_run() -> None:
 
 
 def test_a_packed_network_computes_the_same() -> None:
-    model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"], preset="V5")
-    network = model.arch_export()
+    model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"], preset="V4")
+    network = model.arch_export(verify=False)
     packed = pack(network)
     assert kinds(packed, BinaryConv2d) == kinds(packed, BinaryActivation) == 0
     assert kinds(packed, PackedBinaryConv2d) == kinds(network, BinaryConv2d)

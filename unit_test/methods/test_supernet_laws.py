@@ -38,12 +38,15 @@ SETTINGS: dict[str, Callable[..., SearchModel]] = {
 
 
 def cases(settings: Iterable[str]) -> pytest.MarkDecorator:
-    """Every toy under each of these settings; all but one setting per toy, in turns, are left to `-m benchmark`."""
+    """Every toy under each of these settings.
+
+    All but one setting per toy, in turns, and the benchmark networks are left to `-m benchmark`.
+    """
     names = list(settings)
     found = []
     for number, (name, toy) in enumerate(SUPER_TOYS.items()):
         for turn, setting in enumerate(names):
-            marks = () if turn == number % len(names) else (pytest.mark.benchmark,)
+            marks = () if turn == number % len(names) and not toy.is_network else (pytest.mark.benchmark,)
             found.append(pytest.param(setting, toy, id=f"{setting}-{name}", marks=marks))
     return pytest.mark.parametrize(("setting", "toy"), found)
 
@@ -63,7 +66,9 @@ def wrapped(setting: str, toy: SuperToy) -> tuple[nn.Module, SearchModel]:
     return copy.deepcopy(_WRAPPED[setting, toy])
 
 
-every_toy = pytest.mark.parametrize("toy", [pytest.param(toy, id=name) for name, toy in SUPER_TOYS.items()])
+every_small_toy = pytest.mark.parametrize(
+    "toy", [pytest.param(toy, id=name) for name, toy in SUPER_TOYS.items() if not toy.is_network]
+)
 
 
 def scramble(model: SearchModel) -> None:
@@ -251,7 +256,7 @@ def test_something_always_survives(setting: str, toy: SuperToy) -> None:
         assert all(p.numel() for p in model.arch_export().parameters())
 
 
-@every_toy
+@every_small_toy
 def test_the_smallest_network_is_the_smallest(toy: SuperToy) -> None:
     model = SuperNet(toy.seed(), toy.shape)
     names, sizes = model._choices.names, model._choices.sizes

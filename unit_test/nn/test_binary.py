@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import pytest
 import torch
@@ -145,6 +146,17 @@ def test_pooling_at_the_border_takes_what_is_inside() -> None:
     x = -torch.ones(1, 1, 4, 4)
     assert torch.equal(CellPool2d("max")(x), x)
     assert torch.equal(CellPool2d("average")(x), x)
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_pooling_in_training_is_torchs_own(kind: Literal["max", "average"]) -> None:
+    pool = CellPool2d(kind)
+    for shape in ((2, 3, 5, 7), (1, 4, 1, 1)):
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        arriving = torch.randn(shape, dtype=torch.float64)
+        quick, plain = pool.train()(x), pool.eval()(x)
+        torch.testing.assert_close(quick, plain)
+        torch.testing.assert_close(torch.autograd.grad(quick, x, arriving), torch.autograd.grad(plain, x, arriving))
 
 
 def test_twin_rectifies() -> None:

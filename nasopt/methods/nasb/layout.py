@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import Metric
+from nasopt.errors import ConfigError
 from nasopt.graph.analysis import Analysis
 from nasopt.methods.nasb.candidates import ZERO
-from nasopt.methods.nasb.cell import Choice, NASBCell
+from nasopt.methods.nasb.cell import Choice, Edge, NASBCell
 from nasopt.methods.nasb.price import Priced, layer_shapes, module_shapes, operation_shapes, price, price_each
 from nasopt.methods.nasb.settings import Settings
 
@@ -100,16 +101,34 @@ class Layout:
     def choices(self, pairs: Sequence[tuple[int, int]], gates: Tensor | None = None) -> list[list[Choice]]:
         """Operations at (row, column) as choices, per cell; `gates` has one scalar per pair."""
         found: list[list[Choice]] = [[] for _ in self.cells]
+        is_off = [False] * len(pairs) if gates is None else (gates.detach() == 0).tolist()
         for position, (row, column) in enumerate(pairs):
             name = self.settings.candidates[column]
             index = self.cell_of(row)
             edge = self.cells[index][1].edges[row - self.first_row[index]]
-            found[index].append(Choice(edge, name, None if gates is None else gates[position]))
+            found[index].append(Choice(edge, name, None if gates is None else gates[position], is_off[position]))
         return found
 
     def cell_of(self, row: int) -> int:
         """Index of the cell that a row belongs to."""
         return max(i for i, first in enumerate(self.first_row) if first <= row)
+
+    def place(self, cell: str, edge: Edge, operation: str) -> tuple[int, int]:
+        """Row and column of an operation on an edge.
+
+        Raises:
+            ConfigError: there is no such cell, edge or candidate.
+        """
+        index = next((i for i, (name, _) in enumerate(self.cells) if name == cell), None)
+        if index is None:
+            raise ConfigError(f"no cell {cell!r}: cells are {', '.join(name for name, _ in self.cells)}")
+        module = self.cells[index][1]
+        if edge not in module.edges or operation not in self.settings.candidates:
+            raise ConfigError(
+                f"cell {cell!r} has no {operation!r} from node {edge.source} to node {edge.target} of branch {edge.branch}: "
+                f"nodes are 0 to {len(module.shapes) - 1}, candidates {', '.join(self.settings.candidates)}"
+            )
+        return self.first_row[index] + module.edges.index(edge), self.settings.candidates.index(operation)
 
     def mask(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
         """1 at the given (row, column), else 0; float64, shape `(rows, candidates)`."""

@@ -9,23 +9,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.cost import AnyMetric, PeakMetric, network_cost
 from nasopt.errors import ConfigError
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import make_example
 from nasopt.methods.base import SearchModel
 from nasopt.methods.nasb.candidates import ZERO
-from nasopt.methods.nasb.cell import Choice, FoundCell, NASBCell
+from nasopt.methods.nasb.cell import Edge, NASBCell
 from nasopt.methods.nasb.convert import convert
+from nasopt.methods.nasb.found_cell import FoundCell
 from nasopt.methods.nasb.layout import Layout
+from nasopt.methods.nasb.origins import cell_origins, own_name
 from nasopt.methods.nasb.price import Priced, layer_shapes, price
+from nasopt.methods.nasb.sampling import Active, draw_choices
 from nasopt.methods.nasb.settings import Settings, make_settings
 from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
+from nasopt.methods.nasb.summary import kept_rows, summarise_cells, summary_text
 from nasopt.methods.structure import register_restorer, structure_head
-from nasopt.ste import straight_through
-
-# Keeps every operation drawable; far below any probability that a search reaches on its own.
-_LEAST_PROBABILITY = 1e-12
 
 
 class NASB(SearchModel):
@@ -69,7 +69,7 @@ class NASB(SearchModel):
     settings: Settings
     cell_names: tuple[str, ...]
     _seed_calls: tuple[Priced, ...]
-    active: Literal["edges", "nodes"]
+    active: Active
     _origins: dict[str, str]
     _leaf_modules: tuple[Any, ...]
 
@@ -85,7 +85,7 @@ class NASB(SearchModel):
         nodes: int | None = None,
         branches: int | None = None,
         candidates: Sequence[str] | None = None,
-        active: Literal["nodes", "edges"] = "nodes",
+        active: Active = "nodes",
         input_example: Any = None,
         regularizer: Any = "ops",
         relative: bool = False,
@@ -106,7 +106,7 @@ class NASB(SearchModel):
                 name = place if len(backbones) == 1 else f"{place}.{i}"
                 cell = NASBCell(backbone, settings.candidates, settings.branches, name)
                 made.setdefault(place, []).append(cell.train(model.training))
-                origins.update({old: f"{name}.{_in_branch_0(new)}" for old, new in backbone.origins.items()})
+                origins |= cell_origins(name, backbone)
         self.__dict__.update(
             settings=settings,
             cell_names=conversion.names,
@@ -139,26 +139,11 @@ class NASB(SearchModel):
         with torch.no_grad():
             return self.layout.kept(self.probabilities())
 
-    def _drawn(self) -> list[list[Choice]]:
-        """One operation per active edge; two with gates while the architecture takes gradients."""
-        has_gates = self.alpha.requires_grad and torch.is_grad_enabled() and len(self.settings.candidates) > 1
-        count = 2 if has_gates else 1
-        with torch.no_grad():
-            edges = self.layout.draw_rows(self.active)
-            chances = self.probabilities().clamp(min=_LEAST_PROBABILITY).cpu()
-            drawn = torch.multinomial(chances[edges], count)
-        rows = edges.unsqueeze(1).expand_as(drawn)
-        pairs = list(zip(rows.reshape(-1).tolist(), drawn.reshape(-1).tolist()))
-        if count == 1:
-            return self.layout.choices(pairs)
-        # Of the two drawn, one is active; the gradient of its gate and of the other's reaches alpha through softmax.
-        two = torch.softmax(self.alpha[rows.to(self.alpha.device), drawn.to(self.alpha.device)], 1)
-        active = torch.multinomial(two.detach().clamp(min=_LEAST_PROBABILITY), 1)
-        gates = straight_through(torch.zeros_like(two).scatter_(1, active, 1.0), two)
-        return self.layout.choices(pairs, gates.reshape(-1))
-
     def _run(self, inputs: tuple[Any, ...]) -> Any:
-        plans = self._drawn() if self._explores else self.layout.choices(self._kept())
+        if self._explores:
+            plans = draw_choices(self.layout, self.alpha, self.active)
+        else:
+            plans = self.layout.choices(self._kept())
         cells = [cell for _, cell in self.layout.cells]
         try:
             for cell, plan in zip(cells, plans):
@@ -178,9 +163,10 @@ class NASB(SearchModel):
         unfitted: bool = False,
     ) -> Tensor:
         if isinstance(metric, PeakMetric):
-            raise ConfigError(
-                f"{metric.name} is no sum over layers, and NASB prices cells edge by edge: it is not available"
-            )
+            if not discrete:
+                raise ConfigError(_no_peak(metric))
+            found = network_cost(self._export(), metric, input_example=self.example.arguments)
+            return torch.tensor(found, dtype=torch.float64)
         if seed:
             return torch.tensor(price(self._seed_calls, metric), dtype=torch.float64)
         if smallest:
@@ -194,19 +180,9 @@ class NASB(SearchModel):
         Raises:
             ConfigError: there is no such cell, edge or candidate.
         """
-        index = next((i for i, (name, _) in enumerate(self.layout.cells) if name == cell), None)
-        if index is None:
-            raise ConfigError(f"no cell {cell!r}: cells are {', '.join(name for name, _ in self.layout.cells)}")
-        edges = self.layout.cells[index][1].edges
-        row = next((i for i, e in enumerate(edges) if (e.branch, e.source, e.target) == (branch, source, target)), None)
-        if row is None or operation not in self.settings.candidates:
-            raise ConfigError(
-                f"cell {cell!r} has no {operation!r} from node {source} to node {target} of branch {branch}: nodes are 0 to "
-                f"{len(self.layout.cells[index][1].shapes) - 1}, candidates {', '.join(self.settings.candidates)}"
-            )
+        row, column = self.layout.place(cell, Edge(branch, source, target), operation)
         with torch.no_grad():
-            values = self.alpha[self.layout.first_row[index] + row]
-            values[self.settings.candidates.index(operation)] = float(values.max()) + 20
+            self.alpha[row, column] = float(self.alpha[row].max()) + 20
 
     # --- results
 
@@ -244,43 +220,15 @@ class NASB(SearchModel):
         """
         self.check_architecture()
         with torch.no_grad():
-            chances = self.probabilities().cpu()
-            entropy = -(chances * chances.clamp(min=_LEAST_PROBABILITY).log()).sum(1)
-            kept = self._kept()
-        cells: dict[str, Any] = {}
-        for i, (name, cell) in enumerate(self.layout.cells):
-            first = self.layout.first_row[i]
-            rows = [
-                {
-                    "branch": choice.edge.branch,
-                    "source": choice.edge.source,
-                    "target": choice.edge.target,
-                    "operation": choice.operation,
-                    "probability": float(chances[first + cell.edges.index(choice.edge), column]),
-                }
-                for choice, column in zip(
-                    self.layout.choices(kept)[i], [c for r, c in kept if self.layout.cell_of(r) == i]
-                )
-            ]
-            cells[name] = {
-                "shapes": [list(shape) for shape in cell.shapes],
-                "branches": cell.branches,
-                "entropy": float(entropy[first : first + len(cell.edges)].mean()),
-                "kept": rows,
-            }
+            cells = summarise_cells(self.layout, self.probabilities().cpu(), self._kept())
         cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
         return {"method": type(self).__name__, "cells": cells, "cost": cost}
 
     def arch_structure(self) -> dict[str, Any]:
         """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
-        kept = {
-            name: [[c.edge.branch, c.edge.source, c.edge.target, c.operation] for c in choices]
-            for (name, _), choices in zip(self.layout.cells, self.layout.choices(self._kept()))
-        }
-        settings = {name: getattr(self.settings, name) for name in ("keep", "keep_output", "nodes", "branches")}
-        settings["candidates"] = list(self.settings.candidates)
-        head = structure_head("NASB", self.example)
-        return {**head, "cells": list(self.cell_names), "settings": settings, "kept": kept}
+        settings = {**vars(self.settings), "candidates": list(self.settings.candidates)}
+        found = {"cells": list(self.cell_names), "settings": settings, "kept": kept_rows(self.layout, self._kept())}
+        return {**structure_head("NASB", self.example), **found}
 
     def search_space(self) -> dict[str, Any]:
         """As of every search model, and the number of `edges`, of `candidates`, and of different `networks` (its log10)."""
@@ -304,16 +252,7 @@ class NASB(SearchModel):
         return draw_cells(self.arch_summary()["cells"], path)
 
     def __repr__(self) -> str:
-        summary = self.arch_summary()
-        lines = [f"{type(self).__name__} of {type(self.net).__name__}"]
-        for name, cell in summary["cells"].items():
-            lines.append(f"  {name}: {len(cell['shapes'])} nodes, entropy {cell['entropy']:.2f}")
-            for one in cell["kept"]:
-                branch = f" of branch {one['branch']}" if cell["branches"] > 1 else ""
-                arrow = f"{one['source']} -> {one['target']}{branch}"
-                lines.append(f"    {arrow}: {one['operation']} ({one['probability']:.0%})")
-        lines += [f"  {name}: {cost['now']:,} now; {cost['seed']:,} (seed)" for name, cost in summary["cost"].items()]
-        return "\n".join(lines)
+        return summary_text(f"{type(self).__name__} of {type(self.net).__name__}", self.arch_summary())
 
     # --- derived state
 
@@ -325,6 +264,9 @@ class NASB(SearchModel):
     def _derive(self, analysis: Analysis) -> Layout:
         cells = [(name, module) for name, module in self.net.named_modules() if isinstance(module, NASBCell)]
         layout = Layout(cells, self.settings, analysis)
+        for metric, _ in self.regularizer.weights:
+            if isinstance(metric, PeakMetric):
+                raise ConfigError(_no_peak(metric))
         if "alpha" not in self._parameters:
             device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
             self.alpha = nn.Parameter(torch.zeros(layout.rows, len(self.settings.candidates), device=device))
@@ -336,22 +278,17 @@ class NASB(SearchModel):
         own = self.state_dict()
         if given and given <= self.seed_names and not given & set(own):
             tensors = {name: state_dict.pop(prefix + name) for name in given}
-            merged = {**own, **{self._own_name(name): tensor for name, tensor in tensors.items()}}
+            merged = {**own, **{own_name(name, self._origins): tensor for name, tensor in tensors.items()}}
             state_dict.update({prefix + name: merged[name] for name in own})
         nn.Module._load_from_state_dict(self, state_dict, prefix, *args, **kwargs)
 
-    def _own_name(self, seed_name: str) -> str:
-        layer, _, tensor = seed_name.rpartition(".")
-        parts = layer.split(".")
-        for length in range(len(parts), 0, -1):
-            path = ".".join(parts[:length])
-            if path in self._origins:
-                return ".".join(["net", self._origins[path], *parts[length:], tensor])
-        return f"net.{seed_name}"
 
-
-def _in_branch_0(path: str) -> str:
-    return f"steps.0.{path[len('steps.') :]}" if path.startswith("steps.") else path
+def _no_peak(metric: PeakMetric) -> str:
+    return (
+        f"NASB: {metric.name!r} is a peak over the steps of a network, which has no expected value while operations are "
+        "still to be chosen: search under 'ops', 'size_bits' or a latency. What arch_export would give now has one: "
+        f"get_cost({metric.name!r}, discrete=True)"
+    )
 
 
 register_restorer("NASB", restore_nasb)

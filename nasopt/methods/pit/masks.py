@@ -105,6 +105,18 @@ class Masks:
         taps = [ladder.score(parameters[name]) for ladder, name in ladders if name in parameters]
         return self._channels.score(parameters["alpha"]), taps
 
+    def levels(self, parameters: MaskParameters) -> list[float]:
+        """All scores above 1/2, rising: each as a level of `thresholds` leaves less than the one before."""
+        units, taps = self.scores(parameters)
+        scores = torch.cat([units.detach(), *(one.detach() for one in taps)]).double().unique()
+        return scores[scores > THRESHOLD].tolist()
+
+    def thresholds(self, parameters: MaskParameters, level: float | None) -> Thresholds:
+        """One level for all units and taps; None: 1/2."""
+        if level is None:
+            return HALF
+        return Thresholds(parameters["alpha"].new_full((self._channels.groups,), level), level)
+
     def fit(self, use: Callable[[Tensor], float]) -> BudgetFit:
         """What fits thresholds to `scores`, so that `use(channel_counts)` stays below 1; for models without choices."""
         return BudgetFit(self._channels, self._kernels, use)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nasopt.cost import AnyMetric
 from nasopt.errors import ConfigError
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
+from nasopt.graph.build import build
+from nasopt.graph.kernels import KernelCut
 from nasopt.graph.nest import Paths
 from nasopt.methods.base import SearchModel
 from nasopt.methods.network_cost import KernelAxis, NetworkCost
+from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.schedule import Schedule
+from nasopt.methods.structure import is_chosen, make_structure
 from nasopt.methods.supernet.choices import Choices, Draw, PathMode
+from nasopt.methods.supernet.decisions import Decided, cheapest_branches, settle_branches
 from nasopt.methods.supernet.module import check_temperature
 
 
@@ -30,12 +38,12 @@ class BranchSearch(SearchModel):
     """
 
     _searches_branches = True
-    _settles = False
     choice_logits: nn.Parameter
     temperatures: Tensor
     temperature_schedule: Schedule | None
     _branch_settings: tuple[bool | None, bool | None, PathMode]
     _draw: Draw | None
+    _epoch: float
 
     def __init__(
         self,
@@ -51,19 +59,100 @@ class BranchSearch(SearchModel):
         schedule = temperature if isinstance(temperature, Schedule) else None
         first = schedule(0) if schedule is not None else temperature
         settings = (gumbel_softmax, hard_softmax, paths)
-        self.__dict__.update(_branch_settings=settings, temperature_schedule=schedule, _draw=None)
+        self.__dict__.update(_branch_settings=settings, temperature_schedule=schedule, _draw=None, _epoch=0.0)
         super().__init__(model, input_shape, **common)
         if first is not None:
             self.temperature = first  # type: ignore[assignment]
 
     @property
-    @abstractmethod
     def _choices(self) -> Choices:
-        """The choices, derived from the analysis."""
+        return self._derived["method"].choices
 
     @abstractmethod
-    def _cost_of(self, metric: Any, branches: Tensor, **which: bool) -> Tensor:
-        """Cost for given probabilities of all branches, `(branches,)`; `which` as `_cost`."""
+    def _kept(self) -> tuple[Tensor, dict[str, KernelCut]]:
+        """What export keeps of what masks may cut: one bool per label, and taps by layer."""
+
+    @abstractmethod
+    def _cost_of(
+        self,
+        metric: AnyMetric,
+        branches: Tensor,
+        *,
+        smallest: bool = False,
+        seed: bool = False,
+        level: float | None = None,
+    ) -> Tensor:
+        """Cost for given probabilities of all branches, `(branches,)`, and masks where a method has some.
+
+        Masks: of the smallest network, of the seed, or as `Decided.level` says.
+        """
+
+    def _levels(self) -> list[float]:
+        """Rising values of `Decided.level` that cut more and more; none where there are no masks."""
+        return []
+
+    # --- decisions and costs
+
+    def _cost(
+        self,
+        metric: AnyMetric,
+        *,
+        discrete: bool = False,
+        smallest: bool = False,
+        seed: bool = False,
+        unfitted: bool = False,
+    ) -> Tensor:
+        if smallest:
+            sizes = dict(zip(self._choices.names, self._choices.sizes))
+            least = cheapest_branches(
+                sizes, lambda branches: float(self._cost_of(metric, self._one_hot(branches), smallest=True))
+            )
+            return self._cost_of(metric, self._one_hot(least), smallest=True)
+        if seed:
+            return self._cost_of(metric, self._one_hot(dict.fromkeys(self._choices.names, 0)), seed=True)
+        if discrete:
+            return self._cost_if(metric, self._outcome())
+        branches, level = self._branch_probabilities(unfitted)
+        return self._cost_of(metric, branches, level=level)
+
+    def _cost_if(self, metric: AnyMetric, decided: Decided) -> Tensor:
+        return self._cost_of(metric, self._one_hot(decided.branches), level=decided.level)
+
+    def _one_hot(self, decisions: Mapping[str, int]) -> Tensor:
+        return self._choices.one_hot(decisions, self.choice_logits.detach())
+
+    def _likeliest(self) -> Decided:
+        return Decided(self._choices.decisions(self.choice_logits))
+
+    def _outcome(self) -> Decided:
+        """What export would take now: the largest logits; with a budget that has once been met, what is inside it."""
+        if self.budget is None or not bool(self.budget.reached):
+            return self._likeliest()
+        key = [parameter.detach().clone() for parameter in self.arch_parameters()]
+        known = self._derived.get("decided")
+        if known is None or not all(torch.equal(one, other) for one, other in zip(key, known[0])):
+            with torch.no_grad():
+                known = self._derived["decided"] = (key, self._settled(self.budget.limits))
+        return known[1]
+
+    def _settled(self, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
+        """Decisions inside the limits: masks are cut as far as needed; where that is not enough, branches change, too."""
+
+        def use(decided: Decided) -> float:
+            return max(float(self._cost_if(metric, decided)) / limit for metric, limit in limits)
+
+        def cut(decided: Decided) -> Decided:
+            levels = [decided.level, *self._levels()]
+            place = bisect_left(levels, True, key=lambda level: use(replace(decided, level=level)) <= 1)
+            return replace(decided, level=levels[min(place, len(levels) - 1)])
+
+        found = self._likeliest()
+        narrow = cut(found)
+        if use(narrow) > 1:
+            scores = self._choices.scores(self.choice_logits)
+            branches = settle_branches(found.branches, scores, lambda b: use(Decided(b, narrow.level)))
+            narrow = cut(Decided(branches))
+        return narrow
 
     def _make_choices(self, analysis: Analysis) -> Choices:
         """Choices of the analysed model; logits and temperatures are created if they do not exist."""
@@ -97,30 +186,38 @@ class BranchSearch(SearchModel):
 
     def set_epoch(self, epoch: float) -> None:
         """Follow the schedules: call it at the start of every epoch of the search, which counts from 0."""
+        self._epoch = epoch
         if self.temperature_schedule is not None:
             self.temperature = self.temperature_schedule(epoch)  # type: ignore[assignment]
 
     # --- weights of the branches
 
-    def _branch_probabilities(self) -> Tensor:
-        """What the last forward pass used in train mode, the decision otherwise; `(branches,)`, differentiable."""
+    def _branch_probabilities(self, unfitted: bool = False) -> tuple[Tensor, float | None]:
+        """What the last forward pass used in train mode, what is decided otherwise.
+
+        Returns:
+            Probabilities of all branches, `(branches,)`, differentiable; and the level of the masks, as in `Decided`.
+        """
         choices = self._choices
         if self._explores:
-            return choices.flat(choices.weights(self.choice_logits, self.temperatures, self._draw))
-        return choices.flat(choices.decided(self.choice_logits))
+            return choices.flat(choices.weights(self.choice_logits, self.temperatures, self._draw)), None
+        decided = self._likeliest() if unfitted else self._outcome()
+        return choices.flat(choices.decided(self.choice_logits, decided.branches)), decided.level
 
     def _paths(self) -> Paths:
         """Draw a training step, or decide."""
         self.check_architecture()
         choices = self._choices
         if not self._explores:
-            return Paths(self.net, [[(branch, None)] for branch in choices.decisions(self.choice_logits).values()])
+            return Paths(self.net, [[(branch, None)] for branch in self._outcome().branches.values()])
         self._draw = choices.draw(self.choice_logits, self.temperatures)
         weights = choices.weights(self.choice_logits, self.temperatures, self._draw)
         return Paths(self.net, choices.active(weights, self._draw))
 
-    def _decisions(self) -> dict[str, int]:
-        return self._choices.decisions(self.choice_logits)
+    def _call(self, masks: Sequence[Tensor], paths: Paths, inputs: tuple[Any, ...]) -> Any:
+        """The network under masks, along paths where there are choices."""
+        function = self._derived["method"].forward
+        return function(self.net, masks, *((paths,) if self._choices.names else ()), *inputs)
 
     # --- polarisation
 
@@ -136,14 +233,45 @@ class BranchSearch(SearchModel):
         if not eps > 0:
             raise ConfigError(f"eps must be a number > 0, got {eps!r}: it keeps the loss finite at equal probabilities")
         self.check_architecture()
-        choices = self._choices
-        theta = choices.probabilities(self.choice_logits, self.temperatures)
-        count = torch.tensor(choices.sizes, dtype=theta.dtype, device=theta.device)
-        mean = theta.sum(1) / count
-        variance = (theta * theta).sum(1) / count - mean * mean
-        return (mean / (variance + eps)).sum()
+        return self._choices.polarisation(self.choice_logits, self.temperatures, eps)
 
     # --- results
+
+    def _export(self) -> nn.Module:
+        return build(self.net, self.example, self.arch_structure())
+
+    def arch_summary(self) -> dict[str, Any]:
+        """What has been decided.
+
+        Returns:
+            `{"method", "choices", "layers", "cost"}`. `choices` is `choice_summary()`; `layers` describes the layers of the
+            network that would be exported now, under the names of the seed; `cost` has `now` and `seed` for every metric of
+            the regularizer, size and macs.
+        """
+        self.check_architecture()
+        decisions = self._outcome().branches
+        with torch.no_grad():
+            layers = layer_summary(self.analysis, *self._kept())
+        if not self._searches_channels:
+            layers = {name: {**layer, "reason": ""} for name, layer in layers.items()}
+        cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
+        return {
+            "method": type(self).__name__,
+            "choices": self.choice_summary(),
+            "layers": {name: layer for name, layer in layers.items() if is_chosen(name, decisions)},
+            "cost": cost,
+        }
+
+    def arch_structure(self) -> dict[str, Any]:
+        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
+        self.check_architecture()
+        with torch.no_grad():
+            keep, cuts = self._kept()
+        decisions = dict(self._outcome().branches)
+        return make_structure(type(self).__name__, self.analysis, self.example, keep, cuts, decisions)
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     def choice_summary(self) -> dict[str, dict[str, Any]]:
         """Per choice: `branches` (their layers), `probabilities`, `entropy` [nat], `chosen` (index) and `runs`.
@@ -151,42 +279,7 @@ class BranchSearch(SearchModel):
         `runs` is False where the choice lies in a branch that is not chosen itself.
         """
         with torch.no_grad():
-            theta = self._choices.probabilities(self.choice_logits, self.temperatures).double().cpu()
-            entropy = torch.special.entr(theta).sum(1).tolist()
-        decisions = self._decisions()
-        return {
-            name: {
-                "branches": list(kinds),
-                "probabilities": theta[row, : len(kinds)].tolist(),
-                "entropy": entropy[row],
-                "chosen": decisions[name],
-                "runs": _is_reached(name, decisions),
-            }
-            for row, (name, kinds) in enumerate(zip(self._choices.names, self._choices.kinds))
-        }
-
-    def _smallest_decisions(self, cost: Callable[[Tensor], Tensor]) -> dict[str, int]:
-        """The cheapest branch of every choice, inner ones first; `cost` takes weights of all branches, `(branches,)`."""
-        choices = self._choices
-        decisions = dict.fromkeys(choices.names, 0)
-        for name, size in zip(choices.names, choices.sizes):
-            around = {**decisions, **_way_to(name)}
-            prices = [
-                float(cost(choices.one_hot({**around, name: i}, self.choice_logits.detach()))) for i in range(size)
-            ]
-            decisions[name] = prices.index(min(prices))
-        return decisions
-
-
-def _way_to(name: str) -> dict[str, int]:
-    """The branches around a nested choice."""
-    parts = name.split(".branches.")
-    starts = [".branches.".join(parts[:i]) for i in range(1, len(parts))]
-    return {start: int(part.split(".")[0]) for start, part in zip(starts, parts[1:])}
-
-
-def _is_reached(name: str, decisions: dict[str, int]) -> bool:
-    return all(decisions.get(choice, index) == index for choice, index in _way_to(name).items())
+            return self._choices.summary(self.choice_logits, self.temperatures, self._outcome().branches)
 
 
 def has_branches(model: SearchModel) -> bool:

@@ -8,9 +8,9 @@ probabilities instead of logits would stay near uniform.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from nasopt.errors import ConfigError, nearest
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.methods.network_cost import branch_layout
+from nasopt.methods.supernet.decisions import is_reached
 from nasopt.ste import straight_through
 
 PathMode = Literal["all", "sampled", "two"]
@@ -124,11 +125,17 @@ class Choices:
         one_hot = torch.zeros_like(soft).scatter_(1, chosen[:, None], 1.0)
         return torch.where(hard, straight_through(one_hot, soft), soft)
 
-    def decided(self, logits: Tensor) -> Tensor:
-        """One-hot weights of the largest logits (the first of equal ones), straight-through to softmax(logits)."""
+    def decided(self, logits: Tensor, decisions: Mapping[str, int]) -> Tensor:
+        """One-hot weights of decided choices, straight-through to softmax(logits); `(choices, widest)`."""
         wide = self.pad(logits)
-        one_hot = torch.zeros_like(wide).scatter_(1, wide.argmax(1, keepdim=True), 1.0)
+        chosen = torch.tensor([decisions[name] for name in self.names], device=wide.device)
+        one_hot = torch.zeros_like(wide).scatter_(1, chosen[:, None], 1.0)
         return straight_through(one_hot, torch.softmax(wide, 1))
+
+    def scores(self, logits: Tensor) -> dict[str, list[float]]:
+        """Path of every choice -> log-probabilities of its branches."""
+        rows = torch.log_softmax(self.pad(logits.detach()), 1).tolist()
+        return {name: row[:size] for name, size, row in zip(self.names, self.sizes, rows)}
 
     def probabilities(self, logits: Tensor, temperatures: Tensor) -> Tensor:
         """Without noise: soft weights, or with Gumbel noise the probabilities of being drawn. `(choices, widest)`."""
@@ -138,6 +145,29 @@ class Choices:
         gumbel = self._tensors(logits)[1]
         wide = self.pad(logits)
         return torch.log_softmax(torch.where(gumbel, wide, wide / temperatures), 1)
+
+    def polarisation(self, logits: Tensor, temperatures: Tensor, eps: float) -> Tensor:
+        """Sum over the choices of `mean(theta) / (var(theta) + eps)`, a scalar."""
+        theta = self.probabilities(logits, temperatures)
+        count = torch.tensor(self.sizes, dtype=theta.dtype, device=theta.device)
+        mean = theta.sum(1) / count
+        variance = (theta * theta).sum(1) / count - mean * mean
+        return (mean / (variance + eps)).sum()
+
+    def summary(self, logits: Tensor, temperatures: Tensor, decisions: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+        """Plain values per choice: see `BranchSearch.choice_summary`."""
+        theta = self.probabilities(logits, temperatures).double().cpu()
+        entropy = torch.special.entr(theta).sum(1).tolist()
+        return {
+            name: {
+                "branches": list(kinds),
+                "probabilities": theta[row, : len(kinds)].tolist(),
+                "entropy": entropy[row],
+                "chosen": decisions[name],
+                "runs": is_reached(name, decisions),
+            }
+            for row, (name, kinds) in enumerate(zip(self.names, self.kinds))
+        }
 
     # --- which branches run
 
@@ -166,7 +196,7 @@ class Choices:
         """A matrix as one number per branch, without padding."""
         return matrix.reshape(-1).index_select(0, self._flat.to(matrix.device))
 
-    def one_hot(self, decisions: dict[str, int], like: Tensor) -> Tensor:
+    def one_hot(self, decisions: Mapping[str, int], like: Tensor) -> Tensor:
         """Weights per branch of decided choices, `(branches,)`."""
         rows = torch.zeros(len(self.names), self.widest, dtype=like.dtype, device=like.device)
         for row, name in enumerate(self.names):

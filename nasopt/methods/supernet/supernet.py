@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from nasopt.cost import AnyMetric
 from nasopt.errors import NoEffectWarning
 from nasopt.graph.analysis import Analysis
-from nasopt.graph.build import build
+from nasopt.graph.kernels import KernelCut
 from nasopt.graph.mask import masked_function
 from nasopt.methods.network_cost import NetworkCost
-from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.schedule import Schedule
-from nasopt.methods.structure import is_chosen, make_structure
 from nasopt.methods.supernet.branch_search import BranchSearch, has_branches
 from nasopt.methods.supernet.choices import Choices, PathMode
 
@@ -104,77 +102,20 @@ class SuperNet(BranchSearch):
     # --- decisions
 
     def _run(self, inputs: tuple[Any, ...]) -> Any:
-        if not self._choices.names:
-            return self._method.forward(self.net, (), *inputs)
-        return self._method.forward(self.net, (), self._paths(), *inputs)
+        return self._call((), self._paths(), inputs)
 
-    def _cost(
-        self,
-        metric: AnyMetric,
-        *,
-        discrete: bool = False,
-        smallest: bool = False,
-        seed: bool = False,
-        unfitted: bool = False,
-    ) -> Tensor:
-        if seed:
-            decisions = dict.fromkeys(self._choices.names, 0)
-        elif smallest:
-            decisions = self._smallest_decisions(lambda branches: self._cost_of(metric, branches))
-        elif discrete:
-            decisions = self._decisions()
-        else:
-            return self._cost_of(metric, self._branch_probabilities())
-        return self._cost_of(metric, self._choices.one_hot(decisions, self.choice_logits.detach()))
-
-    def _cost_of(self, metric: AnyMetric, branches: Tensor, **which: bool) -> Tensor:
+    def _cost_of(self, metric: AnyMetric, branches: Tensor, **masks: Any) -> Tensor:
         counts = branches.new_zeros(0, dtype=torch.float32 if branches.device.type == "mps" else torch.float64)
         return self._method.cost(metric, counts, branches)
 
-    # --- results
-
-    def _export(self) -> nn.Module:
-        return build(self.net, self.example, self.arch_structure())
-
-    def arch_summary(self) -> dict[str, Any]:
-        """What has been decided.
-
-        Returns:
-            `{"method", "choices", "layers", "cost"}`. `choices` is `choice_summary()`; `layers` describes the layers of the
-            network that would be exported now, under the names of the seed; `cost` has `now` and `seed` for every metric of
-            the regularizer, size and macs.
-        """
-        self.check_architecture()
-        decisions = self._decisions()
-        layers = layer_summary(self.analysis, self._keep_all(), {})
-        cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
-        return {
-            "method": type(self).__name__,
-            "choices": self.choice_summary(),
-            "layers": {name: {**one, "reason": ""} for name, one in layers.items() if is_chosen(name, decisions)},
-            "cost": cost,
-        }
-
-    def arch_structure(self) -> dict[str, Any]:
-        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
-        self.check_architecture()
-        return make_structure("SuperNet", self.analysis, self.example, self._keep_all(), {}, self._decisions())
-
-    def _keep_all(self) -> Tensor:
-        return torch.ones(len(self.analysis.labels), dtype=torch.bool)
-
-    def __repr__(self) -> str:
-        return describe(self)
+    def _kept(self) -> tuple[Tensor, dict[str, KernelCut]]:
+        return torch.ones(len(self.analysis.labels), dtype=torch.bool), {}
 
     # --- derived state
 
     @property
     def _method(self) -> _Derived:
         return self._derived["method"]
-
-    @property
-    def _choices(self) -> Choices:
-        return self._method.choices
 
     def _derive(self, analysis: Analysis) -> _Derived:
         return _Derived(self._make_choices(analysis), self._make_cost(analysis), masked_function(analysis, {}, {}))

@@ -1,0 +1,219 @@
+"""Is it better to search layers and channels at once, or one after the other? Accuracy against size, at equal total epochs.
+
+    NASOPT_DATA=... python -m benchmarks.joint_search --out joint.jsonl    # under an hour on one core
+    python -m benchmarks.joint_report joint.jsonl --plot joint.png         # table and plot of what is there
+
+A class-balanced subset of CIFAR-10 (as JPEG), ResNet-8 of width 8, candidates at every convolution with more than one tap.
+Every run trains for `warmup + search + finetune` epochs in all and pays `strength * size / seed's size`; a search in two
+stages halves the search epochs. All runs of a seed that start from the same network share its warm-up. Every finished run
+appends a line to `--out`; those that stand there already are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks_mlperf_tiny.networks import resnet8, set_norm_momentum
+from examples.cifar_subset import batches, load_subset
+from nasopt import PIT, PITSuperNet, SuperNet, schedule, with_candidates
+from nasopt.cost import network_cost
+
+SHAPE = (3, 32, 32)
+BATCH = 32
+LR, ARCH_LR = 2e-3, 1e-2
+Results = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to search.
+
+    Attributes:
+        title: for the table.
+        stages: `"pit"`, `"supernet"` or `"joint"`, one after the other.
+        masks: `branch_masks` of the joint search.
+        freezes: whether masks wait for the first half of a joint search.
+    """
+
+    title: str
+    stages: tuple[str, ...]
+    masks: str = "shared"
+    freezes: bool = False
+
+
+METHODS = {
+    "pit": Method("PIT", ("pit",)),
+    "supernet": Method("SuperNet", ("supernet",)),
+    "sequential": Method("PIT after SuperNet", ("supernet", "pit")),
+    "shared": Method("PITSuperNet, shared masks", ("joint",)),
+    "shared_freeze": Method("PITSuperNet, shared masks, schedule", ("joint",), freezes=True),
+    "independent": Method("PITSuperNet, independent masks", ("joint",), "independent"),
+    "independent_freeze": Method("PITSuperNet, independent masks, schedule", ("joint",), "independent", True),
+}
+
+
+class Experiment:
+    """All runs of one seed: data, warm networks, training."""
+
+    def __init__(self, seed: int, options: argparse.Namespace, data: tuple[Tensor, Tensor]) -> None:
+        self.seed, self.options, self.data = seed, options, data
+        torch.manual_seed(seed)
+        self.plain = resnet8(width=options.width)
+        set_norm_momentum(self.plain, 0.1)
+        self.size = network_cost(self.plain, "size", SHAPE)
+        self._warm: dict[bool, nn.Module] = {}
+
+    def warm(self, has_branches: bool) -> nn.Module:
+        """A copy of the network that a search starts from, trained for the epochs of the warm-up."""
+        if has_branches not in self._warm:
+            torch.manual_seed(self.seed)
+            start = with_candidates(self.plain, SHAPE) if has_branches else copy.deepcopy(self.plain)
+            model = self.supernet(start, 1) if has_branches else start
+            parameters = model.net_parameters() if isinstance(model, SuperNet) else model.parameters()
+            self.train(model, [{"params": list(parameters), "lr": LR}], self.options.warmup, 0)
+            start.load_state_dict(model.net.state_dict() if isinstance(model, SuperNet) else model.state_dict())
+            self._warm[has_branches] = start
+        return copy.deepcopy(self._warm[has_branches])
+
+    def supernet(self, start: nn.Module, epochs: float, **joint: Any) -> SuperNet | PITSuperNet:
+        """One sampled branch per step; temperatures fall, so that branches are settled after `epochs`."""
+        kind: Any = PITSuperNet if joint else SuperNet
+        cold = schedule.exponential(1.0, self.options.cold, epochs)
+        return kind(start, SHAPE, paths="sampled", hard_softmax=True, temperature=cold, **joint)
+
+    def run(self, method: Method, strength: float) -> tuple[nn.Module, list[int]]:
+        """The found network, fine-tuned, and the branches that were chosen."""
+        chosen: list[int] = []
+        network = self.warm(method.stages[0] != "pit")
+        epochs = self.options.search // len(method.stages)
+        half = self.options.search / 2
+        for number, stage in enumerate(method.stages):
+            model: Any
+            if stage == "pit":
+                model = PIT(network, SHAPE, kernel_search=False)
+            elif stage == "supernet":
+                model = self.supernet(network, half)
+            else:
+                frozen = half if method.freezes else 0
+                joint = {"branch_masks": method.masks, "freeze_masks_epochs": frozen, "kernel_search": False}
+                model = self.supernet(network, half, **joint)
+            self.search(model, epochs, strength, number + 1)
+            if stage != "pit":
+                chosen = [choice["chosen"] for choice in model.choice_summary().values()]
+            network = model.arch_export()
+        self.train(network, [{"params": list(network.parameters()), "lr": LR}], self.options.finetune, 9, cosine)
+        return network, chosen
+
+    def search(self, model: Any, epochs: int, strength: float, phase: int) -> None:
+        """The strength rises over the first half; the learning rate of the architecture falls over the second."""
+
+        def factors(epoch: int) -> tuple[float, float]:
+            return 1.0, min(1.0, 2 * (1 - epoch / epochs))
+
+        def penalty(epoch: int) -> Tensor:
+            return strength / self.size * min(1.0, 2 * (epoch + 1) / epochs) * model.get_regularization_loss()
+
+        self.train(model, model.param_groups(LR, ARCH_LR), epochs, phase, lambda epoch, _: factors(epoch), penalty)
+
+    def train(
+        self,
+        model: nn.Module,
+        groups: list[dict[str, Any]],
+        epochs: int,
+        phase: int,
+        factors: Callable[[int, int], tuple[float, ...]] = lambda epoch, epochs: (1.0, 1.0),
+        penalty: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        """Adam; `factors(epoch, epochs)` of the learning rates of the groups."""
+        optimizer = torch.optim.Adam(groups)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        torch.manual_seed(100 * self.seed + phase)
+        order = torch.Generator().manual_seed(100 * self.seed + phase)
+        for epoch in range(epochs):
+            for group, rate, factor in zip(optimizer.param_groups, rates, factors(epoch, epochs)):
+                group["lr"] = rate * factor
+            if penalty is not None and hasattr(model, "set_epoch"):
+                model.set_epoch(epoch)
+            model.train()
+            for x, y in batches(*self.data, BATCH, order):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                (loss if penalty is None else loss + penalty(epoch)).backward()
+                optimizer.step()
+
+
+def cosine(epoch: int, epochs: int) -> tuple[float, ...]:
+    """Half a cosine to zero."""
+    return (0.5 * (1 + math.cos(math.pi * epoch / epochs)),)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of right answers [%]."""
+    model.eval()
+    right = sum(int((model(part).argmax(1) == label).sum()) for part, label in zip(x.split(250), y.split(250)))
+    return 100 * right / len(y)
+
+
+def finished(path: Path) -> Results:
+    """Lines of an earlier run."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """Everything that is missing, seed after seed."""
+    done = {(r["method"], r["strength"], r["seed"]) for r in finished(options.out)}
+    data, tests = load_subset("train", options.images), load_subset("test", options.tests)
+    for seed in range(options.seeds):
+        experiment = Experiment(seed, options, data)
+        for strength in options.strengths:
+            for name in options.methods:
+                if (name, strength, seed) in done:
+                    continue
+                start = time.process_time()
+                network, chosen = experiment.run(METHODS[name], strength)
+                result = {
+                    "method": name,
+                    "strength": strength,
+                    "seed": seed,
+                    "size": network_cost(network, "size", SHAPE),
+                    "macs": network_cost(network, "macs", SHAPE),
+                    "chosen": chosen,
+                    "accuracy": accuracy(network, *tests),
+                    "seconds": round(time.process_time() - start, 1),
+                }
+                with options.out.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("joint_search.jsonl"))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--strengths", nargs="+", type=float, default=[0.03, 0.1, 0.3])
+    numbers = {"seeds": 3, "images": 1300, "tests": 2500, "width": 8, "warmup": 3, "search": 8, "finetune": 5}
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--cold", type=float, default=0.1, help="temperature in the second half of a search")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    run_all(options)
+
+
+if __name__ == "__main__":
+    main()

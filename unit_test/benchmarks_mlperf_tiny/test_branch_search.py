@@ -1,0 +1,33 @@
+"""Searches between branches run the whole way, and what they find is a plain network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import TASK, build_supernet, config, load
+from torch import nn
+
+import nasopt
+from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.search import Run
+from nasopt.cost import network_cost
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [("supernet", ["SuperNet"]), ("pit_supernet", ["PITSuperNet"]), ("pit_after_supernet", ["SuperNet", "PIT"])],
+)
+def test_the_whole_way(method: str, stages: list[str]) -> None:
+    settings = config(method, search=6, strength=3.0)
+    run = Run(settings, TASK, load(DataOptions()), quiet=True)
+    result = run.run()
+    assert [structure["method"] for structure in result.structures] == stages
+    assert {type(m) for m in result.network.modules()} & {nn.Identity, nasopt.SuperNetModule} == set()
+    assert network_cost(result.network, "macs", (1, 8, 8)) < network_cost(TASK.seed(2), "macs", (1, 8, 8))
+    network = build_supernet(2)
+    for structure in result.structures:
+        network = nasopt.restore(network, structure)
+    network.load_state_dict(result.network.state_dict())
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(network.eval()(x), result.network.eval()(x))
+    assert len(result.history) == settings.warmup + settings.search + settings.finetune

@@ -1,0 +1,79 @@
+"""torchvision's ResNets with basic and with bottleneck blocks become cells, and what they cost and compute is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nasopt import NASB, cost
+from nasopt.errors import ConfigError, UnpricedError
+from nasopt.methods.nasb import binarize, full_precision
+from nasopt.nn import BinaryConv2d
+from unit_test.methods.nasb_seeds import SHAPE, Residual, torchvision_models
+
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
+FEW = ("zero", "max_pool_3x3", "identity")
+
+
+def shaken(seed: nn.Module, cells: list[str], candidates: tuple[str, ...], shape: tuple[int, ...]) -> NASB:
+    model = NASB(seed, shape, cells=cells, candidates=candidates).eval()
+    with torch.no_grad():
+        model.alpha.normal_()
+    return model
+
+
+def check(model: NASB, shape: tuple[int, ...]) -> None:
+    network = model.arch_export(verify=False)
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        assert torch.equal(network(x), model(x))
+        assert binarize(full_precision(network))(x).shape == (2, 5)
+    for metric in ("ops", "size_bits"):
+        assert model.get_cost(metric, discrete=True) == cost.network_cost(network, metric, shape)
+
+
+def bottlenecks(blocks: list[int]) -> nn.Module:
+    models: Any = torchvision_models()
+    return models.ResNet(models.resnet.Bottleneck, blocks, num_classes=5)
+
+
+def test_bottleneck_blocks() -> None:
+    model = shaken(bottlenecks([1, 1, 1, 1]), ["layer1"], (*FEW, "conv_1x1"), (3, 32, 32))
+    (_, cell), *_ = model.layout.cells
+    assert [shape[0] for shape in cell.shapes] == [64, 64, 64, 256]
+    # The block's own 1x1 convolution beside its main path aligns input and output.
+    assert [j for j in (1, 2, 3) if cell.has_aligner(0, j)] == [3]
+    model.choose("layer1", 0, 3, "identity")
+    check(model, (3, 32, 32))
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 16), ("resnet34", 32), ("resnet50", 48)])
+def test_whole_resnets(name: str, convolutions: int) -> None:
+    model = shaken(getattr(torchvision_models(), name)(num_classes=5), STAGES, FEW, (3, 64, 64))
+    assert sum(isinstance(module, BinaryConv2d) for module in model.arch_export().modules()) == convolutions
+    check(model, (3, 64, 64))
+
+
+@pytest.fixture(scope="module")
+def small() -> NASB:
+    return shaken(Residual(), ["stage1", "stage2"], ("zero", "max_pool_3x3", "conv_3x3"), SHAPE)
+
+
+def test_latency_and_peak_memory_of_what_is_found(small: NASB) -> None:
+    network = small.arch_export()
+    for metric in ("latency:cortex_m4", "memory"):
+        assert small.get_cost(metric, discrete=True) == cost.network_cost(network, metric, SHAPE)
+    assert float(small.get_cost("latency:cortex_m4").detach()) > 0
+
+
+def test_what_has_no_price_is_refused(small: NASB) -> None:
+    with pytest.raises(ConfigError, match=r"no expected value while operations .* search under 'ops'"):
+        NASB(Residual(), SHAPE, cells="stage1", candidates=FEW, regularizer="memory")
+    with pytest.raises(ConfigError, match="discrete=True"):
+        small.get_cost("memory")
+    with pytest.raises(UnpricedError, match="'gap8' has no law for 'pool' layers"):
+        small.get_cost("latency:gap8")
