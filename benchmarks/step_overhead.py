@@ -16,6 +16,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class Watch(L.Callback):
 
     def times(self) -> list[float]:
         """Without the first steps of every epoch."""
-        return [b - a for starts in self.starts for a, b in zip(starts[3:], starts[4:])]
+        return [b - a for starts in self.starts for a, b in pairwise(starts[3:])]
 
 
 class TimedSearch(SearchCallback):  # type: ignore[misc]
