@@ -111,9 +111,9 @@ def main() -> None:
         for jobs in args.jobs:
             with tempfile.TemporaryDirectory() as folder:
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                started = time.monotonic()
+                started, computed = time.monotonic(), time.process_time()
                 rows = sweep(Path(folder), jobs, runner)
-                seconds = time.monotonic() - started
+                seconds, computed = time.monotonic() - started, time.process_time() - computed
                 names = {(row["strength"], row["seed"]) for row in rows if row["status"] == "done"}
                 assert len(names) == len(rows) == math.ceil(jobs / 10) * 10, f"{len(names)} of {jobs} jobs are done"
                 executions = sum(path.stat().st_size for path in Path(folder).glob("jobs/*/executions"))
@@ -122,7 +122,8 @@ def main() -> None:
                 again = time.monotonic() - ended
                 memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
             print(
-                f"{len(rows)} jobs: {seconds:.1f} s, {1000 * seconds / len(rows):.1f} ms each; again {again:.1f} s; "
+                f"{len(rows)} jobs: {seconds:.1f} s, {1000 * seconds / len(rows):.1f} ms each, of which the leading "
+                f"process computes {1000 * computed / len(rows):.1f} ms; again {again:.1f} s; "
                 f"{memory:.0f} MiB; {executions - len(rows)} repeated",
                 flush=True,
             )
