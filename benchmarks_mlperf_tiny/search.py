@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,44 +25,11 @@ from benchmarks_mlperf_tiny.methods import SearchModel, get_method, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
 from benchmarks_mlperf_tiny.phases import Phase, plan, worn_out
 from benchmarks_mlperf_tiny.progress import Progress
+from benchmarks_mlperf_tiny.run_state import RunResult, RunState
 from benchmarks_mlperf_tiny.task import Task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb import binarize, full_precision
-
-
-@dataclass
-class RunState:
-    """Where a run is; everything that a checkpoint must hold, besides weights and optimizer.
-
-    Attributes:
-        phase, epoch: the next epoch to train; `phase` may lie behind the last one.
-        structures: what each finished search stage has found (`arch_structure`).
-        best: weights of the best fine-tuned epoch by the val split, or None.
-        best_val: its figure of merit.
-        history: one record per epoch.
-        seconds: spent so far.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    structures: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-    best_val: float = -math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run: the trained network, its figures on val and test, and how it came to be."""
-
-    network: nn.Module
-    structures: list[dict[str, Any]]
-    val: float
-    test: float
-    history: list[dict[str, Any]]
-    seconds: float
 
 
 class Run:
