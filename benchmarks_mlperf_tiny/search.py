@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import nasopt
+from benchmarks_mlperf_tiny import processes
 from benchmarks_mlperf_tiny.budgets import make_budget
 from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
@@ -58,10 +59,13 @@ class Run:
         warmed_up: Path | None = None,
     ) -> None:
         self.config, self.task, self.data = config, task, data
-        self.checkpoint, self.checkpoint_every, self.quiet = checkpoint, checkpoint_every, quiet
+        self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.quiet = quiet or not processes.is_first()
         self.curves, self.warmed_up = curves, warmed_up
         self.method = get_method(config.method)
         self.phases = plan(config, self.method)
+        if config.compile and processes.count() > 1:
+            raise BenchmarkError("--compile is for one process: leave it out under torchrun")
         self.factory = self.choose_factory()
         self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
         self.state = RunState()
@@ -79,9 +83,7 @@ class Run:
             CheckpointError: the checkpoint cannot be used, or not be written.
         """
         started = time.monotonic()
-        saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
-        if saved is None and self.warmed_up:
-            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
+        saved = processes.from_first(self.load() if processes.is_first() else None)
         if saved is None:
             self.model = self.build_network()
             self.enter_phase()
@@ -101,6 +103,13 @@ class Run:
             self.state.history,
             self.state.seconds,
         )
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from, if there is one."""
+        saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
+        if saved is None and self.warmed_up:
+            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
+        return saved
 
     def choose_factory(self) -> Callable[[int], nn.Module]:
         """What the first stage wraps.
@@ -166,7 +175,7 @@ class Run:
         label = f"{config.task} {config.method} {phase.kind}"
         steps = self.data.train.steps(config.batch_size)
         progress = Progress(label, phase.epochs, steps, state.epoch, self.quiet, self.task.figure_name)
-        forward = torch.compile(self.model) if config.compile else self.model
+        forward = torch.compile(self.model) if config.compile else processes.parallel(self.model)
         penalty = self.penalty if phase.kind == "search" else None
         turn = self.take_turn if phase.kind == "search" and self.method.is_binary else None
         base = [group["lr"] for group in self.optimizer.param_groups] if state.epoch == 0 else None
@@ -249,12 +258,12 @@ class Run:
         if self.state.phase < len(self.phases):
             self.enter_phase()
         self.save()
-        if warmed_up is not None:
+        if warmed_up is not None and processes.is_first():
             save_checkpoint(warmed_up, warmup_settings(self.config), self.as_saved())
 
     def save(self) -> None:
         """Replace the checkpoint."""
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and processes.is_first():
             save_checkpoint(self.checkpoint, self.config.as_dict(), self.as_saved())
 
     def as_saved(self) -> dict[str, Any]:
