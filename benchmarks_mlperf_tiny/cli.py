@@ -119,9 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
 
         from benchmarks_mlperf_tiny import commands
+        from benchmarks_mlperf_tiny.processes import joined
 
         torch.set_num_threads(args.threads or 1)
-        getattr(commands, args.command)(args)
+        with joined(args.command, getattr(args, "device", None)) as takes_part:
+            if takes_part:
+                getattr(commands, args.command)(args)
     except NasoptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

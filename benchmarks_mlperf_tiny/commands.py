@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
+from benchmarks_mlperf_tiny import processes
 from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
@@ -53,10 +55,11 @@ def search(args: argparse.Namespace) -> None:
     changes = {key: getattr(args, key) for key in SETTINGS}
     config = make_config(task, args.data, args.method, **changes)
     folder = args.out / run_name(config)
-    with locked(folder):
+    first = processes.is_first()
+    with locked(folder) if first else contextlib.nullcontext():
         data = task.dataset(config.data).load(DataOptions(args.data_dir))
         checkpoints = {name: folder / f"{name}_checkpoint.pt" for name in ("seed", "found")}
-        for path in checkpoints.values():
+        for path in checkpoints.values() if first else ():
             if args.fresh:
                 path.unlink(missing_ok=True)
             elif path.exists():
@@ -66,8 +69,10 @@ def search(args: argparse.Namespace) -> None:
         if config.method != "seed" and not args.no_baseline:
             seed_config = make_config(task, args.data, "seed", **changes)
             seed_result = Run(seed_config, task, data, checkpoints["seed"], every, args.quiet).run()
-        curves = CurveWriter(folder / "curves") if args.tensorboard else None
+        curves = CurveWriter(folder / "curves") if args.tensorboard and first else None
         found = Run(config, task, data, checkpoints["found"], every, args.quiet, curves).run()
+        if not first:
+            return
         seed = seed_result.network if seed_result else task.seed(data.num_classes)
         summary = summarise(config, task, seed.cpu(), seed_result, found, data.synthetic)
         save_result(folder, summary, found)
