@@ -29,6 +29,7 @@ from benchmarks_mlperf_tiny.task import Task
 from benchmarks_mlperf_tiny.tasks import TASKS, get_task
 from nasopt.errors import NasoptError
 from nasopt.export import ExportReport, to_int8_onnx, to_onnx
+from nasopt.export.int8 import METHODS
 
 # Data set of a task where the folder of NASOPT_DATA has the file.
 REAL = {
@@ -74,7 +75,8 @@ def export(
     test = list(batches(data, data.test, 250))
     options: dict[str, Any] = {"data": test, "metric": figure, "targets": [TARGET]}
     plain = to_onnx(network, folder / "found.onnx", test[0][0], **options)
-    return plain, to_int8_onnx(network, folder / "found-int8.onnx", calibration(data, samples), **options)
+    inputs = calibration(data, samples)
+    return plain, to_int8_onnx(network, folder / "found-int8.onnx", inputs, method=method, **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
     parser.add_argument("--module", type=Path, help="found_module.pt to export in place of a search, with one --task")
     parser.add_argument("--samples", type=int, default=512, help="training examples for calibration; default: 512")
+    parser.add_argument("--calibration", default="minmax", help=f"one of {', '.join(METHODS)}; default: minmax")
     parser.set_defaults(task=",".join(TASKS))
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads or 1)
@@ -118,7 +121,7 @@ def run_task(args: argparse.Namespace, name: str) -> str:
     else:
         config = make_config(task, chosen, args.method, **{key: getattr(args, key) for key in SETTINGS})
         network = Run(config, task, data, quiet=args.quiet).run().network
-    plain, small = export(network, task, data, args.out / f"{name}-{chosen}", args.samples)
+    plain, small = export(network, task, data, args.out / f"{name}-{chosen}", args.samples, args.calibration)
     print(plain, small, sep="\n", flush=True)
     shares = " | ".join(f"{100 * small.accuracy[form]:.2f} %" for form in ("torch", "float", "int8"))
     label = f"`{name}`, {chosen}{' (synthetic)' if data.synthetic and chosen != 'synthetic' else ''}"
