@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks_mlperf_tiny.config import REGULARIZERS
+from benchmarks_mlperf_tiny.measure import COSTS
 from benchmarks_mlperf_tiny.methods import METHODS
 from benchmarks_mlperf_tiny.tasks import TASKS
 from nasopt.errors import NasoptError
@@ -64,12 +65,33 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
     sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")
     add_run_options(sweep)
-    sweep.add_argument("--strengths", help="low:high:count or a,b,c; default: 0.1:10:5")
+    sweep.add_argument(
+        "--strengths", help="grid: low:high:count or a,b,c, default 0.1:10:5; optuna: low:high, default 0.1:10"
+    )
     sweep.add_argument(
         "--budget", action="append", help=f"limits in place of strengths, give it once per search: {BUDGET_HELP}"
     )
     sweep.add_argument("--seeds", default="0", help="list of seeds; default: 0")
-    sweep.add_argument("--jobs", type=int, default=1, help="searches at a time; default: 1")
+    sweep.add_argument("--jobs", type=int, help="searches at a time; default: 1, with Ray as many as the cluster holds")
+    sweep.add_argument(
+        "--backend",
+        default="local",
+        help="local: processes on this machine (default); ray: the Ray cluster at RAY_ADDRESS, or one started here",
+    )
+    sweep.add_argument("--num-cpus", type=float, metavar="N", help="Ray: CPUs for each search; default: its threads")
+    sweep.add_argument("--num-gpus", type=float, metavar="N", help="Ray: GPUs for each search, parts too; default: 0")
+    sweep.add_argument(
+        "--sampler",
+        default="grid",
+        help="grid: the given strengths (default); optuna: strengths proposed from what earlier ones have given",
+    )
+    optuna = sweep.add_argument_group("with --sampler optuna")
+    optuna.add_argument("--trials", type=int, help="how many networks of each seed, earlier ones included; default: 20")
+    optuna.add_argument(
+        "--cost", help=f"to trade against the figure of merit: {', '.join(COSTS)}; default: regularizer"
+    )
+    optuna.add_argument("--max-cost", type=float, metavar="LIMIT", help="largest cost wanted, in its own unit")
+    optuna.add_argument("--min-figure", type=float, metavar="LIMIT", help="smallest figure wanted, 0.95 for 95 %%")
     sweep.set_defaults(command_line=None)
     report = commands.add_parser("report", help="HTML page with Pareto fronts of all networks in a folder")
     report.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
@@ -97,9 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
 
         from benchmarks_mlperf_tiny import commands
+        from benchmarks_mlperf_tiny.processes import joined
 
         torch.set_num_threads(args.threads or 1)
-        getattr(commands, args.command)(args)
+        with joined(args.command, getattr(args, "device", None)) as takes_part:
+            if takes_part:
+                getattr(commands, args.command)(args)
     except NasoptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from typing import Any
 
+from benchmarks_mlperf_tiny import processes
 from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
+from benchmarks_mlperf_tiny.goal import Goal, parse_range
 from benchmarks_mlperf_tiny.job import run_job
 from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.methods import get_method
+from benchmarks_mlperf_tiny.ray_runner import RayRunner
 from benchmarks_mlperf_tiny.report import write_report
 from benchmarks_mlperf_tiny.results import run_name, save_result
-from benchmarks_mlperf_tiny.runner import LocalRunner
+from benchmarks_mlperf_tiny.runner import LocalRunner, Runner
 from benchmarks_mlperf_tiny.search import Run
 from benchmarks_mlperf_tiny.summary import summarise, text_table
 from benchmarks_mlperf_tiny.sweep import parse_seeds, parse_strengths, run_sweep
 from benchmarks_mlperf_tiny.tasks import get_task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
+from benchmarks_mlperf_tiny.trade_off import run_trials
 
 SETTINGS = (
     "strength",
@@ -36,6 +43,7 @@ SETTINGS = (
     "amp",
     "compile",
 )
+TRIAL_OPTIONS = ("trials", "cost", "max_cost", "min_figure")
 
 
 def search(args: argparse.Namespace) -> None:
@@ -48,10 +56,11 @@ def search(args: argparse.Namespace) -> None:
     changes = {key: getattr(args, key) for key in SETTINGS}
     config = make_config(task, args.data, args.method, **changes)
     folder = args.out / run_name(config)
-    with locked(folder):
+    first = processes.is_first()
+    with locked(folder) if first else contextlib.nullcontext():
         data = task.dataset(config.data).load(DataOptions(args.data_dir))
         checkpoints = {name: folder / f"{name}_checkpoint.pt" for name in ("seed", "found")}
-        for path in checkpoints.values():
+        for path in checkpoints.values() if first else ():
             if args.fresh:
                 path.unlink(missing_ok=True)
             elif path.exists():
@@ -61,8 +70,10 @@ def search(args: argparse.Namespace) -> None:
         if config.method != "seed" and not args.no_baseline:
             seed_config = make_config(task, args.data, "seed", **changes)
             seed_result = Run(seed_config, task, data, checkpoints["seed"], every, args.quiet).run()
-        curves = CurveWriter(folder / "curves") if args.tensorboard else None
+        curves = CurveWriter(folder / "curves") if args.tensorboard and first else None
         found = Run(config, task, data, checkpoints["found"], every, args.quiet, curves).run()
+        if not first:
+            return
         seed = seed_result.network if seed_result else task.seed(data.num_classes)
         summary = summarise(config, task, seed.cpu(), seed_result, found, data.synthetic)
         save_result(folder, summary, found)
@@ -77,40 +88,92 @@ def search(args: argparse.Namespace) -> None:
     print(f"Results: {folder}")
 
 
+def make_runner(args: argparse.Namespace) -> Runner:
+    """What executes the jobs of a sweep.
+
+    Raises:
+        BenchmarkError: unknown, unreachable, or with options that it does not have.
+    """
+    if args.jobs is not None and args.jobs < 1:
+        raise BenchmarkError(f"--jobs {args.jobs}: at least one must run at a time")
+    threads = args.threads or 1
+    if args.backend == "ray":
+        check_gpus(args.device or "cpu", args.num_gpus or 0)
+        return RayRunner(args.jobs, threads, args.num_cpus, args.num_gpus or 0)
+    if args.backend != "local":
+        hint = "; for a search of strengths give --sampler optuna" if args.backend == "optuna" else ""
+        raise BenchmarkError(f"unknown backend {args.backend!r}: a backend executes the jobs, local or ray{hint}")
+    for option in ("num_cpus", "num_gpus"):
+        if getattr(args, option) is not None:
+            raise BenchmarkError(f"--{option.replace('_', '-')}: resources are for --backend ray; give --jobs here")
+    jobs = args.jobs or 1
+    return LocalRunner(jobs, threads, args.command_line) if args.command_line else LocalRunner(jobs, threads)
+
+
+def check_gpus(device: str, num_gpus: float) -> None:
+    """Ray hides GPUs from a job that did not ask for them, and others must wait for those that stand idle.
+
+    Raises:
+        BenchmarkError: device and GPUs contradict each other.
+    """
+    wanted = not device.startswith("cpu")
+    if wanted and num_gpus == 0:
+        raise BenchmarkError(
+            f"--device {device}, but no GPU is asked for: add --num-gpus 1, or 0.5 for two jobs on each"
+        )
+    if num_gpus > 0 and not wanted:
+        raise BenchmarkError(f"--num-gpus {num_gpus:g}, but the searches run on the CPU: add --device cuda")
+
+
 def sweep(args: argparse.Namespace) -> None:
     """Search with many strengths; one row per network in `networks.csv`.
 
     Raises:
         BenchmarkError: anything that cannot be served; the message says what to do.
     """
-    if args.jobs < 1:
-        raise BenchmarkError(f"--jobs {args.jobs}: at least one must run at a time")
-    threads = args.threads or 1
+    settings = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
+    settings |= {"data_dir": args.data_dir, "quiet": args.quiet, "fresh": args.fresh}
+    what = (args.out, get_task(args.task), args.data, args.method.split(","))
+    seeds = parse_seeds(args.seeds)
     if args.budget and args.strengths:
         raise BenchmarkError("--budget and --strengths: limits take the place of strengths, give one of them")
-    runner = (
-        LocalRunner(args.jobs, threads, args.command_line) if args.command_line else LocalRunner(args.jobs, threads)
-    )
-    changes = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
-    rows = run_sweep(
-        args.out,
-        get_task(args.task),
-        args.data,
-        args.method.split(","),
-        [] if args.budget else parse_strengths(args.strengths or "0.1:10:5"),
-        parse_seeds(args.seeds),
-        runner,
-        args.data_dir,
-        args.quiet,
-        budgets=args.budget or (),
-        fresh=args.fresh,
-        **changes,
-    )
+    if args.sampler == "grid":
+        for option in TRIAL_OPTIONS:
+            if getattr(args, option) is not None:
+                name = f"--{option.replace('_', '-')}"
+                raise BenchmarkError(
+                    f"{name} is for strengths that Optuna proposes: add --sampler optuna, or leave it out"
+                )
+        strengths = [] if args.budget else parse_strengths(args.strengths or "0.1:10:5")
+        rows = run_sweep(*what, strengths, seeds, make_runner(args), budgets=args.budget or (), **settings)
+    elif args.sampler == "optuna":
+        if args.budget:
+            raise BenchmarkError(
+                "--budget: Optuna proposes strengths; give the limit as --max-cost, or leave out --sampler"
+            )
+        bounds = parse_range(args.strengths or "0.1:10")
+        trials = 20 if args.trials is None else args.trials
+        goal = Goal(
+            args.cost or args.regularizer or get_method(what[-1][0]).regularizer, args.max_cost, args.min_figure
+        )
+        rows, front = run_trials(*what, bounds, seeds, trials, goal, make_runner(args), **settings)
+        print_front(front, goal)
+    else:
+        raise BenchmarkError(f"unknown sampler {args.sampler!r}: known are grid and optuna")
     failed = [row for row in rows if row["status"] == "failed"]
     print(f"{len(rows) - len(failed)} networks in {args.out / 'networks.csv'}")
     for row in failed:
         setting = row["budget"] or f"{row['strength']:g}"
         print(f"failed: {row['task']} {row['method']} {setting} seed {row['seed']}: {row['error']}")
+
+
+def print_front(front: list[dict[str, Any]], goal: Goal) -> None:
+    """The best trade-offs that a search has found, figures on the val split."""
+    if not front:
+        print("No network lies within the limits: give a wider range of --strengths, more --trials, or wider limits.")
+    for trial in front:
+        place = f"{trial['method']} strength {trial['strength']:.4g}"
+        print(f"trade-off: {place}: val {100 * trial['val']:.2f} %, {goal.cost} {trial[goal.cost]:,.10g}")
 
 
 def report(args: argparse.Namespace) -> None:

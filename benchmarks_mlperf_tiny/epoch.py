@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from benchmarks_mlperf_tiny import processes
 from benchmarks_mlperf_tiny.data.splits import Split, TaskData
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.progress import Progress
@@ -63,7 +64,7 @@ class Engine:
         progress: Progress,
         turn: Callable[[int], None] | None = None,
     ) -> float:
-        """One pass over the training split.
+        """One pass over the training split; of several processes, each takes its share of every batch.
 
         Args:
             forward: the model in train mode.
@@ -80,7 +81,7 @@ class Engine:
         Raises:
             BenchmarkError: the loss is not finite any more.
         """
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + processes.rank())
         generator = torch.Generator().manual_seed(seed)
         total, steps = 0.0, 0
         train = self.data.train
@@ -89,14 +90,15 @@ class Engine:
                 turn(steps)
             if self.data.augment is not None:
                 x = self.data.augment(x, generator)
-            x, y = self.arrange(x), y.to(self.device)
+            weight = processes.weight(x)
+            x, y = self.arrange(processes.share(x)), processes.share(y).to(self.device)
             optimizer.zero_grad(set_to_none=True)
-            with autocast(self.device, self.amp):
-                task_loss = self.task.loss(forward(x), x, y)
+            with autocast(self.device, self.amp), processes.whole_batch_norms():
+                task_loss = weight * self.task.loss(forward(x), x, y)
             loss = task_loss if penalty is None else task_loss + penalty()  # costs need all digits
             loss.backward()
             optimizer.step()
-            value = float(task_loss.detach())
+            value = processes.mean(task_loss.detach())
             if not math.isfinite(value):
                 raise BenchmarkError(
                     f"training diverged: the loss of step {steps} is {value}. Try a smaller --lr or --strength"

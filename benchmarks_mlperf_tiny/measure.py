@@ -11,6 +11,15 @@ from nasopt.errors import UnpricedError
 from nasopt.nn import BinaryConv2d
 
 TARGETS = ("cortex_m4", "cortex_m7", "gap8")  # embedded targets whose latency is given for every network
+COSTS = (
+    "params",
+    "size",
+    "size_bits",
+    "macs",
+    "ops",
+    "memory",
+    *(f"{target}_ms" for target in TARGETS),
+)  # what `costs` tells
 
 
 @dataclass(frozen=True)

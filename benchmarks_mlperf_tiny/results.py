@@ -10,7 +10,7 @@ import torch
 
 from benchmarks_mlperf_tiny.checkpoint import write_atomic, write_text
 from benchmarks_mlperf_tiny.config import RunConfig
-from benchmarks_mlperf_tiny.search import RunResult
+from benchmarks_mlperf_tiny.run_state import RunResult
 from benchmarks_mlperf_tiny.summary import draw_channels
 
 

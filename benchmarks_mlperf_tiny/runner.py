@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,8 +34,11 @@ class Outcome:
 class Runner(Protocol):
     """Executes jobs. A job is a folder with a `job.json`; executing it twice is harmless, as is killing it."""
 
-    def run(self, folders: Sequence[Path]) -> Iterator[Outcome]:
-        """Execute all jobs, in any order, and tell of each as it ends."""
+    def run(self, folders: Iterable[Path]) -> Iterator[Outcome]:
+        """Execute all jobs, in any order, and tell of each as it ends.
+
+        A job is drawn from `folders` when there is room for it, not earlier: what others have found may decide it.
+        """
         ...
 
 
@@ -50,18 +54,19 @@ class LocalRunner:
     def __init__(self, jobs: int, threads: int, command: Sequence[str] = COMMAND) -> None:
         self.jobs, self.threads, self.command = jobs, threads, tuple(command)
 
-    def run(self, folders: Sequence[Path]) -> Iterator[Outcome]:
+    def run(self, folders: Iterable[Path]) -> Iterator[Outcome]:
         """Execute all jobs, at most `jobs` at a time, started in the given order.
 
         When the generator is closed or interrupted, running jobs are stopped; they can be executed again later.
         """
-        waiting = list(folders)
+        waiting = iter(folders)
         running: dict[Path, subprocess.Popen[bytes]] = {}
         try:
-            while waiting or running:
-                while waiting and len(running) < self.jobs:
-                    folder = waiting.pop(0)
+            while True:
+                for folder in itertools.islice(waiting, self.jobs - len(running)):
                     running[folder] = self.start(folder)
+                if not running:
+                    return
                 time.sleep(0.05)
                 for folder, process in list(running.items()):
                     if process.poll() is not None:

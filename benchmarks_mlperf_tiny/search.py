@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import nasopt
+from benchmarks_mlperf_tiny import processes
 from benchmarks_mlperf_tiny.budgets import make_budget
 from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
@@ -27,44 +26,11 @@ from benchmarks_mlperf_tiny.methods import SearchModel, get_method, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
 from benchmarks_mlperf_tiny.phases import Phase, plan, worn_out
 from benchmarks_mlperf_tiny.progress import Progress
+from benchmarks_mlperf_tiny.run_state import RunResult, RunState
 from benchmarks_mlperf_tiny.task import Task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb import binarize, full_precision
-
-
-@dataclass
-class RunState:
-    """Where a run is; everything that a checkpoint must hold, besides weights and optimizer.
-
-    Attributes:
-        phase, epoch: the next epoch to train; `phase` may lie behind the last one.
-        structures: what each finished search stage has found (`arch_structure`).
-        best: weights of the best fine-tuned epoch by the val split, or None.
-        best_val: its figure of merit.
-        history: one record per epoch.
-        seconds: spent so far.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    structures: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-    best_val: float = -math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run: the trained network, its figures on val and test, and how it came to be."""
-
-    network: nn.Module
-    structures: list[dict[str, Any]]
-    val: float
-    test: float
-    history: list[dict[str, Any]]
-    seconds: float
 
 
 class Run:
@@ -93,10 +59,13 @@ class Run:
         warmed_up: Path | None = None,
     ) -> None:
         self.config, self.task, self.data = config, task, data
-        self.checkpoint, self.checkpoint_every, self.quiet = checkpoint, checkpoint_every, quiet
+        self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.quiet = quiet or not processes.is_first()
         self.curves, self.warmed_up = curves, warmed_up
         self.method = get_method(config.method)
         self.phases = plan(config, self.method)
+        if config.compile and processes.count() > 1:
+            raise BenchmarkError("--compile is for one process: leave it out under torchrun")
         self.factory = self.choose_factory()
         self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
         self.state = RunState()
@@ -114,9 +83,7 @@ class Run:
             CheckpointError: the checkpoint cannot be used, or not be written.
         """
         started = time.monotonic()
-        saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
-        if saved is None and self.warmed_up:
-            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
+        saved = processes.from_first(self.load() if processes.is_first() else None)
         if saved is None:
             self.model = self.build_network()
             self.enter_phase()
@@ -136,6 +103,13 @@ class Run:
             self.state.history,
             self.state.seconds,
         )
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from, if there is one."""
+        saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
+        if saved is None and self.warmed_up:
+            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
+        return saved
 
     def choose_factory(self) -> Callable[[int], nn.Module]:
         """What the first stage wraps.
@@ -201,7 +175,7 @@ class Run:
         label = f"{config.task} {config.method} {phase.kind}"
         steps = self.data.train.steps(config.batch_size)
         progress = Progress(label, phase.epochs, steps, state.epoch, self.quiet, self.task.figure_name)
-        forward = torch.compile(self.model) if config.compile else self.model
+        forward = torch.compile(self.model) if config.compile else processes.parallel(self.model)
         penalty = self.penalty if phase.kind == "search" else None
         turn = self.take_turn if phase.kind == "search" and self.method.is_binary else None
         base = [group["lr"] for group in self.optimizer.param_groups] if state.epoch == 0 else None
@@ -284,12 +258,12 @@ class Run:
         if self.state.phase < len(self.phases):
             self.enter_phase()
         self.save()
-        if warmed_up is not None:
+        if warmed_up is not None and processes.is_first():
             save_checkpoint(warmed_up, warmup_settings(self.config), self.as_saved())
 
     def save(self) -> None:
         """Replace the checkpoint."""
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and processes.is_first():
             save_checkpoint(self.checkpoint, self.config.as_dict(), self.as_saved())
 
     def as_saved(self) -> dict[str, Any]:

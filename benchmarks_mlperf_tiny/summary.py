@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks_mlperf_tiny.budgets import kept
 from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer, costs, list_layers
-from benchmarks_mlperf_tiny.search import RunResult
+from benchmarks_mlperf_tiny.run_state import RunResult
 from benchmarks_mlperf_tiny.task import Task
 
 COSTS = {

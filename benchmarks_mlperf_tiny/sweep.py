@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,9 @@ from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.job import finished, prepare_job
 from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.rows import Table
 from benchmarks_mlperf_tiny.runner import Runner
 from benchmarks_mlperf_tiny.task import Task
-
-KEYS = ("task", "data", "method", "regularizer", "strength", "budget", "seed")
-NO_NETWORK = ("config", "figure", "synthetic", "layers", "val", "test", "seconds")
 
 
 def parse_strengths(text: str) -> list[float]:
@@ -69,36 +64,43 @@ def parse_seeds(text: str) -> list[int]:
     return values
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """One record per job that has finished or failed, sorted by its settings."""
-    rows = []
-    for path in sorted(folder.glob("jobs/*/job.json")):
-        config = json.loads(path.read_text())["config"]
-        row: dict[str, Any] = {key: config.get(key) for key in KEYS}
-        if finished(path.parent):
-            summary = json.loads((path.parent / "summary.json").read_text())
-            network = {key: value for key, value in summary["found"].items() if key not in NO_NETWORK}
-            figures = {key: summary["found"][key] for key in ("val", "test", "seconds")}
-            row |= {"status": "done", "figure": summary["figure"], **figures, "synthetic": summary["synthetic"]}
-            row |= {**network, "error": ""}
-        elif (path.parent / "error.txt").exists():
-            row |= {"status": "failed", "error": (path.parent / "error.txt").read_text().strip()}
-        else:
-            continue
-        rows.append(row)
-    return sorted(rows, key=lambda row: [row[key] or "" if key == "budget" else row[key] for key in KEYS])
+def execute(
+    table: Table, jobs: Iterable[Path], total: int, done: int, runner: Runner, quiet: bool, fresh: bool
+) -> Iterator[Path]:
+    """Have jobs executed, failures and rows recorded, then be told of each that has ended.
 
+    Args:
+        table: rows of the sweep, whose folder this process owns.
+        jobs: folders of jobs that are not finished; one is drawn when there is room for it.
+        total, done: how many networks there will be in all, and how many there are, for the progress bar.
+        runner: executes them.
+        quiet: show no progress.
+        fresh: discard interrupted jobs instead of going on with them.
+    """
+    failed = 0
+    if fresh:
+        shutil.rmtree(table.path.parent / "warmups", ignore_errors=True)
 
-def write_csv(folder: Path) -> list[dict[str, Any]]:
-    """Replace `networks.csv` by the current rows, and return them."""
-    rows = read_rows(folder)
-    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "networks.csv", text.getvalue())
-    return rows
+    def cleared() -> Iterator[Path]:
+        for job in jobs:
+            (job / "error.txt").unlink(missing_ok=True)
+            if fresh:
+                (job / "checkpoint.pt").unlink(missing_ok=True)
+            yield job
+
+    try:
+        with tqdm(total=total, initial=done, desc="sweep", unit="network", disable=quiet) as bar:
+            for outcome in runner.run(cleared()):
+                if outcome.code != 0 or not finished(outcome.folder):
+                    failed += 1
+                    write_text(outcome.folder / "error.txt", (outcome.message or "it left no result") + "\n")
+                    bar.set_postfix_str(f"{failed} failed")
+                table.update(outcome.folder)
+                table.write(last=False)
+                bar.update()
+                yield outcome.folder
+    finally:
+        table.write()
 
 
 def run_sweep(
@@ -145,20 +147,7 @@ def run_sweep(
     with locked(folder):
         jobs = list(dict.fromkeys(prepare_job(folder, config, data_dir) for config in configs))
         waiting = [job for job in jobs if not finished(job)]
-        for job in waiting:
-            (job / "error.txt").unlink(missing_ok=True)
-            if fresh:
-                (job / "checkpoint.pt").unlink(missing_ok=True)
-        if fresh:
-            shutil.rmtree(folder / "warmups", ignore_errors=True)
-        bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="sweep", unit="network", disable=quiet)
-        failed = 0
-        with bar:
-            for outcome in runner.run(waiting):
-                if outcome.code != 0 or not finished(outcome.folder):
-                    failed += 1
-                    write_text(outcome.folder / "error.txt", (outcome.message or "it left no result") + "\n")
-                write_csv(folder)
-                bar.set_postfix_str(f"{failed} failed" if failed else "")
-                bar.update()
-        return write_csv(folder)
+        table = Table(folder)
+        for _ in execute(table, waiting, len(jobs), len(jobs) - len(waiting), runner, quiet, fresh):
+            pass
+        return table.rows()

@@ -32,6 +32,7 @@ from nasopt.methods.nasb import AlternatingSearch, binarize, fine_tune_optimizer
 
 SHAPE = (3, 32, 32)
 CELLS = ["stack1", "stack2", "stack3"]
+KINDS = ("backbone", "Bi-Real", "NASB", "V2", "V4")
 
 
 def train(
@@ -175,6 +176,8 @@ def run_seed(records: Records, seed: int, data: Any, tests: Any, options: argpar
         seed, "full precision", lambda: judged(pretrain(copy.deepcopy(seed_model), data, 2 * options.epochs, seed))
     )
     for name, structure in records.get(seed, "search", make_search)["structures"].items():
+        if name not in options.only:
+            continue
 
         def make_binary(structure: dict[str, Any] = structure) -> dict[str, Any]:
             return judged(three_stages(structure, seed_model, data, options.epochs, seed))
@@ -200,8 +203,9 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("seeds", 3), ("images", 2000), ("tests", 2000), ("width", 16), ("epochs", 6), ("search", 8)):
+    for name, default in (("seeds", 3), ("images", 1500), ("tests", 2000), ("width", 16), ("epochs", 6), ("search", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", nargs="*", choices=KINDS, default=KINDS, help="of the binary networks")
     parser.add_argument("--out", type=Path, default=Path("results/nasb_accuracy.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -31,7 +31,7 @@ class _BinarySign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return gradient * (2 - 2 * x.abs()).clamp_(min=0)
+        return gradient * x.abs().mul_(-2).add_(2).clamp_(min=0)
 
 
 class _BinaryWeight(torch.autograd.Function):
@@ -55,7 +55,7 @@ class _BinaryWeight(torch.autograd.Function):
 
 def signs(x: Tensor) -> Tensor:
     """+1 where `x >= 0`, else -1, in the dtype of `x`; zero counts as positive."""
-    return (x >= 0).to(x.dtype) * 2 - 1
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
 def binary_sign(x: Tensor) -> Tensor:

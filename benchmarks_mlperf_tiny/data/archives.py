@@ -47,7 +47,9 @@ def naming(path: Path, what: str) -> Iterator[None]:
     except DataError:
         raise
     except DAMAGE as error:
-        raise DataError(f"{path} is no usable {what} archive ({error!r}): delete it, and get it again") from error
+        beside = path.with_name(f"{path.name}.sha256")  # a checksum of the damaged file would refuse the next one
+        doomed = f"it and {beside.name}" if beside.exists() else "it"
+        raise DataError(f"{path} is no usable {what} archive ({error!r}): delete {doomed}, and get it again") from error
 
 
 def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:

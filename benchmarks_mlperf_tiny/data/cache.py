@@ -126,10 +126,11 @@ def fetch(remote: RemoteFile, folder: Path | None = None, quiet: bool = False) -
                 f"Without a network: put the file at {path}, name a local copy with --data-dir, or use embedded data"
             ) from error
         expected, found = remote.sha256 or recorded(path), checksum(part)
+        origin = "published" if remote.sha256 else f"in {path.name}.sha256"
         if expected is not None and found != expected:
             part.unlink()
             raise DataError(
-                f"{remote.url} has the checksum {found}, expected was {expected}: the download was discarded. "
+                f"{remote.url} has the checksum {found}, expected was {expected} ({origin}): the download was discarded. "
                 f"Try again; if it happens twice, the file there has changed: name a trusted copy with --data-dir"
             )
         if expected is None:

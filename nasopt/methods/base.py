@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, get_metric
+from nasopt.distributed.steps import JointSteps, active_ddp
 from nasopt.errors import ConfigError, ExportError
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis, analyse, trace_model
@@ -118,7 +119,20 @@ class SearchModel(ParameterHalves, ABC):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the seed's `forward`, of the network under the current decisions."""
-        return self._run(self.example.bind(args, kwargs))
+        inputs = self.example.bind(args, kwargs)
+        ddp = active_ddp()
+        if ddp is None or not (self.training or torch.is_grad_enabled()):  # one process may well evaluate alone
+            return self._run(inputs)
+        steps = self._joint_steps(ddp)
+        return steps.finish(self, self._run(inputs))
+
+    @torch.compiler.disable
+    def _joint_steps(self, ddp: Any) -> JointSteps:
+        steps: JointSteps | None = self._derived.get("joint_steps")
+        if steps is None or not steps.belong_to(ddp):
+            steps = self._derived["joint_steps"] = JointSteps(self, ddp)
+        steps.check_trainable()
+        return steps
 
     def set_epoch(self, epoch: float) -> None:
         """Follow the schedules of the method, if it has any: call it at the start of every epoch, counted from 0."""

@@ -168,7 +168,9 @@ def test_the_user_gives_the_checksum(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     record = cache / "vww_coco2014_96.tar.gz.sha256"
     load = get_task("vww").dataset("visual_wake_words").load
     record.write_text("0" * 64)
-    with pytest.raises(DataError, match=rf"expected was {'0' * 64}: the download was discarded"):
+    with pytest.raises(
+        DataError, match=rf"expected was {'0' * 64} \(in vww_coco2014_96\.tar\.gz\.sha256\): the download was discarded"
+    ):
         load(DataOptions())
     record.write_text("nonsense")
     with pytest.raises(DataError, match=r"sha256 holds no SHA-256 checksum"):
@@ -191,7 +193,8 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-6] ^= 1  # in gzip's checksum: every picture still decodes
     path.write_bytes(bytes(content))
-    with pytest.raises(DataError, match="is no usable Visual Wake Words archive"):
+    cure = r"delete it and vww_coco2014_96\.tar\.gz\.sha256, and get it again"
+    with pytest.raises(DataError, match=f"is no usable Visual Wake Words archive.*{cure}"):
         get_task("vww").dataset("visual_wake_words").load(DataOptions(data_dir=tmp_path))
 
 

@@ -15,7 +15,8 @@ from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError, CheckpointError
 from benchmarks_mlperf_tiny.phases import Phase, worn_out
-from benchmarks_mlperf_tiny.search import Run, RunResult
+from benchmarks_mlperf_tiny.run_state import RunResult
+from benchmarks_mlperf_tiny.search import Run
 
 METHODS = [
     "seed",

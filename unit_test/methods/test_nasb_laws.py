@@ -25,10 +25,9 @@ METRICS = ("size", "size_bits", "macs", "ops")
 MIXED = ("zero", "avg_pool_3x3", "identity", "conv_3x3", "dilated_conv_5x5")
 SETTINGS: dict[str, dict[str, Any]] = {
     "NASB": {},
-    "V1": {"preset": "V1"},
+    "V1": {"preset": "V1", "candidates": MIXED},
     "V4": {"preset": "V4"},
     "V5": {"preset": "V5"},
-    "edges": {"active": "edges"},
     "two branches, regrouped": {"branches": 2, "nodes": 4, "keep": 2, "candidates": MIXED},
     "pools": {"candidates": ("zero", "max_pool_3x3", "identity")},
 }

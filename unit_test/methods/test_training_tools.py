@@ -1,16 +1,14 @@
-"""What people do to a model in training: compile, autocast, averages, several processes, other formats."""
+"""What people do to a model in training: compile, autocast, averages, other formats."""
 
 from __future__ import annotations
 
 import copy
 import io
-import socket
 from typing import Any
 
 import pytest
 import torch
 from settings import largest_difference, scramble, train_steps
-from torch import nn
 from toys import TOYS
 
 from nasopt import PIT
@@ -59,29 +57,6 @@ def test_average_of_weights() -> None:
     average.update_parameters(model)
     torch.testing.assert_close(average.module.alpha, 0.5 * (before + model.alpha))
     average.module.arch_export()
-
-
-def _process(rank: int, port: int, results: Any) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = PIT(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)), (4,))
-    parallel = nn.parallel.DistributedDataParallel(model)
-    torch.manual_seed(rank)
-    (parallel(torch.randn(3, 4)).square().mean() + 1e-3 * model.get_regularization_loss()).backward()
-    results[rank] = model.alpha.grad.tolist()
-    torch.distributed.destroy_process_group()
-
-
-def test_distributed_data_parallel() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        torch.multiprocessing.spawn(_process, (port, results), nprocs=2)
-        assert results[0] == results[1]
-        assert any(results[0])
 
 
 @pytest.mark.parametrize("name", TOY_NAMES)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import Metric
+from nasopt.errors import ConfigError
 from nasopt.graph.analysis import Analysis
 from nasopt.methods.nasb.candidates import ZERO
-from nasopt.methods.nasb.cell import Choice, NASBCell
+from nasopt.methods.nasb.cell import Choice, Edge, NASBCell
 from nasopt.methods.nasb.price import Priced, layer_shapes, module_shapes, operation_shapes, price, price_each
 from nasopt.methods.nasb.settings import Settings
 
@@ -111,6 +112,23 @@ class Layout:
     def cell_of(self, row: int) -> int:
         """Index of the cell that a row belongs to."""
         return max(i for i, first in enumerate(self.first_row) if first <= row)
+
+    def place(self, cell: str, edge: Edge, operation: str) -> tuple[int, int]:
+        """Row and column of an operation on an edge.
+
+        Raises:
+            ConfigError: there is no such cell, edge or candidate.
+        """
+        index = next((i for i, (name, _) in enumerate(self.cells) if name == cell), None)
+        if index is None:
+            raise ConfigError(f"no cell {cell!r}: cells are {', '.join(name for name, _ in self.cells)}")
+        module = self.cells[index][1]
+        if edge not in module.edges or operation not in self.settings.candidates:
+            raise ConfigError(
+                f"cell {cell!r} has no {operation!r} from node {edge.source} to node {edge.target} of branch {edge.branch}: "
+                f"nodes are 0 to {len(module.shapes) - 1}, candidates {', '.join(self.settings.candidates)}"
+            )
+        return self.first_row[index] + module.edges.index(edge), self.settings.candidates.index(operation)
 
     def mask(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
         """1 at the given (row, column), else 0; float64, shape `(rows, candidates)`."""

@@ -15,9 +15,11 @@ from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import make_example
 from nasopt.methods.base import SearchModel
 from nasopt.methods.nasb.candidates import ZERO
-from nasopt.methods.nasb.cell import FoundCell, NASBCell
+from nasopt.methods.nasb.cell import Edge, NASBCell
 from nasopt.methods.nasb.convert import convert
+from nasopt.methods.nasb.found_cell import FoundCell
 from nasopt.methods.nasb.layout import Layout
+from nasopt.methods.nasb.origins import cell_origins, own_name
 from nasopt.methods.nasb.price import Priced, layer_shapes, price
 from nasopt.methods.nasb.sampling import Active, draw_choices
 from nasopt.methods.nasb.settings import Settings, make_settings
@@ -104,7 +106,7 @@ class NASB(SearchModel):
                 name = place if len(backbones) == 1 else f"{place}.{i}"
                 cell = NASBCell(backbone, settings.candidates, settings.branches, name)
                 made.setdefault(place, []).append(cell.train(model.training))
-                origins.update({old: f"{name}.{_in_branch_0(new)}" for old, new in backbone.origins.items()})
+                origins |= cell_origins(name, backbone)
         self.__dict__.update(
             settings=settings,
             cell_names=conversion.names,
@@ -178,19 +180,9 @@ class NASB(SearchModel):
         Raises:
             ConfigError: there is no such cell, edge or candidate.
         """
-        index = next((i for i, (name, _) in enumerate(self.layout.cells) if name == cell), None)
-        if index is None:
-            raise ConfigError(f"no cell {cell!r}: cells are {', '.join(name for name, _ in self.layout.cells)}")
-        edges = self.layout.cells[index][1].edges
-        row = next((i for i, e in enumerate(edges) if (e.branch, e.source, e.target) == (branch, source, target)), None)
-        if row is None or operation not in self.settings.candidates:
-            raise ConfigError(
-                f"cell {cell!r} has no {operation!r} from node {source} to node {target} of branch {branch}: nodes are 0 to "
-                f"{len(self.layout.cells[index][1].shapes) - 1}, candidates {', '.join(self.settings.candidates)}"
-            )
+        row, column = self.layout.place(cell, Edge(branch, source, target), operation)
         with torch.no_grad():
-            values = self.alpha[self.layout.first_row[index] + row]
-            values[self.settings.candidates.index(operation)] = float(values.max()) + 20
+            self.alpha[row, column] = float(self.alpha[row].max()) + 20
 
     # --- results
 
@@ -286,22 +278,9 @@ class NASB(SearchModel):
         own = self.state_dict()
         if given and given <= self.seed_names and not given & set(own):
             tensors = {name: state_dict.pop(prefix + name) for name in given}
-            merged = {**own, **{self._own_name(name): tensor for name, tensor in tensors.items()}}
+            merged = {**own, **{own_name(name, self._origins): tensor for name, tensor in tensors.items()}}
             state_dict.update({prefix + name: merged[name] for name in own})
         nn.Module._load_from_state_dict(self, state_dict, prefix, *args, **kwargs)
-
-    def _own_name(self, seed_name: str) -> str:
-        layer, _, tensor = seed_name.rpartition(".")
-        parts = layer.split(".")
-        for length in range(len(parts), 0, -1):
-            path = ".".join(parts[:length])
-            if path in self._origins:
-                return ".".join(["net", self._origins[path], *parts[length:], tensor])
-        return f"net.{seed_name}"
-
-
-def _in_branch_0(path: str) -> str:
-    return f"steps.0.{path[len('steps.') :]}" if path.startswith("steps.") else path
 
 
 def _no_peak(metric: PeakMetric) -> str:

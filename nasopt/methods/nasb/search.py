@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb.nasb import NASB
@@ -25,7 +26,7 @@ class AlternatingSearch:
     The source gives no learning rates; the defaults are those that the project's trials use.
 
     Args:
-        model: the search model.
+        model: the search model, or `DistributedDataParallel` of it.
         criterion: `(output, target) -> scalar loss`.
         strength: of the regularizer in the architecture step; the source has none (0).
         arch_optimizer: over `model.arch_parameters()`; default Adam.
@@ -38,7 +39,7 @@ class AlternatingSearch:
 
     def __init__(
         self,
-        model: NASB,
+        model: NASB | DistributedDataParallel,
         criterion: Callable[[Any, Any], Tensor],
         *,
         strength: float = 0.0,
@@ -47,8 +48,9 @@ class AlternatingSearch:
         arch_lr: float = 0.01,
         lr: float = 0.05,
     ) -> None:
-        self.model, self.criterion, self.strength = model, criterion, strength
-        arch, net = list(model.arch_parameters()), list(model.net_parameters())
+        self.forward, self.criterion, self.strength = model, criterion, strength
+        self.model: NASB = model.module if isinstance(model, DistributedDataParallel) else model
+        arch, net = list(self.model.arch_parameters()), list(self.model.net_parameters())
         self.arch_optimizer = arch_optimizer or torch.optim.Adam(arch, lr=arch_lr, betas=(0.5, 0.999))
         self.weight_optimizer = weight_optimizer or torch.optim.SGD(net, lr=lr, momentum=0.9)
         _check_half(self.arch_optimizer, net, "arch_optimizer holds network parameters: give it arch_parameters()")
@@ -73,7 +75,7 @@ class AlternatingSearch:
     def _step(self, batch: tuple[Any, Any], optimizer: torch.optim.Optimizer, strength: float) -> float:
         self.model.train()
         optimizer.zero_grad(set_to_none=True)
-        task = self.criterion(self.model(batch[0]), batch[1])
+        task = self.criterion(self.forward(batch[0]), batch[1])
         loss = task + strength * self.model.get_regularization_loss() if strength else task
         loss.backward()
         optimizer.step()

@@ -15,8 +15,9 @@ from nasopt.graph.analysis import trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.stages import tidy
 from nasopt.methods.nasb.candidates import make_operation
-from nasopt.methods.nasb.cell import CellBody, Choice, Edge, FoundCell
+from nasopt.methods.nasb.cell import CellBody, Choice, Edge
 from nasopt.methods.nasb.convert import convert
+from nasopt.methods.nasb.found_cell import FoundCell
 from nasopt.methods.nasb.settings import Settings
 from nasopt.nn import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
 

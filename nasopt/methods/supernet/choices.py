@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nasopt.distributed.steps import drawn_once
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
@@ -89,14 +90,15 @@ class Choices:
     def draw(self, logits: Tensor, temperatures: Tensor) -> Draw | None:
         """Random numbers of one training step, from the global generator; None where nothing is random.
 
-        Branches are drawn by their probabilities: of the Gumbel noise's largest (the two largest) perturbed log p.
+        Branches are drawn by their probabilities: of the Gumbel noise's largest (the two largest) perturbed log p. Inside
+        `DistributedDataParallel` all processes get the numbers of the first one.
         """
         if not self._random:
             return None
         with torch.no_grad():
             log_p = self._log_probabilities(logits, temperatures)
             tiny = torch.finfo(log_p.dtype).tiny
-            noise = -torch.empty_like(log_p).exponential_().clamp_(min=tiny).log()
+            noise = drawn_once(-torch.empty_like(log_p).exponential_().clamp_(min=tiny).log())
             if self.paths == "all":
                 gumbel = self._tensors(logits)[1]
                 noise = torch.where(gumbel, noise, torch.zeros_like(noise))
