@@ -2,29 +2,31 @@
 
     python benchmarks/sweep_scale.py                              # 2,000 jobs on a local Ray cluster
     python benchmarks/sweep_scale.py --jobs 500 2000 8000 --runner none
-    python benchmarks/sweep_scale.py --machines 8 --lose 3        # 8 simulated machines, 3 of them lost on the way
+    python benchmarks/sweep_scale.py --machines 4 --lose 2 --seconds 0.5 --jobs 200  # simulated machines, two of them lost
 
-Every job writes a summary as a search does and ends. `none` executes the jobs in this process: what is left is the sweep's
-own bookkeeping. `--machines` starts so many Ray nodes with `--cpus` CPUs each on this machine, whose processes are real.
-Seconds are wall time of the whole sweep, `again` those of the same command when all is finished; memory is the largest
-resident set of the leading process, without PyTorch's and Ray's share (the growth since the start of the sweep).
+Every job waits `--seconds`, writes a summary as a search does and ends. `none` executes the jobs in this process: what is
+left is the sweep's own bookkeeping. `--machines` starts so many Ray nodes with `--cpus` CPUs each on this machine, whose
+processes are real. Seconds are wall time of the whole sweep, `again` those of the same command when all is finished; memory
+is the growth of the leading process's largest resident set; `repeated` counts the executions that a loss has cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
+import logging
 import math
 import resource
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks_mlperf_tiny.ray_runner import RayRunner
+from benchmarks_mlperf_tiny.ray_runner import STORE, RayRunner
 from benchmarks_mlperf_tiny.runner import Outcome, Runner
 from benchmarks_mlperf_tiny.sweep import run_sweep
 from benchmarks_mlperf_tiny.tasks import TASKS
@@ -32,14 +34,15 @@ from benchmarks_mlperf_tiny.tasks import TASKS
 LAYERS = {f"block{index}.conv": {"inputs": 16, "outputs": 16, "kernel": [3, 3]} for index in range(20)}
 
 
-def no_search(folder: Path, _threads: int) -> None:
+def no_search(folder: Path, _threads: int, seconds: float) -> None:
     """Leave a summary, large as that of a search."""
-    import os
-
+    with open(folder / "executions", "a") as file:
+        file.write(".")
+    time.sleep(seconds)
     config = json.loads((folder / "job.json").read_text())["config"]
     costs = {"params": 1, "size": 1, "macs": 1, "memory": 1, "val": 0.5, "test": 0.5, "seconds": 0.0}
     summary = {"config": config, "figure": "accuracy", "synthetic": True, "found": {**costs, "layers": LAYERS}}
-    draft = folder / f".summary.{os.getpid()}"
+    draft = folder / "summary.tmp"
     draft.write_text(json.dumps(summary))
     draft.rename(folder / "summary.json")
 
@@ -47,10 +50,13 @@ def no_search(folder: Path, _threads: int) -> None:
 class NoRunner:
     """Executes jobs here and now."""
 
+    def __init__(self, job: Callable[[Path, int], None]) -> None:
+        self.job = job
+
     def run(self, folders: Iterable[Path]) -> Iterator[Outcome]:
         """See `Runner`."""
         for folder in folders:
-            no_search(folder, 1)
+            self.job(folder, 1)
             yield Outcome(folder, 0, "")
 
 
@@ -60,9 +66,10 @@ def ray_cluster(machines: int, cpus: int, lose: int) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus})
-    others = [cluster.add_node(num_cpus=cpus) for _ in range(machines - 1)]
-    ray.init(address=cluster.address, log_to_driver=False)
+    machine = {"num_cpus": cpus, "object_store_memory": STORE}
+    cluster = Cluster(initialize_head=True, head_node_args=machine)
+    others = [cluster.add_node(**machine) for _ in range(machines - 1)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
     def lose_machines() -> None:
         time.sleep(5)
@@ -95,25 +102,29 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=1, help="simulated")
     parser.add_argument("--cpus", type=int, default=4, help="of each simulated machine")
     parser.add_argument("--lose", type=int, default=0, help="simulated machines to lose on the way")
+    parser.add_argument("--seconds", type=float, default=0.0, help="that each job lasts")
     args = parser.parse_args()
+    job = functools.partial(no_search, seconds=args.seconds)
     here = contextlib.nullcontext() if args.runner == "none" else ray_cluster(args.machines, args.cpus, args.lose)
     with here:
-        runner = NoRunner() if args.runner == "none" else RayRunner(job=no_search)
+        runner = NoRunner(job) if args.runner == "none" else RayRunner(job=job)
         for jobs in args.jobs:
             with tempfile.TemporaryDirectory() as folder:
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                started = time.monotonic()
+                started, computed = time.monotonic(), time.process_time()
                 rows = sweep(Path(folder), jobs, runner)
-                ended = time.monotonic()
+                seconds, computed = time.monotonic() - started, time.process_time() - computed
                 names = {(row["strength"], row["seed"]) for row in rows if row["status"] == "done"}
                 assert len(names) == len(rows) == math.ceil(jobs / 10) * 10, f"{len(names)} of {jobs} jobs are done"
+                executions = sum(path.stat().st_size for path in Path(folder).glob("jobs/*/executions"))
+                ended = time.monotonic()
                 sweep(Path(folder), jobs, runner)
                 again = time.monotonic() - ended
                 memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-            seconds = ended - started
             print(
-                f"{len(rows)} jobs: {seconds:.1f} s, {1000 * seconds / len(rows):.1f} ms each; again {again:.1f} s; "
-                f"{memory:.0f} MiB",
+                f"{len(rows)} jobs: {seconds:.1f} s, {1000 * seconds / len(rows):.1f} ms each, of which the leading "
+                f"process computes {1000 * computed / len(rows):.1f} ms; again {again:.1f} s; "
+                f"{memory:.0f} MiB; {executions - len(rows)} repeated",
                 flush=True,
             )
 

@@ -11,6 +11,7 @@ from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
+from benchmarks_mlperf_tiny.goal import Goal, parse_range
 from benchmarks_mlperf_tiny.job import run_job
 from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.methods import get_method
@@ -23,7 +24,7 @@ from benchmarks_mlperf_tiny.summary import summarise, text_table
 from benchmarks_mlperf_tiny.sweep import parse_seeds, parse_strengths, run_sweep
 from benchmarks_mlperf_tiny.tasks import get_task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
-from benchmarks_mlperf_tiny.trade_off import Goal, parse_range, run_trials
+from benchmarks_mlperf_tiny.trade_off import run_trials
 
 SETTINGS = (
     "strength",

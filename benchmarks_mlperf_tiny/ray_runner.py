@@ -57,6 +57,9 @@ class RayRunner:
         num_gpus: float = 0.0,
         job: Callable[[Path, int], None] | None = None,
     ) -> None:
+        self.address = os.environ.get("RAY_ADDRESS") or "local"
+        if self.address != "local":  # where something else listens at that port, Ray would try for many minutes
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
         self.ray = import_extra("ray", "ray", "--backend ray")
         self.jobs, self.threads, self.job = jobs, threads, job or search_job
         self.num_cpus, self.num_gpus = float(threads if num_cpus is None else num_cpus), float(num_gpus)
@@ -66,7 +69,6 @@ class RayRunner:
         ):
             if not math.isfinite(value) or value < 0 or (value == 0 and name == "num-cpus"):
                 raise BenchmarkError(f"--{name} {value:g}: a job needs {least}")
-        self.address = os.environ.get("RAY_ADDRESS") or "local"
         if not self.ray.is_initialized():
             check_reachable(self.address)
 

@@ -9,6 +9,7 @@ model = model.arch_export()                                                   # 
 ```
 """
 
+from nasopt import export
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.methods import (
     NASB,
@@ -34,6 +35,7 @@ __all__ = [
     "PhaseSchedule",
     "SuperNet",
     "SuperNetModule",
+    "export",
     "function_rule",
     "layer_rule",
     "restore",

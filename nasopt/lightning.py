@@ -140,7 +140,7 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
                 stacklevel=2,
             )
         if not trainer.barebones:
-            pl_module.log_dict(self._figures(self.phases), sync_dist=trainer.world_size > 1)
+            pl_module.log_dict(self._figures(self.phases), sync_dist=True)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the `LightningModule` as it was."""

@@ -11,7 +11,7 @@ import nasopt
 
 ROOT = Path(nasopt.__file__).parent
 # A layer may import those before it.
-ORDER = ["errors", "distributed", "ste", "nn", "graph", "cost", "methods"]
+ORDER = ["errors", "distributed", "ste", "nn", "graph", "cost", "methods", "export"]
 
 
 def imports(path: Path) -> list[str]:

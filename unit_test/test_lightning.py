@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from unit_test.methods.phase_toys import METHODS, batch, convnet
 torchvision_models()  # Lightning imports torchvision where it finds it
 
 import lightning.pytorch as L  # noqa: E402
+from lightning.pytorch.strategies import DDPStrategy  # noqa: E402
 
 from nasopt.lightning import SearchCallback, _callback_class, find_search_model  # noqa: E402
 
@@ -162,6 +165,17 @@ def test_accumulation_and_clipping_see_the_regularizer(settings: dict[str, Any])
     options = {"accumulate_grad_batches": settings.get("accumulate", 1), "gradient_clip_val": settings.get("clip")}
     trainer([SearchCallback(**PHASES)], **options).fit(lit, loader(batches=2))
     assert_same(lit.model, by_hand(make("pit"), batches=2, **settings))
+
+
+def test_distributed_data_parallel_trains_through_all_phases() -> None:
+    lit, strategy = Lit(make("pit")), DDPStrategy(process_group_backend="gloo")
+    with mock.patch.dict(os.environ):  # the strategy sets addresses and ranks
+        try:
+            trainer([SearchCallback(**PHASES)], strategy=strategy).fit(lit, loader())
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+    torch.testing.assert_close(lit.model.alpha, by_hand(make("pit")).alpha, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"precision": "bf16-mixed"}, {"precision": "64-true"}], ids=str)

@@ -34,7 +34,12 @@ class SynchronisedNorms(TorchFunctionMode):
         self.group = group
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm and dist.is_initialized() and dist.get_world_size(self.group) > 1:
+        if (
+            func is F.batch_norm
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size(self.group) > 1
+        ):
             return _batch_norm(self.group, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -48,6 +48,7 @@ def drawn_once(draw: Tensor) -> Tensor:
     return draw
 
 
+@torch.compiler.disable
 def _broadcast(tensor: Tensor, ddp: DistributedDataParallel) -> None:
     if dist.get_world_size(ddp.process_group) > 1:
         dist.broadcast(tensor, dist.get_global_rank(ddp.process_group, 0), group=ddp.process_group)
@@ -95,6 +96,7 @@ class JointSteps:
                 "freeze_net(), or build it anew after unfreezing"
             )
 
+    @torch.compiler.disable
     def finish(self, model: nn.Module, output: Any) -> Any:
         """The output of a forward pass, with all parameters in its graph; the same statistics in all processes."""
         ddp = self._ddp()

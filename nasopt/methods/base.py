@@ -121,15 +121,18 @@ class SearchModel(ParameterHalves, ABC):
         """As the seed's `forward`, of the network under the current decisions."""
         inputs = self.example.bind(args, kwargs)
         ddp = active_ddp()
-        return self._run(inputs) if ddp is None else self._run_jointly(ddp, inputs)
+        if ddp is None or not (self.training or torch.is_grad_enabled()):  # one process may well evaluate alone
+            return self._run(inputs)
+        steps = self._joint_steps(ddp)
+        return steps.finish(self, self._run(inputs))
 
-    @torch.compiler.disable(recursive=False)
-    def _run_jointly(self, ddp: Any, inputs: tuple[Any, ...]) -> Any:
+    @torch.compiler.disable
+    def _joint_steps(self, ddp: Any) -> JointSteps:
         steps: JointSteps | None = self._derived.get("joint_steps")
         if steps is None or not steps.belong_to(ddp):
             steps = self._derived["joint_steps"] = JointSteps(self, ddp)
         steps.check_trainable()
-        return steps.finish(self, self._run(inputs))
+        return steps
 
     def set_epoch(self, epoch: float) -> None:
         """Follow the schedules of the method, if it has any: call it at the start of every epoch, counted from 0."""

@@ -19,7 +19,7 @@ class PhaseSchedule:
     """Leads a search model through its epochs; in use it is like a learning-rate scheduler of torch.
 
     ```python
-    phases = PhaseSchedule(model, warmup=5, search=40, finetune=10, strength=linear(0.0, 0.1, epochs=20))
+    phases = PhaseSchedule(model, warmup=5, search=40, finetune=10, strength=schedule.linear(0.0, 0.1, epochs=20))
     for epoch in range(phases.epoch, phases.epochs):
         for x, y in loader:
             loss = criterion(model(x), y) + phases.get_regularization_loss()
@@ -37,6 +37,7 @@ class PhaseSchedule:
     counted from the first epoch of the search. Fine-tuning begins with `settle_budget()` where the model can do so.
 
     Everything follows from the epoch, so a checkpoint needs nothing else: `state_dict()` holds it. Optimizers are left alone.
+    Around a model in `DistributedDataParallel`, make the schedule after it, of `ddp.module`.
     To fine-tune with another optimizer or at the speed of the found network, leave `finetune` at 0 and train what
     `arch_export()` returns.
 

@@ -15,9 +15,10 @@ import tiny
 from benchmarks_mlperf_tiny import measure
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.goal import Goal, parse_range
 from benchmarks_mlperf_tiny.runner import Outcome
 from benchmarks_mlperf_tiny.tasks import TASKS
-from benchmarks_mlperf_tiny.trade_off import Goal, parse_range, run_trials
+from benchmarks_mlperf_tiny.trade_off import run_trials
 
 pytest.importorskip("optuna")
 

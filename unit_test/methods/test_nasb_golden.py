@@ -17,12 +17,11 @@ STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
 def resnet(name: str) -> NASB:
-    """Without weights: costs need shapes only."""
+    """With weights of any value: costs need shapes only."""
     with torch.device("meta"):
         seed = getattr(torchvision_models(), name)()
-    model = NASB(seed, (3, 224, 224), cells=STAGES, nodes=5, candidates=("zero", "max_pool_3x3", "identity"))
-    model.alpha = nn.Parameter(torch.zeros(model.alpha.shape))
-    return model
+    seed.to_empty(device="cpu")
+    return NASB(seed, (3, 224, 224), cells=STAGES, nodes=5, candidates=("zero", "max_pool_3x3", "identity"))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "V1": {"preset": "V1", "candidates": MIXED},
     "V4": {"preset": "V4"},
     "V5": {"preset": "V5"},
-    "edges": {"active": "edges", "candidates": MIXED},
     "two branches, regrouped": {"branches": 2, "nodes": 4, "keep": 2, "candidates": MIXED},
     "pools": {"candidates": ("zero", "max_pool_3x3", "identity")},
 }

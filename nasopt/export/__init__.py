@@ -1,0 +1,10 @@
+"""From a found network to a file for its target: ONNX, int8 ONNX, `torch.export`; each checked before it is called done."""
+
+from nasopt.export.accuracy import top1
+from nasopt.export.int8 import to_int8_onnx
+from nasopt.export.onnx_file import to_onnx
+from nasopt.export.program import to_exported_program
+from nasopt.export.report import ExportReport, TargetCost
+from nasopt.export.runtime import open_session
+
+__all__ = ["ExportReport", "TargetCost", "open_session", "to_exported_program", "to_int8_onnx", "to_onnx", "top1"]

@@ -1,0 +1,135 @@
+"""What came out of an export? Sizes, differences, accuracies and expected costs as one plain value."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nasopt.cost import Target, cost_report, get_target
+from nasopt.cost.report_text import align, listed
+from nasopt.export.subject import Subject
+
+
+@dataclass(frozen=True)
+class TargetCost:
+    """What the network is expected to cost on an embedded target, in int8, batch 1, by the models of `nasopt.cost`.
+
+    Attributes:
+        target: its name.
+        latency_ms: of the layers that the target has a law for [ms].
+        memory_bytes: peak of live activations [B].
+        ram_bytes: what the target has [B], 0 where it is not known.
+        energy_uj: [uJ], None where nobody knows the target's power.
+        missing: layers without a law, which are in no figure: with any, latency and energy are lower bounds.
+    """
+
+    target: str
+    latency_ms: float
+    memory_bytes: int
+    ram_bytes: int
+    energy_uj: float | None
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{'at least ' if self.missing else ''}{self.latency_ms:.3f} ms, {self.memory_bytes:,} B of activations"
+        if self.ram_bytes:
+            text += f" ({self.ram_bytes:,} B RAM)"
+        if self.energy_uj is not None:
+            text += f", {self.energy_uj:,.1f} uJ"
+        return text + (f"; no law for {listed(self.missing)}" if self.missing else "")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """Result of an export; `print` shows it readably.
+
+    Attributes:
+        path: of the file, or None where none was asked for.
+        form: what was written.
+        batch: the number of samples that the network's own forward fixes, or None: any number.
+        file_bytes: size of the file [B].
+        difference: of the float outputs from torch's, relative to the largest output.
+        int8_difference: of the int8 outputs from torch's, root mean squares, relative; None for float files.
+        float_file_bytes: size of the float ONNX file of the same network [B]; None for float files.
+        int8_layers: `(in int8, all)` of convolutions and products with weights; None for float files.
+        accuracy: the metric by form, empty without `data`.
+        metric: its name.
+        costs: one per target.
+        notes: what else one should know, as sentences.
+        program: of `to_exported_program`.
+    """
+
+    path: Path | None
+    form: str
+    batch: int | None
+    file_bytes: int | None
+    difference: float
+    int8_difference: float | None = None
+    float_file_bytes: int | None = None
+    int8_layers: tuple[int, int] | None = None
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    metric: str = "top1"
+    costs: tuple[TargetCost, ...] = ()
+    notes: tuple[str, ...] = ()
+    program: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                "batch",
+                "any number of samples" if self.batch is None else f"{self.batch}, fixed by the network's forward",
+            )
+        ]
+        if self.file_bytes is not None:
+            text = f"{self.file_bytes:,} B"
+            if self.float_file_bytes:
+                text += f", float {self.float_file_bytes:,} B"
+            rows.append(("file", text))
+        if self.int8_layers is not None:
+            rows.append(("int8", "{} of {} layers with weights".format(*self.int8_layers)))
+        text = f"float {self.difference:.1e} of the largest"
+        if self.int8_difference is not None:
+            text += f", int8 {self.int8_difference:.2%} of their root mean square"
+        rows.append(("outputs differ by", text))
+        if self.accuracy:
+            figures = (f"{name} {self._figure(value)}" for name, value in self.accuracy.items())
+            rows.append((self.metric, ", ".join(figures)))
+        rows += [(cost.target, str(cost)) for cost in self.costs]
+        rows += [("note", note) for note in self.notes]
+        title = self.form if self.path is None else f"{self.path}: {self.form}"
+        return "\n".join([title, *("  " + line for line in align(rows, left=2))])
+
+    def _figure(self, value: float) -> str:
+        return f"{value:.2%}" if self.metric == "top1" else f"{value:.4f}"
+
+
+def target_costs(subject: Subject, targets: Sequence[str | Target]) -> tuple[TargetCost, ...]:
+    """Expected costs on every target.
+
+    Raises:
+        ConfigError: an unknown target.
+    """
+    if isinstance(targets, (str, Target)):
+        targets = [targets]
+    platforms = [get_target(target) for target in targets]
+    if not platforms:
+        return ()
+    args, kwargs = subject.arguments
+    bound = inspect.signature(subject.network.forward).bind(*args, **kwargs)
+    example: Any = dict(bound.arguments) if kwargs else tuple(args)
+    report = cost_report(subject.network, input_example=example, targets=platforms)
+    totals = report.totals()
+    return tuple(
+        TargetCost(
+            target.name,
+            totals["ms"][target.name],
+            totals["memory"],
+            target.ram_bytes,
+            totals["energy_uj"].get(target.name),
+            (*totals["without_law"][target.name], *report.unpriced),
+        )
+        for target in platforms
+    )

@@ -1,0 +1,16 @@
+"""torch's converter builds its table of operations anew for every export, which takes longer than a small export."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_table_of_operations() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield

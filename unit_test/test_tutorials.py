@@ -1,0 +1,64 @@
+"""The tutorials run from top to bottom, with few epochs; `pytest -m benchmark` runs them as they stand, against the clock."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from examples import own_model, own_target
+from nasopt.cost import cost_report, get_target
+from nasopt.cost.latency import layer_cycles
+from nasopt.cost.targets import registry
+from nasopt.graph.layer_shape import LayerShape
+
+ROOT = Path(__file__).parent.parent
+SHAPE = (1, 8, 8)
+
+
+def test_own_model(capsys: pytest.CaptureFixture[str]) -> None:
+    found = own_model.main(epochs=1)
+    shown = capsys.readouterr().out
+    assert "searchable: 96 of 106 channels" in shown
+    assert "search 1/1" in shown
+    assert own_model.accuracy(found, own_model.digits()[1]) > 0.2  # guessing gives a tenth
+    assert not any("nasopt" in type(module).__module__ for module in found.modules())
+
+
+def test_own_target(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_OWN", {})  # what is registered here is forgotten after the test
+    found = own_target.main(epochs=1)
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines() if "/3:" in line] == ["warmup", "search", "finetune"]
+    seed, own = (cost_report(net, SHAPE, targets=["my_board"]).totals() for net in (own_model.DigitNet(), found))
+    assert own["ms"]["my_board"] <= seed["ms"]["my_board"] / 3
+    assert own["params"] <= seed["params"] / 2
+
+
+def test_the_measurements_are_what_the_tutorial_says() -> None:
+    target = get_target("cortex_m33")
+    with own_target.TABLE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    for row in rows:
+        size = tuple(int(n) for n in row["output_size"].split("x"))
+        kernel = tuple(int(n) for n in row["kernel"].split("x"))
+        channels = int(row["in_channels"]), int(row["out_channels"])
+        if row["kind"] == "linear":
+            shape = LayerShape("linear", *channels)
+        else:
+            shape = LayerShape("conv", *channels, kernel, size[0] * size[1], size, (1, 1))
+        ms = layer_cycles(target, shape) / target.clock_mhz / 1e3
+        assert float(row["ms"]) == pytest.approx(ms, rel=1e-3), row
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("name", ["own_model", "own_target"])
+def test_a_tutorial_takes_less_than_two_minutes(name: str) -> None:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-W", "error", "-m", f"examples.{name}"], cwd=ROOT, check=True)
+    assert time.perf_counter() - start < 120
