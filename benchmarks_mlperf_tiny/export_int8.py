@@ -63,7 +63,7 @@ def calibration(data: TaskData, samples: int) -> Iterator[Tensor]:
 
 
 def export(
-    network: nn.Module, task: Task, data: TaskData, folder: Path, samples: int
+    network: nn.Module, task: Task, data: TaskData, folder: Path, samples: int, method: str
 ) -> tuple[ExportReport, ExportReport]:
     """Write `found.onnx` and `found-int8.onnx` into `folder`; their reports, with the figure of merit on the test split."""
 
