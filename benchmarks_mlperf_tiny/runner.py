@@ -74,7 +74,7 @@ class LocalRunner:
                         yield Outcome(folder, process.returncode, last_words(folder, process.returncode))
         finally:
             for process in running.values():
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # not SIGINT, which a process in the background of a script ignores
             for process in running.values():
                 try:
                     process.wait(timeout=5)

@@ -98,7 +98,23 @@ class BinaryConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = binary_weight(self.weight)
+        if self.training and x.device.type == "cpu" and self._has_phases(x):
+            return self._by_phases(x, weight)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _has_phases(self, x: Tensor) -> bool:
+        same = all(p == d * (k // 2) and k % 2 for p, d, k in zip(self.padding, self.dilation, self.kernel_size))
+        whole = all(size % d == 0 for size, d in zip(x.shape[2:], self.dilation))
+        return same and whole and min(self.kernel_size) > 3 and min(self.dilation) > 1 and self.stride == (1, 1)
+
+    def _by_phases(self, x: Tensor, weight: Tensor) -> Tensor:
+        """A dilated convolution is a plain one on every phase of its input; with large kernels that takes half the time."""
+        (batch, _, height, width), (d0, d1) = x.shape, self.dilation
+        phases = x.reshape(batch, -1, height // d0, d0, width // d1, d1).permute(3, 5, 0, 1, 2, 4).flatten(0, 2)
+        padding = (self.padding[0] // d0, self.padding[1] // d1)
+        y = F.conv2d(phases, weight, self.bias, 1, padding, 1, self.groups)
+        y = y.view(d0, d1, batch, -1, height // d0, width // d1)
+        return y.permute(2, 3, 4, 0, 5, 1).reshape(batch, -1, height, width)
 
     def extra_repr(self) -> str:
         return describe_convolution(self)

@@ -198,6 +198,25 @@ def test_a_stopped_runner_stops_its_processes(tmp_path: Path) -> None:
         os.kill(int(pid.read_text()), 0)
 
 
+@needs_cost
+@needs_pit
+@pytest.mark.benchmark
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_a_clean_stop(stop: signal.Signals, tmp_path: Path) -> None:
+    """One signal to the sweep alone: it stops its job, keeps the checkpoint, and leaves no process behind."""
+    process = sweep_process(tmp_path, "--warmup", "100000", stderr=subprocess.PIPE)
+    while not (found := list(tmp_path.glob("jobs/*/checkpoint.pt"))):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(stop)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"goes on from the last checkpoint" in error
+    assert b"Traceback" not in error
+    with locked(found[0].parent):  # its job is gone
+        assert found[0].exists()
+
+
 def comparable(folder: Path) -> list[Any]:
     """All that a sweep has found, without the seconds."""
     found = []
@@ -209,11 +228,17 @@ def comparable(folder: Path) -> list[Any]:
     return found
 
 
-def sweep_process(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
+def sweep_process(folder: Path, *more: str, **options: Any) -> subprocess.Popen[bytes]:
     method = "pit" if hasattr(nasopt, "PIT") else "seed"
     arguments = ["sweep", "--task", "tiny", "--method", method, "--strengths", "1", "--jobs", "2", "--threads", "1"]
-    command = [*MAIN, *arguments, "--out", str(folder), "--quiet", "--warmup", "10", "--search", "30"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **options)
+    command = [*MAIN, *arguments, "--out", str(folder), "--quiet", "--warmup", "10", "--search", "30", *more]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in a background
+        **options,
+    )
 
 
 def interrupt_and_resume(folder: Path, seconds: float) -> bool:

@@ -159,6 +159,19 @@ def test_pooling_in_training_is_torchs_own(kind: Literal["max", "average"]) -> N
         torch.testing.assert_close(torch.autograd.grad(quick, x, arriving), torch.autograd.grad(plain, x, arriving))
 
 
+@pytest.mark.parametrize(("size", "groups"), [((8, 12), 1), ((6, 6), 2), ((7, 8), 1)])
+def test_large_dilated_convolution_in_training(size: tuple[int, int], groups: int) -> None:
+    layer = BinaryConv2d(4, 6, 5, padding=4, dilation=2, groups=groups, bias=True).double()
+    x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    arriving = torch.randn(2, 6, *size, dtype=torch.float64)
+    assert layer._has_phases(x) == (size != (7, 8))
+    quick, plain = layer.train()(x), layer.eval()(x)
+    torch.testing.assert_close(quick, plain)
+    leaves = (x, *layer.parameters())
+    for a, b in zip(torch.autograd.grad(quick, leaves, arriving), torch.autograd.grad(plain, leaves, arriving)):
+        torch.testing.assert_close(a, b)
+
+
 def test_twin_rectifies() -> None:
     twin = TwinConv2d(2, 3, 1)
     x = torch.randn(2, 2, 3, 3)
