@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from nasopt.distributed.check import check_structure
 from nasopt.errors import ConfigError
+from nasopt.uncompiled import uncompiled
 
 
 def active_ddp() -> DistributedDataParallel | None:
@@ -32,7 +33,7 @@ def active_ddp() -> DistributedDataParallel | None:
     return _active_ddp()
 
 
-@torch.compiler.disable
+@uncompiled
 def _active_ddp() -> DistributedDataParallel | None:
     return DistributedDataParallel._active_ddp_module
 
@@ -48,7 +49,7 @@ def drawn_once(draw: Tensor) -> Tensor:
     return draw
 
 
-@torch.compiler.disable
+@uncompiled
 def _broadcast(tensor: Tensor, ddp: DistributedDataParallel) -> None:
     if dist.get_world_size(ddp.process_group) > 1:
         dist.broadcast(tensor, dist.get_global_rank(ddp.process_group, 0), group=ddp.process_group)
@@ -96,7 +97,7 @@ class JointSteps:
                 "freeze_net(), or build it anew after unfreezing"
             )
 
-    @torch.compiler.disable
+    @uncompiled
     def finish(self, model: nn.Module, output: Any) -> Any:
         """The output of a forward pass, with all parameters in its graph; the same statistics in all processes."""
         ddp = self._ddp()

@@ -24,6 +24,7 @@ from nasopt.methods.layer_patterns import check_layer_patterns, layer_patterns
 from nasopt.methods.parameters import ParameterHalves
 from nasopt.methods.regularizer import make_regularizer
 from nasopt.methods.verify import verify_export
+from nasopt.uncompiled import uncompiled
 
 # Derived from the traced network and the settings; rebuilt after copying and loading.
 _DERIVED = "_derived"
@@ -126,7 +127,7 @@ class SearchModel(ParameterHalves, ABC):
         steps = self._joint_steps(ddp)
         return steps.finish(self, self._run(inputs))
 
-    @torch.compiler.disable
+    @uncompiled
     def _joint_steps(self, ddp: Any) -> JointSteps:
         steps: JointSteps | None = self._derived.get("joint_steps")
         if steps is None or not steps.belong_to(ddp):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nasopt.methods.pit.channels import ChannelMasks
 from nasopt.methods.pit.kernels import KernelMasks, Ladders
+from nasopt.uncompiled import uncompiled
 
 Array = NDArray[np.float64]
 
@@ -42,7 +43,7 @@ class BudgetFit:
         self._size = channels.unit_size.numpy().astype(np.float64)
         self._last: tuple[bytes, Thresholds] | None = None
 
-    @torch.compiler.disable
+    @uncompiled
     def __call__(self, units: Tensor, taps: Sequence[Tensor]) -> Thresholds:
         """Thresholds for scores of the units, shape `(units,)`, and of the items of the tap ladders."""
         scores = [score.detach().to("cpu", torch.float64).numpy() for score in (units, *taps)]
