@@ -47,11 +47,16 @@ ARCHITECTURES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# What does not depend on the knobs of a method hardly depends on the size of a network.
+_LARGE = ("mobilenet_v1", "ds_cnn", "tcn_causal", "autoencoder")
+_slow = pytest.mark.benchmark
+
+
 def _cases(main_only: bool) -> Any:
     return pytest.mark.parametrize(
         ("setting", "toy"),
         [
-            pytest.param(setting, toy, id=f"{name}-{toy.name}")
+            pytest.param(setting, toy, id=f"{name}-{toy.name}", marks=_slow if main_only and toy.name in _LARGE else ())
             for name, setting in SETTINGS.items()
             for toy in TOYS.values()
             if setting.is_main or not (toy.is_network or main_only)

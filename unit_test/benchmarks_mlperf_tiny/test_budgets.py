@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,10 +81,10 @@ def test_a_sweep_over_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     class HereRunner:
         def __init__(self, *_arguments: object) -> None: ...
 
-        def run(self, folders: list[Path]) -> list[Outcome]:
+        def run(self, folders: Iterable[Path]) -> Iterator[Outcome]:
             for folder in folders:
                 run_job(folder)
-            return [Outcome(folder, 0, "") for folder in folders]
+                yield Outcome(folder, 0, "")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "LocalRunner", HereRunner)

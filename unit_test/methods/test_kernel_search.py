@@ -74,6 +74,7 @@ def test_temporal_export_is_the_masked_convolution(taps: int, padding: Any, mode
             torch.testing.assert_close(model.arch_export(verify=False)(x), model(x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("kernel", "padding"), [((5, 3), (2, 1)), ((4, 5), 0), ((3, 6), "same"), (5, (0, 2))])
 def test_rings_export_is_the_masked_convolution(kernel: Any, padding: Any, mode: str) -> None:
