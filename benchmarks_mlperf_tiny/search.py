@@ -130,10 +130,8 @@ class Run:
         torch.manual_seed(self.config.seed)
         network = self.factory(self.data.num_classes).to(self.config.device)
         set_norm_momentum(network, self.config.norm_momentum)
-        restore = getattr(nasopt, "restore", None)
         for structure in self.state.structures:
-            assert restore is not None
-            network = restore(network, structure).to(self.config.device)
+            network = nasopt.restore(network, structure).to(self.config.device)
         return network
 
     @property

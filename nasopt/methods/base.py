@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.trace import LeafModules, matches_module
 from nasopt.methods.budget import BudgetPenalty
+from nasopt.methods.check_seed import check_seed
 from nasopt.methods.explain import Explanation
 from nasopt.methods.layer_patterns import check_layer_patterns, layer_patterns
 from nasopt.methods.parameters import ParameterHalves
@@ -28,6 +29,9 @@ from nasopt.uncompiled import uncompiled
 
 # Derived from the traced network and the settings; rebuilt after copying and loading.
 _DERIVED = "_derived"
+# Of which network: the expected one now, that of the hard decisions, the smallest, the seed, or what the parameters say before
+# a method fits them into a budget.
+CostOf = Literal["expected", "discrete", "smallest", "seed", "unfitted"]
 
 
 class SearchModel(ParameterHalves, ABC):
@@ -64,7 +68,7 @@ class SearchModel(ParameterHalves, ABC):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        self._check_seed(model)
+        check_seed(model, type(self), SearchModel)
         self.example: Example = make_example(model, input_shape, input_example)
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict = strict
@@ -90,19 +94,8 @@ class SearchModel(ParameterHalves, ABC):
         """Forward pass under the current decisions."""
 
     @abstractmethod
-    def _cost(
-        self,
-        metric: AnyMetric,
-        *,
-        discrete: bool = False,
-        smallest: bool = False,
-        seed: bool = False,
-        unfitted: bool = False,
-    ) -> Tensor:
-        """Cost under `metric`: expected now, of the current hard decisions, of the smallest network, or of the seed.
-
-        `unfitted`: of the decisions as the parameters have them, before a method fits them into a budget.
-        """
+    def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
+        """Cost under `metric`, a scalar."""
 
     @abstractmethod
     def _export(self) -> nn.Module:
@@ -149,7 +142,7 @@ class SearchModel(ParameterHalves, ABC):
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
         if self.budget is not None:
-            total = self.budget([self._cost(metric, unfitted=True) for metric, _ in self.budget.limits])
+            total = self.budget([self._cost(metric, "unfitted") for metric, _ in self.budget.limits])
         else:
             terms = []
             for metric, weight in self.regularizer.weights:
@@ -177,7 +170,7 @@ class SearchModel(ParameterHalves, ABC):
         if not discrete:
             return self._cost(get_metric(metric))
         with torch.no_grad():
-            return _plain(self._cost(get_metric(metric), discrete=True))
+            return _plain(self._cost(get_metric(metric), "discrete"))
 
     def get_size(self) -> Tensor:
         """Stored weights now [weights], a scalar, differentiable."""
@@ -220,9 +213,9 @@ class SearchModel(ParameterHalves, ABC):
         with torch.no_grad():
             cost = {
                 metric.name: {
-                    "smallest": _plain(self._cost(metric, smallest=True)),
-                    "now": _plain(self._cost(metric, discrete=True)),
-                    "seed": _plain(self._cost(metric, seed=True)),
+                    "smallest": _plain(self._cost(metric, "smallest")),
+                    "now": _plain(self._cost(metric, "discrete")),
+                    "seed": _plain(self._cost(metric, "seed")),
                 }
                 for metric in metrics
             }
@@ -247,7 +240,7 @@ class SearchModel(ParameterHalves, ABC):
         costs: dict[str, float] = {}
         for metric, _ in self.regularizer.weights if self.regularizer.relative else ():
             with torch.no_grad():
-                costs[metric.name] = float(self._cost(metric, seed=True))
+                costs[metric.name] = float(self._cost(metric, "seed"))
             if not costs[metric.name] > 0:
                 raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {costs[metric.name]}")
         return costs
@@ -290,27 +283,6 @@ class SearchModel(ParameterHalves, ABC):
         self.__dict__[_DERIVED] = {"analysis": analysis}
         self._derived["method"] = self._derive(analysis)
         self._derived["seed_costs"] = self._seed_costs()
-
-    def _check_seed(self, model: Any) -> None:
-        if isinstance(model, SearchModel):
-            raise ConfigError(
-                f"{type(self).__name__} got a {type(model).__name__}, which is under search already: wrap the seed, or "
-                "what model.arch_export() returns"
-            )
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"{type(self).__name__} wraps an nn.Module, got {type(model).__name__}")
-        inner = next((name for name, module in model.named_modules() if isinstance(module, SearchModel)), None)
-        if inner is not None:
-            raise ConfigError(
-                f"{type(self).__name__}: {inner!r} in {type(model).__name__} is under search already: build the model of "
-                "seeds, or of what arch_export() returns"
-            )
-        empty = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
-        if empty is not None:
-            raise ConfigError(
-                f"{type(self).__name__}: {empty!r} in {type(model).__name__} is on the meta device and has no values, so "
-                "nothing can be trained: build the model on a real device, or call model.to_empty(device=...) and load weights"
-            )
 
     def _check_branches(self) -> None:
         choices = choices_of(self.net)

@@ -109,20 +109,20 @@ class BudgetPenalty(nn.Module):
         return _Penalty.apply(violations.to(self.multipliers.dtype), self.multipliers, self.strengths, self.reached)
 
     def check(self, cost: Callable[..., Tensor]) -> None:
-        """Before a search: `cost(metric, smallest=True)` must be inside every limit, and `seed=True` should not.
+        """Before a search: `cost(metric, "smallest")` must be inside every limit, and `"seed"` should not.
 
         Raises:
             ConfigError: a limit lies below what the smallest network of the space costs.
         """
         with torch.no_grad():
             for metric, limit in self.limits:
-                if limit < (least := float(cost(metric, smallest=True))):
+                if limit < (least := float(cost(metric, "smallest"))):
                     raise ConfigError(
                         f"Budget: the limit on {metric.name} is {limit:,g} {metric.unit}, but the smallest network of this "
                         f"search space costs {least:,g} {metric.unit}: raise the limit, search more of the model (explain() "
                         "tells what is fixed and why), or start from a smaller seed"
                     )
-            if all(float(cost(metric, seed=True)) <= limit for metric, limit in self.limits):
+            if all(float(cost(metric, "seed")) <= limit for metric, limit in self.limits):
                 warnings.warn(
                     "the Budget has no effect: the seed is inside every limit already", NoEffectWarning, stacklevel=5
                 )

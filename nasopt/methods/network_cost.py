@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from nasopt.graph.analysis import Analysis
 from nasopt.graph.buffers import activation_memory
 from nasopt.graph.layer_shape import LayerShape
 from nasopt.graph.records import CostTerm, Count
-from nasopt.graph.regions import ALWAYS, Event, Region, any_of, minus, product
+from nasopt.graph.regions import any_of
+from nasopt.methods.events import Counted, Events
 from nasopt.methods.tabulated import TabulatedCost, tabulated_cost
 
 # (layer, spatial dimension) of a convolution whose kernel is searched.
@@ -57,10 +58,6 @@ class _Program:
     lengths: tuple[int, ...]
 
 
-# A term, and the index of the event in which it counts.
-_Counted = tuple[CostTerm, int]
-
-
 class NetworkCost:
     """The cost of a network as a function of the channels per group and the taps per kernel axis.
 
@@ -78,12 +75,12 @@ class NetworkCost:
         self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
         self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
         self.choices = branch_layout(analysis)
-        self._events = _Events(self.choices)
+        self._events = Events(self.choices)
         shared: dict[str, list[CostTerm]] = {}
         for term in analysis.costs:
             shared.setdefault(term.key, []).append(term)
-        calls: list[_Counted] = []
-        stored: list[_Counted] = []
+        calls: list[Counted] = []
+        stored: list[Counted] = []
         for terms in shared.values():
             biased = any_of(region for term in terms for region in term.bias_regions)
             calls += [one for term in terms for one in self._events.split(term, term.regions, biased)]
@@ -177,8 +174,8 @@ class NetworkCost:
 
     # --- encoding
 
-    def _program(self, counted: Sequence[_Counted]) -> _Program:
-        members: dict[Any, list[_Counted]] = {}
+    def _program(self, counted: Sequence[Counted]) -> _Program:
+        members: dict[Any, list[Counted]] = {}
         for term, event in counted:
             soft_groups = isinstance(term.groups, Tensor)
             key = (term.kind, len(term.kernel), len(term.output_size), soft_groups)
@@ -224,49 +221,6 @@ class NetworkCost:
         row = self._row(0)
         row[axis] = 1
         return row
-
-
-class _Events:
-    """When terms count: every event is a sum of products of branch probabilities."""
-
-    def __init__(self, choices: dict[str, tuple[int, int]]) -> None:
-        self._choices = choices
-        self._known: dict[frozenset[Any], int] = {}
-        self._tensors: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-
-    def split(self, term: CostTerm, runs_in: Iterable[Region], biased: Event) -> list[_Counted]:
-        """A term where it has a bias, and where it has none."""
-        runs = any_of(runs_in)
-        with_bias = product(runs, biased)
-        parts: tuple[tuple[list[Region], Event], ...] = (([ALWAYS], with_bias), ([], minus(runs, with_bias)))
-        return [(replace(term, bias_regions=list(bias)), self._index(event)) for bias, event in parts if event]
-
-    def _index(self, event: Event) -> int:
-        return self._known.setdefault(frozenset(event.items()), len(self._known))
-
-    def probabilities(self, branches: Tensor) -> Tensor:
-        """Probability of every event, shape `(events,)`."""
-        key = (branches.device, branches.dtype)
-        if key not in self._tensors:
-            index, factors = self._encode()
-            self._tensors[key] = (index.to(branches.device), factors.to(branches))
-        index, factors = self._tensors[key]
-        return factors @ torch.nn.functional.pad(branches, (0, 1), value=1.0)[index].prod(1)
-
-    def _encode(self) -> tuple[Tensor, Tensor]:
-        """Every region as positions of its branches, padded with that of a constant 1; every event as factors of regions."""
-        regions = list(dict.fromkeys(region for event in self._known for region, _ in event))
-        one = sum(count for _, count in self._choices.values())
-        depth = max(1, *(len(region) for region in regions)) if regions else 1
-        index = torch.full((len(regions), depth), one)
-        factors = torch.zeros(len(self._known), len(regions), dtype=torch.float64)
-        for row, region in enumerate(regions):
-            for column, (choice, branch) in enumerate(sorted(region)):
-                index[row, column] = self._choices[choice][0] + branch
-        for row, event in enumerate(self._known):
-            for region, factor in event:
-                factors[row, regions.index(region)] = factor
-        return index, factors
 
 
 def branch_layout(analysis: Analysis) -> dict[str, tuple[int, int]]:

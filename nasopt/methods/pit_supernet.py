@@ -17,6 +17,7 @@ from nasopt.graph.analysis import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.mask import masked_function
 from nasopt.graph.nest import Paths
+from nasopt.methods.base import CostOf
 from nasopt.methods.network_cost import NetworkCost
 from nasopt.methods.pit.masks import Masks
 from nasopt.methods.schedule import Schedule
@@ -162,18 +163,12 @@ class PITSuperNet(BranchSearch):
         return Paths(paths.net, active)
 
     def _cost_of(
-        self,
-        metric: AnyMetric,
-        branches: Tensor,
-        *,
-        smallest: bool = False,
-        seed: bool = False,
-        level: float | None = None,
+        self, metric: AnyMetric, branches: Tensor, of: CostOf = "expected", level: float | None = None
     ) -> Tensor:
         masks, parameters = self._method.masks, self._mask_parameters()
-        if smallest:
+        if of == "smallest":
             counts = masks.smallest_counts(branches.device, branches)
-        elif seed:
+        elif of == "seed":
             counts = masks.counts.seed(branches.device)
         else:
             thresholds = masks.thresholds(parameters, level)

@@ -49,7 +49,7 @@ def test_found_networks_are_rebuilt_without_pickle(tmp_path: Path) -> None:
     assert main(["search", "--task", "tiny", "--strength", "5", "--out", str(tmp_path), "--quiet"]) == 0
     folder = tmp_path / "tiny-patterns-pit-macs-5-s0"
     summary = json.loads((folder / "summary.json").read_text())
-    network = getattr(nasopt, "restore")(tiny.build_seed(2), summary["structures"][0])  # noqa: B009
+    network = nasopt.restore(tiny.build_seed(2), summary["structures"][0])
     network.load_state_dict(torch.load(folder / "found_weights.pt", weights_only=True))
     module = torch.load(folder / "found_module.pt", weights_only=False)
     x = torch.rand(3, 1, 8, 8)

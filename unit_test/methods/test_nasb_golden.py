@@ -30,7 +30,7 @@ def resnet18() -> NASB:
 
 
 def seed_cost(model: NASB, metric: str) -> float:
-    return float(model._cost(get_metric(metric), seed=True))
+    return float(model._cost(get_metric(metric), "seed"))
 
 
 def chain(model: NASB, is_identity: Any) -> None:

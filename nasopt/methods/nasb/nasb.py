@@ -13,7 +13,7 @@ from nasopt.cost import AnyMetric, PeakMetric, network_cost
 from nasopt.errors import ConfigError
 from nasopt.graph.analysis import Analysis, analyse, trace_model
 from nasopt.graph.example import make_example
-from nasopt.methods.base import SearchModel
+from nasopt.methods.base import CostOf, SearchModel
 from nasopt.methods.nasb.candidates import ZERO
 from nasopt.methods.nasb.cell import Edge, NASBCell
 from nasopt.methods.nasb.convert import convert
@@ -153,25 +153,17 @@ class NASB(SearchModel):
             for cell in cells:
                 cell.plan = ()
 
-    def _cost(
-        self,
-        metric: AnyMetric,
-        *,
-        discrete: bool = False,
-        smallest: bool = False,
-        seed: bool = False,
-        unfitted: bool = False,
-    ) -> Tensor:
+    def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
         if isinstance(metric, PeakMetric):
-            if not discrete:
+            if of != "discrete":
                 raise ConfigError(_no_peak(metric))
             found = network_cost(self._export(), metric, input_example=self.example.arguments)
             return torch.tensor(found, dtype=torch.float64)
-        if seed:
+        if of == "seed":
             return torch.tensor(price(self._seed_calls, metric), dtype=torch.float64)
-        if smallest:
+        if of == "smallest":
             return self.layout.smallest(metric)
-        use = self.layout.mask(self._kept()).to(self.alpha.device) if discrete else self.probabilities()
+        use = self.layout.mask(self._kept()).to(self.alpha.device) if of == "discrete" else self.probabilities()
         return self.layout.cost(metric, use)
 
     def choose(self, cell: str, source: int, target: int, operation: str, branch: int = 0) -> None:

@@ -16,7 +16,7 @@ from nasopt.graph.analysis import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.mask import masked_function
 from nasopt.graph.slim import slim
-from nasopt.methods.base import SearchModel
+from nasopt.methods.base import CostOf, SearchModel
 from nasopt.methods.network_cost import NetworkCost
 from nasopt.methods.pit.fit import BudgetFit
 from nasopt.methods.pit.masks import HALF, Masks, Thresholds
@@ -124,23 +124,15 @@ class PIT(SearchModel):
     def _run(self, inputs: tuple[Any, ...]) -> Any:
         return self._method.forward(self.net, self._masks(), *inputs)
 
-    def _cost(
-        self,
-        metric: AnyMetric,
-        *,
-        discrete: bool = False,
-        smallest: bool = False,
-        seed: bool = False,
-        unfitted: bool = False,
-    ) -> Tensor:
+    def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
         # Masks are hard, so the expected cost is the discrete one.
         masks, parameters = self._method.masks, self._parameters_of_masks()
-        if smallest:
+        if of == "smallest":
             counts = masks.smallest_counts(self.alpha.device)
-        elif seed:
+        elif of == "seed":
             counts = masks.counts.seed(self.alpha.device)
         else:
-            thresholds = HALF if unfitted else self._thresholds()
+            thresholds = HALF if of == "unfitted" else self._thresholds()
             counts = masks.channel_counts(masks.slots(parameters, thresholds=thresholds), parameters, thresholds)
         return self._method.cost(metric, counts)
 

@@ -18,7 +18,7 @@ from nasopt.graph.analysis import Analysis
 from nasopt.graph.build import build
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.nest import Paths
-from nasopt.methods.base import SearchModel
+from nasopt.methods.base import CostOf, SearchModel
 from nasopt.methods.network_cost import KernelAxis, NetworkCost
 from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.schedule import Schedule
@@ -74,17 +74,11 @@ class BranchSearch(SearchModel):
 
     @abstractmethod
     def _cost_of(
-        self,
-        metric: AnyMetric,
-        branches: Tensor,
-        *,
-        smallest: bool = False,
-        seed: bool = False,
-        level: float | None = None,
+        self, metric: AnyMetric, branches: Tensor, of: CostOf = "expected", level: float | None = None
     ) -> Tensor:
         """Cost for given probabilities of all branches, `(branches,)`, and masks where a method has some.
 
-        Masks: of the smallest network, of the seed, or as `Decided.level` says.
+        Masks: of the `"smallest"` network, of the `"seed"`, or else as `Decided.level` says.
         """
 
     def _levels(self) -> list[float]:
@@ -93,26 +87,18 @@ class BranchSearch(SearchModel):
 
     # --- decisions and costs
 
-    def _cost(
-        self,
-        metric: AnyMetric,
-        *,
-        discrete: bool = False,
-        smallest: bool = False,
-        seed: bool = False,
-        unfitted: bool = False,
-    ) -> Tensor:
-        if smallest:
+    def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
+        if of == "smallest":
             sizes = dict(zip(self._choices.names, self._choices.sizes))
             least = cheapest_branches(
-                sizes, lambda branches: float(self._cost_of(metric, self._one_hot(branches), smallest=True))
+                sizes, lambda branches: float(self._cost_of(metric, self._one_hot(branches), "smallest"))
             )
-            return self._cost_of(metric, self._one_hot(least), smallest=True)
-        if seed:
-            return self._cost_of(metric, self._one_hot(dict.fromkeys(self._choices.names, 0)), seed=True)
-        if discrete:
+            return self._cost_of(metric, self._one_hot(least), "smallest")
+        if of == "seed":
+            return self._cost_of(metric, self._one_hot(dict.fromkeys(self._choices.names, 0)), "seed")
+        if of == "discrete":
             return self._cost_if(metric, self._outcome())
-        branches, level = self._branch_probabilities(unfitted)
+        branches, level = self._branch_probabilities(of == "unfitted")
         return self._cost_of(metric, branches, level=level)
 
     def _cost_if(self, metric: AnyMetric, decided: Decided) -> Tensor:

@@ -15,6 +15,7 @@ from nasopt.errors import NoEffectWarning
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.mask import masked_function
+from nasopt.methods.base import CostOf
 from nasopt.methods.network_cost import NetworkCost
 from nasopt.methods.schedule import Schedule
 from nasopt.methods.supernet.branch_search import BranchSearch, has_branches
@@ -104,7 +105,9 @@ class SuperNet(BranchSearch):
     def _run(self, inputs: tuple[Any, ...]) -> Any:
         return self._call((), self._paths(), inputs)
 
-    def _cost_of(self, metric: AnyMetric, branches: Tensor, **masks: Any) -> Tensor:
+    def _cost_of(
+        self, metric: AnyMetric, branches: Tensor, of: CostOf = "expected", level: float | None = None
+    ) -> Tensor:
         counts = branches.new_zeros(0, dtype=torch.float32 if branches.device.type == "mps" else torch.float64)
         return self._method.cost(metric, counts, branches)
 
