@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
     parser.add_argument("--module", type=Path, help="found_module.pt to export in place of a search, with one --task")
     parser.add_argument("--samples", type=int, default=512, help="training examples for calibration; default: 512")
-    parser.add_argument("--calibration", default="minmax", help=f"one of {', '.join(METHODS)}; default: minmax")
+    parser.add_argument("--calibration", default="percentile", help=f"one of {', '.join(METHODS)}; default: percentile")
     parser.set_defaults(task=",".join(TASKS))
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads or 1)
