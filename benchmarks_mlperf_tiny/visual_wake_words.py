@@ -36,7 +36,7 @@ TASK = Task(
         "synthetic": DataSet(
             synthetic_figures,
             Recipe(
-                warmup=6, search=10, finetune=8, batch_size=32, lr=2e-3, arch_lr=6e-3, strength=0.8, norm_momentum=0.2
+                warmup=12, search=8, finetune=4, batch_size=32, lr=2e-3, arch_lr=8e-3, strength=2.0, norm_momentum=0.2
             ),
             "generated figures among look-alikes (embedded, synthetic)",
         ),
