@@ -152,8 +152,11 @@ def test_as_regularizer_and_as_limit() -> None:
         for target in (2, 3):  # the input is needed to the end
             model.alpha[model.layout.place("1", Edge(0, 0, target), "conv_3x3")] = 0.5
     optimizer = torch.optim.Adam(model.arch_parameters(), lr=0.05)
-    state, before = copy.deepcopy(model.state_dict()), float(model.get_cost("memory").detach())
+    state, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    before = float(model.get_cost("memory").detach())
     costs = [model.search_space()["cost"]["memory"]]
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     for _ in range(40):
         optimizer.zero_grad()
         model.get_regularization_loss().backward()

@@ -275,8 +275,9 @@ class NASB(SearchModel):
     def _memory(self) -> CellMemory:
         """Where activations live, found when first asked for."""
         if "memory" not in self._derived:
-            backbone = network_calls(self._with_operations(()), input_example=self.example.arguments).memory
-            self._derived["memory"] = CellMemory(self.layout, backbone)
+            example, leaves = self.example.arguments, self._leaf_modules
+            backbone = network_calls(self._with_operations(()), input_example=example, leaf_modules=leaves)
+            self._derived["memory"] = CellMemory(self.layout, backbone.memory)
         return self._derived["memory"]
 
     def _derive(self, analysis: Analysis) -> Layout:
