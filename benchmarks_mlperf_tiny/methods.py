@@ -105,14 +105,12 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def wrap(
-    stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, relative: bool, epochs: int
-) -> SearchModel:
-    """The search model of a stage of so many epochs; relative costs are fractions of those of the wrapped network.
+def wrap(stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, epochs: int) -> SearchModel:
+    """The search model of a stage of so many epochs.
 
     Of the branches of a supernet one is drawn per step; within half of the epochs draws turn into decisions.
     """
-    settings: dict[str, Any] = {"regularizer": regularizer, "relative": relative}
+    settings: dict[str, Any] = {"regularizer": regularizer}
     if stage.start == "supernet":
         cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)
         settings |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}

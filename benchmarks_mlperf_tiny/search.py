@@ -29,6 +29,7 @@ from benchmarks_mlperf_tiny.progress import Progress
 from benchmarks_mlperf_tiny.run_state import RunResult, RunState
 from benchmarks_mlperf_tiny.task import Task
 from benchmarks_mlperf_tiny.tensorboard import CurveWriter
+from nasopt.cost import network_cost
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb import binarize, full_precision
 
@@ -69,9 +70,7 @@ class Run:
         self.factory = self.choose_factory()
         self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
         self.state = RunState()
-        self.regularizer: Any = config.regularizer
-        if config.budget is not None:
-            self.regularizer = make_budget(config.budget, costs(task.seed(data.num_classes), task.input_shape))
+        self.regularizer = self.make_regularizer()
         self.model: nn.Module = nn.Identity()
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -125,6 +124,13 @@ class Run:
             )
         return self.task.supernet
 
+    def make_regularizer(self) -> Any:
+        """What every stage pays: with a relative cost it is that of the task's seed that counts as 1, in later stages, too."""
+        config, seed, shape = self.config, self.task.seed(self.data.num_classes), self.task.input_shape
+        if config.budget is not None:
+            return make_budget(config.budget, costs(seed, shape))
+        return {config.regularizer: 1 / network_cost(seed, config.regularizer, shape) if config.relative else 1.0}
+
     def build_network(self) -> nn.Module:
         """The network that the current stage starts from: fresh, or rebuilt from what earlier stages have found."""
         torch.manual_seed(self.config.seed)
@@ -146,9 +152,8 @@ class Run:
             self.model = full_precision(self.model)
         if phase.stage is not None:
             if not hasattr(self.model, "arch_export"):
-                stage, shape = self.method.stages[phase.stage], self.task.input_shape
-                relative, epochs = config.relative and not config.budget, config.search // len(self.method.stages)
-                search = wrap(stage, self.model, shape, self.regularizer, relative, epochs)
+                stage, epochs = self.method.stages[phase.stage], config.search // len(self.method.stages)
+                search = wrap(stage, self.model, self.task.input_shape, self.regularizer, epochs)
                 self.model = cast(nn.Module, search).to(config.device)
             model = self.search_model
             if phase.kind == "search":

@@ -12,7 +12,7 @@ alive as long as it is read itself. Whoever reads a buffer afterwards, by either
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,14 +203,13 @@ def live_sets(graph: MemoryGraph, order: Sequence[Hashable] | None = None) -> li
     return [tuple(buffers) for buffers in live]
 
 
-def highest_sets(graph: MemoryGraph) -> list[tuple[Hashable, ...]]:
-    """Sets of live buffers that can be the peak in the order as written, whatever the sizes: no set within another."""
-    sets = sorted({frozenset(live) for live in live_sets(graph)}, key=len, reverse=True)
+def highest(sets: Iterable[frozenset[Hashable]]) -> list[frozenset[Hashable]]:
+    """Those sets of live buffers that can be the peak, whatever the sizes: no set within another."""
     kept: list[frozenset[Hashable]] = []
-    for one in sets:
+    for one in sorted(dict.fromkeys(sets), key=len, reverse=True):
         if not any(one <= other for other in kept):
             kept.append(one)
-    return [tuple(buffer for buffer in graph.sizes if buffer in one) for one in kept]
+    return kept
 
 
 def peak(graph: MemoryGraph, order: Sequence[Hashable] | None = None, sharpness: float | None = None) -> Peak:

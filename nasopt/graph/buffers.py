@@ -10,15 +10,17 @@ them alone, are weights and no activations.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx
 
+from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.call import flatten
 from nasopt.graph.dead_code import is_in_place
+from nasopt.graph.flow import Flow
 from nasopt.graph.records import Count
 from nasopt.graph.registry import Memory, find_rule
 from nasopt.graph.values import UNKNOWN
@@ -76,24 +78,30 @@ class ActivationMemory:
     unknown: list[str] = field(default_factory=list)
 
 
-def activation_memory(analysis: Analysis) -> ActivationMemory:
-    """Buffers and steps of an analysed model."""
-    return _Walk(analysis).run()
+def activation_memory(analysis: Analysis, decisions: Mapping[str, int] | None = None) -> ActivationMemory:
+    """Buffers and steps of an analysed model.
+
+    Args:
+        analysis: of the model.
+        decisions: path of every choice -> index of its branch; None: the first ones.
+    """
+    return _Walk(analysis, decisions or dict.fromkeys(choices_of(analysis.module), 0)).run()
 
 
 class _Walk:
     """One pass over the graph."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, decisions: Mapping[str, int]) -> None:
+        self.flow = Flow(analysis.module, decisions)
         self.propagation = analysis.propagation
         self.module = analysis.module
         self.found = ActivationMemory()
         self.held: dict[fx.Node, Any] = {}  # node -> buffer name, nested as the node's value
         self.holders: dict[str, list[fx.Node]] = {}
-        self.place = {node: i for i, node in enumerate(self.module.graph.nodes)}
+        self.place = {node: i for i, node in enumerate(self.flow.nodes)}
 
     def run(self) -> ActivationMemory:
-        for node in self.module.graph.nodes:
+        for node in self.flow.nodes:
             if node.op == "output":
                 self.found.outputs += dict.fromkeys(self._sources(node))
             elif node.op == "placeholder":
@@ -104,7 +112,7 @@ class _Walk:
         return self.found
 
     def _visit(self, node: fx.Node) -> None:
-        value, first = node.meta["value"], next(iter(node.all_input_nodes))
+        value, first = node.meta["value"], self.flow.inputs[node][0]
         if value is UNKNOWN:
             self.found.unknown.append(node.name)
         elif not _computes(node):
@@ -113,7 +121,7 @@ class _Walk:
             return self._hold(node, _pick(self.held.get(first), node.args[1]))
         memory = self._memory(node)
         if memory == "view" and self._stays_in_place(node):
-            return self._hold(node, self.held.get(node.all_input_nodes[0]))
+            return self._hold(node, self.held.get(self.flow.inputs[node][0]))
         sources = self._sources(node)
         target = self._target(node) if memory == "in_place" else None
         if target is not None:
@@ -129,15 +137,18 @@ class _Walk:
 
     def _stays_in_place(self, node: fx.Node) -> bool:
         """Whether a view is one: the same elements, or the same channels with padding or cropping over space."""
-        before, after = node.all_input_nodes[0].meta["value"], node.meta["value"]
-        if not isinstance(before, Tensor) or not isinstance(after, Tensor) or node.all_input_nodes[0] not in self.held:
+        source = self.flow.inputs[node][0]
+        before, after = source.meta["value"], node.meta["value"]
+        if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self.held:
             return False
         return before.numel() == after.numel() or before.shape[:2] == after.shape[:2]
 
     def _target(self, node: fx.Node) -> str | None:
         """The buffer that an element-by-element operation writes over, None for a new one."""
-        inputs = [n for n in node.all_input_nodes if isinstance(self.held.get(n), str)]
-        if is_in_place(node) and inputs[:1] == node.all_input_nodes[:1]:
+        if node in self.flow.copied:
+            return None
+        inputs = [n for n in self.flow.inputs[node] if isinstance(self.held.get(n), str)]
+        if is_in_place(node) and inputs[:1] == self.flow.inputs[node][:1]:
             return str(self.held[inputs[0]])
         size = node.meta["value"].numel() if isinstance(node.meta["value"], Tensor) else -1
         for source in inputs:
@@ -152,7 +163,7 @@ class _Walk:
         return int(self.holders[name][0].meta["value"].numel()) if "." not in name else -1
 
     def _needed_after(self, name: str, node: fx.Node) -> bool:
-        users = (user for holder in self.holders[name] for user in holder.users)
+        users = (user for holder in self.holders[name] for user in self.flow.users[holder])
         return any(self.place[user] > self.place[node] and (user.op == "output" or _computes(user)) for user in users)
 
     # --- building
@@ -194,7 +205,7 @@ class _Walk:
         return [name for name in flatten(held) if name is not None]
 
     def _sources(self, node: fx.Node) -> list[str]:
-        return list(dict.fromkeys(name for n in node.all_input_nodes for name in self._names(self.held.get(n))))
+        return list(dict.fromkeys(name for n in self.flow.inputs[node] for name in self._names(self.held.get(n))))
 
     def _add(self, node: fx.Node, reads: Iterable[str], writes: tuple[str, ...], target: str | None) -> None:
         layer = str(node.target) if node.op == "call_module" else node.name

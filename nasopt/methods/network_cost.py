@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import AnyMetric, PeakMetric, Tabulation
-from nasopt.cost.memory import highest_sets, memory_graph
-from nasopt.errors import ConfigError
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
-from nasopt.graph.buffers import activation_memory
 from nasopt.graph.layer_shape import LayerShape
 from nasopt.graph.records import CostTerm, Count
 from nasopt.graph.regions import any_of
 from nasopt.methods.events import Counted, Events
+from nasopt.methods.network_peak import NetworkPeak
 from nasopt.methods.tabulated import TabulatedCost, tabulated_cost
 
 # (layer, spatial dimension) of a convolution whose kernel is searched.
@@ -88,24 +86,19 @@ class NetworkCost:
         self._terms = [term for term, _ in calls]
         self._tables: dict[tuple[Tabulation, torch.device], TabulatedCost | None] = {}
         cpu = torch.device("cpu")
-        self._live: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._peak = NetworkPeak(analysis, self.choices, self._channels)
         self._programs = {(cpu, True): self._program(calls), (cpu, False): self._program(stored)}
 
     def __call__(self, metric: AnyMetric, counts: Tensor, branches: Tensor | None = None) -> Tensor:
         """Cost of the network under `metric`, a scalar of the type of `counts`, differentiable.
 
         Args:
-            metric: counted per call or once, as it says.
+            metric: counted per call or once, as it says; or a peak, which `NetworkPeak` defines.
             counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`.
             branches: probability of every branch, laid out as `choices` says; None where there are none.
-
-        Raises:
-            ConfigError: a peak of a network with branches.
         """
-        self.check(metric)
         if isinstance(metric, PeakMetric):
-            matrix, offset = self._live_elements(counts.device, counts.dtype)
-            return metric.peak(torch.addmv(offset, matrix, counts))
+            return self._peak(metric, counts, branches)
         # A table holds calls that always run.
         if metric.table is not None and not self.choices and counts.dtype == torch.float64:
             table = self._table(metric.table, counts.device)
@@ -121,16 +114,6 @@ class NetworkCost:
             costs.append((cost if runs is None else cost * runs.index_select(0, batch.events)).sum())
             first += len(batch.soft)
         return sum(costs[1:], start=costs[0]) if costs else counts.new_zeros(())
-
-    def check(self, metric: AnyMetric) -> None:
-        """Raise a `ConfigError` where this network cannot be priced under `metric`."""
-        if isinstance(metric, PeakMetric) and self.choices:
-            raise ConfigError(
-                f"{metric.name!r} is a peak, which has no expected value while branches are still to be chosen "
-                f"({next(iter(self.choices))!r}): search the branches under another metric, such as 'size', 'macs' or a "
-                f"latency, then export, and wrap the result in nasopt.PIT with {metric.name!r}; "
-                "nasopt.cost.network_cost gives that of any exported network"
-            )
 
     def _on_device(self, device: torch.device, per_call: bool) -> _Program:
         if (device, per_call) not in self._programs:
@@ -160,17 +143,6 @@ class NetworkCost:
         if key not in self._tables:
             self._tables[key] = tabulated_cost(tabulation, self._terms, self._channels, self._taps, device)
         return self._tables[key]
-
-    def _live_elements(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Live elements of every step that can be the peak: `matrix @ counts + offset`, shape `(steps,)`."""
-        if device not in self._live:
-            layout = activation_memory(self._analysis)
-            sets = highest_sets(memory_graph(layout))
-            rows = {name: self._channels(b.channels) * b.per_channel for name, b in layout.buffers.items()}
-            stacked = torch.stack([torch.stack([rows[str(name)] for name in live]).sum(0) for live in sets])
-            stacked = stacked.to(device=device, dtype=dtype)
-            self._live[device] = (stacked[:, :-1].contiguous(), stacked[:, -1].contiguous())
-        return self._live[device]
 
     # --- encoding
 

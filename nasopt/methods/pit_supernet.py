@@ -211,4 +211,4 @@ class PITSuperNet(BranchSearch):
                 if size:
                     self.register_parameter(name, nn.Parameter(torch.ones(size, device=self.choice_logits.device)))
         forward = masked_function(analysis, masks.of_layer, masks.of_node)
-        return _Derived(choices, masks, self._make_cost(analysis, masks.axes), forward)
+        return _Derived(choices, masks, NetworkCost(analysis, masks.axes), forward)

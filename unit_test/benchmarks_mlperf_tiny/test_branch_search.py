@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import TASK, build_supernet, config, load
@@ -9,6 +11,7 @@ from torch import nn
 
 import nasopt
 from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.methods import wrap
 from benchmarks_mlperf_tiny.search import Run
 from nasopt.cost import network_cost
 
@@ -17,13 +20,23 @@ from nasopt.cost import network_cost
     ("method", "stages"),
     [("supernet", ["SuperNet"]), ("pit_supernet", ["PITSuperNet"]), ("pit_after_supernet", ["SuperNet", "PIT"])],
 )
-def test_the_whole_way(method: str, stages: list[str]) -> None:
+def test_the_whole_way(method: str, stages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+
+    def wrapped(*args: Any) -> Any:
+        model = wrap(*args)
+        shares.append(float((model.get_regularization_loss() / model.get_macs()).detach()))
+        return model
+
+    monkeypatch.setattr("benchmarks_mlperf_tiny.search.wrap", wrapped)
     settings = config(method, search=6, strength=3.0)
     run = Run(settings, TASK, load(DataOptions()), quiet=True)
     result = run.run()
     assert [structure["method"] for structure in result.structures] == stages
     assert {type(m) for m in result.network.modules()} & {nn.Identity, nasopt.SuperNetModule} == set()
-    assert network_cost(result.network, "macs", (1, 8, 8)) < network_cost(TASK.seed(2), "macs", (1, 8, 8))
+    seed = network_cost(TASK.seed(2), "macs", (1, 8, 8))
+    assert shares == pytest.approx([1 / seed] * len(stages))  # the seed's cost is 1 in every stage
+    assert network_cost(result.network, "macs", (1, 8, 8)) < seed
     network = build_supernet(2)
     for structure in result.structures:
         network = nasopt.restore(network, structure)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from supernet_toys import SUPER_TOYS, Nested, Plain, SharedNorm, Sigmoid, TwoInputs, unit
+from supernet_toys import Nested, Plain, SharedNorm, Sigmoid, TwoInputs, unit
 from torch import nn
 
 import nasopt
@@ -365,16 +365,6 @@ def test_where_candidates_go() -> None:
     ]
     with pytest.raises(ConfigError, match=r"matches none of the convolutions.*Did you mean 'stem'"):
         places(where="stme")
-
-
-@pytest.mark.parametrize("method", [nasopt.SuperNet, nasopt.PITSuperNet])
-def test_a_peak_has_no_expected_value(method: type) -> None:
-    toy = SUPER_TOYS["Plain"]
-    for regularizer in ("memory", nasopt.Budget(memory=10_000)):
-        with pytest.raises(ConfigError, match=r"'memory' is a peak.*wrap the result in nasopt.PIT"):
-            method(toy.seed(), toy.shape, regularizer=regularizer)
-    with pytest.raises(ConfigError, match="'memory' is a peak"):
-        method(toy.seed(), toy.shape).get_cost("memory")
 
 
 def test_latency_is_expected_over_the_branches_and_exact_when_decided() -> None:

@@ -137,7 +137,7 @@ def test_export_is_faithful_and_costs_are_true(setting: str, toy: SuperToy) -> N
         network = model.arch_export()
         model.eval(), network.eval()
         assert difference(model(x), network(x)) < 1e-9
-        for metric in ("size", "macs"):
+        for metric in ("size", "macs", "memory"):
             exact = network_cost(network, metric, toy.shape)
             assert model.get_cost(metric, discrete=True) == exact
             assert float(model.get_cost(metric).detach()) == exact
@@ -258,11 +258,13 @@ def test_something_always_survives(setting: str, toy: SuperToy) -> None:
 
 @every_small_toy
 def test_the_smallest_network_is_the_smallest(toy: SuperToy) -> None:
-    model = SuperNet(toy.seed(), toy.shape)
+    model = SuperNet(toy.seed(), toy.shape, regularizer="memory")
     names, sizes = model._choices.names, model._choices.sizes
-    prices = {}
+    prices = {"macs": [], "memory": []}
     for falls in itertools.product(*(range(size) for size in sizes)):
         with torch.no_grad():
             model.choice_logits.copy_(model._choices.one_hot(dict(zip(names, falls)), model.choice_logits))
-        prices[falls] = model.get_cost("macs", discrete=True)
-    assert model.search_space()["cost"]["macs"]["smallest"] == min(prices.values())
+        for metric, found in prices.items():
+            found.append(model.get_cost(metric, discrete=True))
+    smallest = {metric: cost["smallest"] for metric, cost in model.search_space()["cost"].items()}
+    assert all(smallest[metric] == min(found) for metric, found in prices.items())

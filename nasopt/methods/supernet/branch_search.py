@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.cost import AnyMetric
+from nasopt.cost import AnyMetric, PeakMetric
 from nasopt.errors import ConfigError
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
@@ -19,13 +19,15 @@ from nasopt.graph.build import build
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.nest import Paths
 from nasopt.methods.base import CostOf, SearchModel
-from nasopt.methods.network_cost import KernelAxis, NetworkCost
 from nasopt.methods.report import describe, layer_summary
 from nasopt.methods.schedule import Schedule
 from nasopt.methods.structure import is_chosen, make_structure
 from nasopt.methods.supernet.choices import Choices, Draw, PathMode
-from nasopt.methods.supernet.decisions import Decided, cheapest_branches, settle_branches
+from nasopt.methods.supernet.decisions import Decided, Price, cheapest_branches, settle_branches
 from nasopt.methods.supernet.module import check_temperature
+
+# Of the smooth peak that orders networks of equal peaks: a step of half the peak's height counts e^-10.
+_SHARPNESS = 20.0
 
 
 class BranchSearch(SearchModel):
@@ -90,19 +92,22 @@ class BranchSearch(SearchModel):
     def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
         if of == "smallest":
             sizes = dict(zip(self._choices.names, self._choices.sizes))
-            least = cheapest_branches(
-                sizes, lambda branches: float(self._cost_of(metric, self._one_hot(branches), "smallest"))
-            )
+            least = cheapest_branches(sizes, lambda one: self._price(metric, self._one_hot(one), "smallest"))
             return self._cost_of(metric, self._one_hot(least), "smallest")
         if of == "seed":
             return self._cost_of(metric, self._one_hot(dict.fromkeys(self._choices.names, 0)), "seed")
         if of == "discrete":
-            return self._cost_if(metric, self._outcome())
+            decided = self._outcome()
+            return self._cost_of(metric, self._one_hot(decided.branches), level=decided.level)
         branches, level = self._branch_probabilities(of == "unfitted")
         return self._cost_of(metric, branches, level=level)
 
-    def _cost_if(self, metric: AnyMetric, decided: Decided) -> Tensor:
-        return self._cost_of(metric, self._one_hot(decided.branches), level=decided.level)
+    def _price(self, metric: AnyMetric, branches: Tensor, of: CostOf = "expected", level: float | None = None) -> Price:
+        cost = float(self._cost_of(metric, branches, of, level))
+        if not isinstance(metric, PeakMetric):
+            return Price(cost)
+        # Beside a peak that others hold, a branch makes no difference; how high it is shows in a smooth one.
+        return Price(cost, float(self._cost_of(replace(metric, sharpness=_SHARPNESS), branches, of, level)))
 
     def _one_hot(self, decisions: Mapping[str, int]) -> Tensor:
         return self._choices.one_hot(decisions, self.choice_logits.detach())
@@ -124,17 +129,19 @@ class BranchSearch(SearchModel):
     def _settled(self, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
         """Decisions inside the limits: masks are cut as far as needed; where that is not enough, branches change, too."""
 
-        def use(decided: Decided) -> float:
-            return max(float(self._cost_if(metric, decided)) / limit for metric, limit in limits)
+        def use(decided: Decided) -> Price:
+            branches = self._one_hot(decided.branches)
+            prices = [self._price(metric, branches, level=decided.level) / limit for metric, limit in limits]
+            return Price(max(price.cost for price in prices), sum(price.aside for price in prices))
 
         def cut(decided: Decided) -> Decided:
             levels = [decided.level, *self._levels()]
-            place = bisect_left(levels, True, key=lambda level: use(replace(decided, level=level)) <= 1)
+            place = bisect_left(levels, True, key=lambda level: use(replace(decided, level=level)).cost <= 1)
             return replace(decided, level=levels[min(place, len(levels) - 1)])
 
         found = self._likeliest()
         narrow = cut(found)
-        if use(narrow) > 1:
+        if use(narrow).cost > 1:
             scores = self._choices.scores(self.choice_logits)
             branches = settle_branches(found.branches, scores, lambda b: use(Decided(b, narrow.level)))
             narrow = cut(Decided(branches))
@@ -151,13 +158,6 @@ class BranchSearch(SearchModel):
             temperatures = torch.tensor(choices.temperatures, device=like.device, dtype=dtype)
             self.register_buffer("temperatures", temperatures.reshape(-1, 1))
         return choices
-
-    def _make_cost(self, analysis: Analysis, kernel_axes: Sequence[KernelAxis] = ()) -> NetworkCost:
-        """The price of the analysed model, for all metrics of the regularizer."""
-        cost = NetworkCost(analysis, kernel_axes)
-        for metric, _ in self.regularizer.weights:
-            cost.check(metric)
-        return cost
 
     # --- temperature
 

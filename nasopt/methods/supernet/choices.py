@@ -70,6 +70,7 @@ class Choices:
         for row, (start, count) in enumerate(layout.values()):
             self._index[row, :count] = torch.arange(start, start + count)
         self._flat = torch.nonzero(self._index.reshape(-1) < self.total).reshape(-1)
+        self._has_hard = bool(self.hard.any())
         self._random = paths != "all" or bool(self.gumbel.any())
         self._check_paths()
         self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
@@ -122,7 +123,7 @@ class Choices:
                 scores = scores.masked_fill(~draw.active, -torch.inf)
             soft = torch.softmax(scores, 1)
             chosen = draw.chosen
-        if not bool(self.hard.any()):
+        if not self._has_hard:
             return soft
         one_hot = torch.zeros_like(soft).scatter_(1, chosen[:, None], 1.0)
         return torch.where(hard, straight_through(one_hot, soft), soft)

@@ -7,6 +7,28 @@ from dataclasses import dataclass
 
 # A branch as likely as the decided one is exchanged first, whatever it saves.
 _LEAST = 1e-6
+# What a saving beside the peak is worth.
+_ASIDE = 1e-6
+
+
+@dataclass(frozen=True, order=True)
+class Price:
+    """What a network costs.
+
+    Attributes:
+        cost: the cost.
+        aside: orders networks of equal cost; 0 where a cost is a sum, to which everything contributes.
+    """
+
+    cost: float
+    aside: float = 0.0
+
+    def __truediv__(self, limit: float) -> Price:
+        return Price(self.cost / limit, self.aside / limit)
+
+    def saved_by(self, other: Price) -> float:
+        """How much less the other one is."""
+        return self.cost - other.cost + _ASIDE * (self.aside - other.aside)
 
 
 @dataclass(frozen=True)
@@ -23,9 +45,9 @@ class Decided:
 
 
 def settle_branches(
-    decisions: Mapping[str, int], scores: Mapping[str, Sequence[float]], use: Callable[[Mapping[str, int]], float]
+    decisions: Mapping[str, int], scores: Mapping[str, Sequence[float]], use: Callable[[Mapping[str, int]], Price]
 ) -> dict[str, int]:
-    """Decisions with `use(decisions) <= 1`, or the cheapest ones if there are none.
+    """Decisions with `use(decisions).cost <= 1`, or the cheapest ones if there are none.
 
     One exchange after the other: the one that saves most use per lost score; where no single one saves anything, the
     cheapest branches. Then exchanges that turn out to be unnecessary are taken back, the ones that lost most first.
@@ -36,11 +58,11 @@ def settle_branches(
         use: the largest share of a limit that a network needs.
     """
     found, now = dict(decisions), use(decisions)
-    while now > 1:
+    while now.cost > 1:
         options = []
         for choice, branches in scores.items():
             for branch in range(len(branches)):
-                saved = now - use({**found, choice: branch})
+                saved = now.saved_by(use({**found, choice: branch}))
                 if saved > 0:
                     lost = max(branches[found[choice]] - branches[branch], 0.0)
                     options.append((saved / (lost + _LEAST), choice, branch))
@@ -50,24 +72,31 @@ def settle_branches(
         found[choice] = branch
         now = use(found)
 
-    if now > 1:
+    if now.cost > 1:
         found = cheapest_branches({choice: len(branches) for choice, branches in scores.items()}, use)
         now = use(found)
     back = sorted(scores, key=lambda choice: scores[choice][found[choice]] - scores[choice][decisions[choice]])
     for choice in back:
         again = {**found, choice: decisions[choice]}
-        if now <= 1 and again != found and use(again) <= 1:
+        if now.cost <= 1 and again != found and use(again).cost <= 1:
             found = again
     return found
 
 
-def cheapest_branches(sizes: Mapping[str, int], cost: Callable[[Mapping[str, int]], float]) -> dict[str, int]:
-    """The cheapest branch of every choice; `sizes`: path of every choice -> branches, inner ones first."""
+def cheapest_branches(sizes: Mapping[str, int], cost: Callable[[Mapping[str, int]], Price]) -> dict[str, int]:
+    """The cheapest branch of every choice; `sizes`: path of every choice -> branches, inner ones first.
+
+    One choice after the other, until nothing changes: what is saved may depend on the others, as that of a peak does.
+    """
     decisions = dict.fromkeys(sizes, 0)
-    for name, size in sizes.items():
-        around = {**decisions, **_way_to(name)}
-        prices = [cost({**around, name: branch}) for branch in range(size)]
-        decisions[name] = prices.index(min(prices))
+    for _ in sizes:
+        before = dict(decisions)
+        for name, size in sizes.items():
+            around = {**decisions, **_way_to(name)}
+            prices = [cost({**around, name: branch}) for branch in range(size)]
+            decisions[name] = prices.index(min(prices))
+        if decisions == before:
+            break
     return decisions
 
 

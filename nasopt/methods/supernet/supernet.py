@@ -121,4 +121,4 @@ class SuperNet(BranchSearch):
         return self._derived["method"]
 
     def _derive(self, analysis: Analysis) -> _Derived:
-        return _Derived(self._make_choices(analysis), self._make_cost(analysis), masked_function(analysis, {}, {}))
+        return _Derived(self._make_choices(analysis), NetworkCost(analysis), masked_function(analysis, {}, {}))

@@ -1,0 +1,129 @@
+"""Peak memory while branches are open: by hand, against the definition, and as a limit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from supernet_toys import SUPER_TOYS
+from torch import nn
+
+import nasopt
+from nasopt import Budget, PITSuperNet, SuperNet, SuperNetModule
+from nasopt.cost import network_cost
+
+torch.set_num_threads(1)
+SHAPE = (2, 4, 4)
+
+
+def block(width: int) -> nn.Module:
+    """Two convolutions, of which the inner one has `width` channels; nothing can be written over."""
+    return nn.Sequential(nn.Conv2d(2, width, 3, padding=1), nn.Conv2d(width, 2, 3, padding=1))
+
+
+class Chain(nn.Module):
+    """Choices in a row between a wide and a narrow branch; 16 positions, 2 channels between the choices."""
+
+    def __init__(self, choices: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 2, 1)
+        self.row = nn.Sequential(*(SuperNetModule([block(8), block(3)]) for _ in range(choices)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.row(self.stem(x))
+
+
+# Input and output of a layer at its widest: 16 * (2 + 8), 16 * (2 + 3); the stem: 16 * (2 + 2).
+WIDE, NARROW, STEM = 160.0, 80.0, 64.0
+
+
+@pytest.mark.parametrize("method", [SuperNet, PITSuperNet])
+def test_one_choice_has_its_expected_value(method: type) -> None:
+    model = method(Chain(1), SHAPE, regularizer="memory")
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.tensor([0.75, 0.25]).log())
+    cost = model.train().get_cost("memory")
+    assert float(cost.detach()) == pytest.approx(0.75 * WIDE + 0.25 * NARROW)
+    cost.backward()
+    # d/dz_i sum_j p_j v_j = p_i (v_i - mean)
+    expected = torch.tensor([0.75, 0.25]) * (torch.tensor([WIDE, NARROW]) - float(cost.detach()))
+    assert torch.allclose(model.choice_logits.grad, expected.to(model.choice_logits))
+
+
+def test_the_highest_choice_is_moved_even_where_several_hold_the_peak() -> None:
+    model = SuperNet(Chain(3), SHAPE, regularizer="memory")
+    optimizer = torch.optim.SGD(model.arch_parameters(), lr=0.05)
+    model.train()
+    assert float(model.get_cost("memory").detach()) == pytest.approx((WIDE + NARROW) / 2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.get_regularization_loss().backward()
+        optimizer.step()
+    assert model.get_cost("memory", discrete=True) == NARROW
+    assert [choice["chosen"] for choice in model.choice_summary().values()] == [1, 1, 1]
+
+
+class Around(nn.Module):
+    """A step outside of the choice, 16 * (2 + 5), is higher than the narrow branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choice = SuperNetModule([block(8), block(3), nn.Identity()])
+        self.out = nn.Conv2d(2, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.choice(x))
+
+
+def test_the_expected_value_is_never_below_what_always_runs() -> None:
+    model = SuperNet(Around(), SHAPE).train()
+    outside = 16.0 * (2 + 5)
+    assert float(model.get_cost("memory").detach()) == pytest.approx((WIDE + outside + outside) / 3)
+
+
+@pytest.mark.parametrize("name", ["Plain", "Nested", "Residual", "TwoInputs", "Temporal"])
+def test_gradients_are_those_of_the_value(name: str) -> None:
+    toy = SUPER_TOYS[name]
+    model = PITSuperNet(toy.seed(), toy.shape, regularizer="memory").train()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.arch_parameters():
+            parameter.copy_(torch.rand_like(parameter) + 0.6)
+    model.get_cost("memory").backward()
+    logits, step = model.choice_logits, 1e-5
+    for i in range(len(logits)):
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                logits[i] += sign * step
+                values.append(float(model.get_cost("memory")))
+                logits[i] -= sign * step
+        assert float(logits.grad[i]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-6)
+    assert float(model.alpha.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("method", [SuperNet, PITSuperNet])
+def test_a_limit_is_kept(method: type) -> None:
+    model = method(Chain(3), SHAPE, regularizer=Budget(memory=100, size=3_000))
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.train().param_groups(lr=1e-3, arch_lr=5e-2))
+    for _ in range(60):
+        optimizer.zero_grad()
+        (model(torch.randn(2, *SHAPE)).square().mean() + model.get_regularization_loss()).backward()
+        optimizer.step()
+    assert bool(model.budget.reached)
+    assert network_cost(model.arch_export(), "memory", SHAPE) <= 100
+
+
+def test_settling_passes_over_a_plateau() -> None:
+    """All choices hold the peak: no single exchange saves anything."""
+    model = SuperNet(Chain(3), SHAPE, regularizer=Budget(memory=100))
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.tensor([1.0, 0.0, 2.0, 0.0, 3.0, 0.0]))
+    assert model.get_cost("memory", discrete=True) == WIDE
+    model.settle_budget()
+    assert model.get_cost("memory", discrete=True) == NARROW == network_cost(model.arch_export(), "memory", SHAPE)
+
+
+def test_a_limit_below_the_smallest_network_is_refused() -> None:
+    with pytest.raises(nasopt.errors.ConfigError, match=r"limit on memory is 79 B.*smallest.*costs 80 B"):
+        SuperNet(Chain(3), SHAPE, regularizer=Budget(memory=79))
