@@ -54,9 +54,7 @@ class NetworkCalls:
         """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""
         metric = get_metric(metric)
         if isinstance(metric, PeakMetric):
-            graph = memory_graph(self.memory)
-            live = [sum(graph.sizes[buffer] for buffer in buffers) for buffers in live_sets(graph)]
-            return _plain(metric.peak(torch.tensor(live, dtype=torch.float64)))
+            return _plain(metric.peak(torch.tensor(live_elements(self.memory), dtype=torch.float64)))
         seen: set[str] = set()
         total: Any = 0
         for call in self.calls:
@@ -64,6 +62,12 @@ class NetworkCalls:
                 total += metric.cost(call.shape)
             seen.add(call.stored)
         return _plain(total)
+
+
+def live_elements(memory: ActivationMemory) -> list[int]:
+    """Live elements at every step of a network, in the order as written."""
+    graph = memory_graph(memory)
+    return [sum(graph.sizes[buffer] for buffer in buffers) for buffers in live_sets(graph)]
 
 
 def _plain(cost: Any) -> int | float:

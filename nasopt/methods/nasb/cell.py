@@ -80,6 +80,16 @@ class CellBody(nn.Module):
         shape = self.shapes[target]
         return self.shapes[source] != shape and self.aligner_shapes.get(source) == shape
 
+    def aligning_layers(self, source: int, target: int) -> list[nn.Module]:
+        """What brings node `source` to the shape of node `target`, one after the other; nothing between equal shapes."""
+        if self.shapes[source] == self.shapes[target]:
+            return []
+        if self.has_aligner(source, target):
+            layers = self.aligners[str(source)]
+            assert isinstance(layers, nn.Sequential)
+            return list(layers)
+        return [self.alignments[_alignment(source, self.shapes[target])]]
+
     def is_shared(self, node: int) -> bool:
         """Whether all branches hold the same value at this node."""
         return node == 0 or node in self.joints or self.branches == 1
@@ -121,10 +131,9 @@ class CellBody(nn.Module):
             return source
         key = (0 if self.is_shared(edge.source) else edge.branch, edge.source, shape)
         if key not in aligned:
-            if self.has_aligner(edge.source, edge.target):
-                aligned[key] = self.aligners[str(edge.source)](source)
-            else:
-                aligned[key] = self.alignments[_alignment(edge.source, shape)](source)
+            for layer in self.aligning_layers(edge.source, edge.target):
+                source = layer(source)
+            aligned[key] = source
         return aligned[key]
 
 

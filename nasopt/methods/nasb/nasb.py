@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nasopt.cost import AnyMetric, PeakMetric, network_cost
+from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.cost.network import live_elements, network_calls
 from nasopt.errors import ConfigError
 from nasopt.graph.analysis import Analysis, analyse, trace_model
+from nasopt.graph.buffers import activation_memory
 from nasopt.graph.example import make_example
 from nasopt.methods.base import CostOf, SearchModel
 from nasopt.methods.nasb.candidates import ZERO
@@ -19,6 +21,7 @@ from nasopt.methods.nasb.cell import Edge, NASBCell
 from nasopt.methods.nasb.convert import convert
 from nasopt.methods.nasb.found_cell import FoundCell
 from nasopt.methods.nasb.layout import Layout
+from nasopt.methods.nasb.memory import CellMemory
 from nasopt.methods.nasb.origins import cell_origins, own_name
 from nasopt.methods.nasb.price import Priced, layer_shapes, price
 from nasopt.methods.nasb.sampling import Active, draw_choices
@@ -26,6 +29,7 @@ from nasopt.methods.nasb.settings import Settings, make_settings
 from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
 from nasopt.methods.nasb.summary import kept_rows, summarise_cells, summary_text
 from nasopt.methods.structure import register_restorer, structure_head
+from nasopt.uncompiled import uncompiled
 
 
 class NASB(SearchModel):
@@ -69,6 +73,7 @@ class NASB(SearchModel):
     settings: Settings
     cell_names: tuple[str, ...]
     _seed_calls: tuple[Priced, ...]
+    _seed_live: tuple[int, ...]
     active: Active
     _origins: dict[str, str]
     _leaf_modules: tuple[Any, ...]
@@ -116,6 +121,7 @@ class NASB(SearchModel):
         )
         seed = analyse(trace_model(model, example, leaf_modules), example)
         self.__dict__["_seed_calls"] = tuple(layer_shapes(seed))
+        self.__dict__["_seed_live"] = tuple(live_elements(activation_memory(seed)))
         super().__init__(
             conversion.fill(made),
             input_example={name: example.arguments[name] for name in example.traced},
@@ -155,16 +161,23 @@ class NASB(SearchModel):
 
     def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
         if isinstance(metric, PeakMetric):
-            if of != "discrete":
-                raise ConfigError(_no_peak(metric))
-            found = network_cost(self._export(), metric, input_example=self.example.arguments)
-            return torch.tensor(found, dtype=torch.float64)
+            return self._peak(metric, of)
         if of == "seed":
             return torch.tensor(price(self._seed_calls, metric), dtype=torch.float64)
         if of == "smallest":
             return self.layout.smallest(metric)
         use = self.layout.mask(self._kept()).to(self.alpha.device) if of == "discrete" else self.probabilities()
         return self.layout.cost(metric, use)
+
+    def _peak(self, metric: PeakMetric, of: CostOf) -> Tensor:
+        if of == "seed":
+            return metric.peak(torch.tensor(self._seed_live, dtype=torch.float64))
+        memory = self._memory()
+        if of == "smallest":
+            return memory.smallest(metric)
+        if of == "discrete":
+            return memory.exact(metric, self._kept())
+        return memory.expected(metric, self.probabilities()).to(self.alpha.device)
 
     def choose(self, cell: str, source: int, target: int, operation: str, branch: int = 0) -> None:
         """Decide for an operation on an edge: its probability becomes close to 1.
@@ -179,8 +192,12 @@ class NASB(SearchModel):
     # --- results
 
     def _export(self) -> nn.Module:
+        return self._with_operations(self._kept())
+
+    def _with_operations(self, pairs: Sequence[tuple[int, int]]) -> nn.Module:
+        """The flat network with the operations at these (row, column)."""
         found: dict[nn.Module, nn.Module] = {}
-        for (_, cell), choices in zip(self.layout.cells, self.layout.choices(self._kept())):
+        for (_, cell), choices in zip(self.layout.cells, self.layout.choices(pairs)):
             layers = {choice: cell.operation(choice.edge, choice.operation) for choice in choices}
             found[cell] = FoundCell(cell, choices, {c: m for c, m in layers.items() if m is not None})
         return flat_network(with_found_cells(self.net, found), self.example, self._leaf_modules)
@@ -253,12 +270,19 @@ class NASB(SearchModel):
         """Edges of all cells in the order of `alpha`, and prices."""
         return self._derived["method"]
 
+    @uncompiled
+    @torch.no_grad()
+    def _memory(self) -> CellMemory:
+        """Where activations live, found when first asked for."""
+        if "memory" not in self._derived:
+            example, leaves = self.example.arguments, self._leaf_modules
+            backbone = network_calls(self._with_operations(()), input_example=example, leaf_modules=leaves)
+            self._derived["memory"] = CellMemory(self.layout, backbone.memory)
+        return self._derived["memory"]
+
     def _derive(self, analysis: Analysis) -> Layout:
         cells = [(name, module) for name, module in self.net.named_modules() if isinstance(module, NASBCell)]
         layout = Layout(cells, self.settings, analysis)
-        for metric, _ in self.regularizer.weights:
-            if isinstance(metric, PeakMetric):
-                raise ConfigError(_no_peak(metric))
         if "alpha" not in self._parameters:
             device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
             self.alpha = nn.Parameter(torch.zeros(layout.rows, len(self.settings.candidates), device=device))
@@ -273,14 +297,6 @@ class NASB(SearchModel):
             merged = {**own, **{own_name(name, self._origins): tensor for name, tensor in tensors.items()}}
             state_dict.update({prefix + name: merged[name] for name in own})
         nn.Module._load_from_state_dict(self, state_dict, prefix, *args, **kwargs)
-
-
-def _no_peak(metric: PeakMetric) -> str:
-    return (
-        f"NASB: {metric.name!r} is a peak over the steps of a network, which has no expected value while operations are "
-        "still to be chosen: search under 'ops', 'size_bits' or a latency. What arch_export would give now has one: "
-        f"get_cost({metric.name!r}, discrete=True)"
-    )
 
 
 register_restorer("NASB", restore_nasb)
