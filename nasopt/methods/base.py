@@ -51,6 +51,8 @@ class SearchModel(ParameterHalves, ABC):
     _branches_apart = False
     # Whether decisions can be made to keep to the limits of a budget.
     _settles = True
+    # Whether no network of the search space costs more than the seed.
+    _only_shrinks = False
     _derived: dict[str, Any]
     budget: BudgetPenalty | None
 
@@ -81,7 +83,7 @@ class SearchModel(ParameterHalves, ABC):
         self.budget = self._make_budget()
         self._rebuild()
         if self.budget is not None:
-            self.budget.check(self._cost)
+            self.budget.check(self._cost, self._only_shrinks)
 
     # --- what a method says
 

@@ -108,8 +108,10 @@ class BudgetPenalty(nn.Module):
         violations = torch.stack([cost / limit - 1 for cost, (_, limit) in zip(costs, self.limits)])
         return _Penalty.apply(violations.to(self.multipliers.dtype), self.multipliers, self.strengths, self.reached)
 
-    def check(self, cost: Callable[..., Tensor]) -> None:
-        """Before a search: `cost(metric, "smallest")` must be inside every limit, and `"seed"` should not.
+    def check(self, cost: Callable[..., Tensor], only_shrinks: bool) -> None:
+        """Before a search: `cost(metric, "smallest")` must be inside every limit.
+
+        If networks `only_shrinks`, `cost(metric, "seed")` should not be.
 
         Raises:
             ConfigError: a limit lies below what the smallest network of the space costs.
@@ -122,7 +124,7 @@ class BudgetPenalty(nn.Module):
                         f"search space costs {least:,g} {metric.unit}: raise the limit, search more of the model (explain() "
                         "tells what is fixed and why), or start from a smaller seed"
                     )
-            if all(float(cost(metric, "seed")) <= limit for metric, limit in self.limits):
+            if only_shrinks and all(float(cost(metric, "seed")) <= limit for metric, limit in self.limits):
                 warnings.warn(
                     "the Budget has no effect: the seed is inside every limit already", NoEffectWarning, stacklevel=5
                 )

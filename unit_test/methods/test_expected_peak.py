@@ -127,3 +127,14 @@ def test_settling_passes_over_a_plateau() -> None:
 def test_a_limit_below_the_smallest_network_is_refused() -> None:
     with pytest.raises(nasopt.errors.ConfigError, match=r"limit on memory is 79 B.*smallest.*costs 80 B"):
         SuperNet(Chain(3), SHAPE, regularizer=Budget(memory=79))
+
+
+def test_a_limit_that_the_seed_keeps_still_holds_for_larger_branches() -> None:
+    """No warning that it has no effect: the first branches are the narrow ones here."""
+    seed = Chain(1)
+    seed.row[0].branches[0], seed.row[0].branches[1] = seed.row[0].branches[1], seed.row[0].branches[0]
+    model = SuperNet(seed, SHAPE, regularizer=Budget(memory=100))
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.tensor([0.0, 1.0]))
+    model.settle_budget()
+    assert model.get_cost("memory", discrete=True) == NARROW

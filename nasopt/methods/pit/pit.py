@@ -68,6 +68,7 @@ class PIT(SearchModel):
         UnknownOperationError: with `strict`.
     """
 
+    _only_shrinks = True
     _arch_names = ("alpha", "beta", "gamma")
     alpha: nn.Parameter
     beta: nn.Parameter
