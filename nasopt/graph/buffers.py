@@ -14,13 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
-from nasopt.graph.alternatives import choices_of
+from nasopt.graph.alternatives import Choice, choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.call import flatten
 from nasopt.graph.dead_code import is_in_place
-from nasopt.graph.flow import Flow
+from nasopt.graph.decide import is_changed_in_place
+from nasopt.graph.flow import Flow, Flows
 from nasopt.graph.records import Count
 from nasopt.graph.registry import Memory, find_rule
 from nasopt.graph.values import UNKNOWN
@@ -78,27 +80,46 @@ class ActivationMemory:
     unknown: list[str] = field(default_factory=list)
 
 
-def activation_memory(analysis: Analysis, decisions: Mapping[str, int] | None = None) -> ActivationMemory:
-    """Buffers and steps of an analysed model.
+def activation_memory(analysis: Analysis) -> ActivationMemory:
+    """Buffers and steps of an analysed model; of the first branch of every choice."""
+    return ActivationWalks(analysis).under(dict.fromkeys(choices_of(analysis.module), 0))
 
-    Args:
-        analysis: of the model.
-        decisions: path of every choice -> index of its branch; None: the first ones.
-    """
-    return _Walk(analysis, decisions or dict.fromkeys(choices_of(analysis.module), 0)).run()
+
+class ActivationWalks:
+    """Buffers and steps of one analysed model, under different decisions."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.propagation = analysis.propagation
+        self._flows = Flows(analysis.module, analysis.propagation.regions)
+        self._module = analysis.module
+        self._memory: dict[fx.Node, Memory] = {}
+
+    def under(self, decisions: Mapping[str, int]) -> ActivationMemory:
+        """What is left under decisions: path of every choice -> index of its branch."""
+        return _Walk(self, self._flows.under(decisions)).run()
+
+    def memory(self, node: fx.Node) -> Memory:
+        """Where the result of a node lives."""
+        if node not in self._memory:
+            layer = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+            entry = find_rule(node, layer)
+            kind: Memory = "new" if entry is None else entry.memory
+            # A copy is none unless somebody writes over it.
+            is_copy = isinstance(layer, Choice) or node.target in ("clone", torch.clone)
+            self._memory[node] = "in_place" if is_copy and is_changed_in_place(self._module, node) else kind
+        return self._memory[node]
 
 
 class _Walk:
     """One pass over the graph."""
 
-    def __init__(self, analysis: Analysis, decisions: Mapping[str, int]) -> None:
-        self.flow = Flow(analysis.module, decisions)
-        self.propagation = analysis.propagation
-        self.module = analysis.module
+    def __init__(self, walks: ActivationWalks, flow: Flow) -> None:
+        self.walks, self.flow = walks, flow
+        self.propagation = walks.propagation
         self.found = ActivationMemory()
         self.held: dict[fx.Node, Any] = {}  # node -> buffer name, nested as the node's value
         self.holders: dict[str, list[fx.Node]] = {}
-        self.place = {node: i for i, node in enumerate(self.flow.nodes)}
+        self.place = {node: i for i, node in enumerate(flow.nodes)}
 
     def run(self) -> ActivationMemory:
         for node in self.flow.nodes:
@@ -119,7 +140,7 @@ class _Walk:
             return
         elif node.target is operator.getitem and not isinstance(first.meta["value"], Tensor):
             return self._hold(node, _pick(self.held.get(first), node.args[1]))
-        memory = self._memory(node)
+        memory = self.walks.memory(node)
         if memory == "view" and self._stays_in_place(node):
             return self._hold(node, self.held.get(self.flow.inputs[node][0]))
         sources = self._sources(node)
@@ -129,11 +150,6 @@ class _Walk:
             return self._hold(node, target)
         self._hold(node, self._new(node, value, node.name))
         return self._add(node, sources, tuple(self._names(self.held[node])), None)
-
-    def _memory(self, node: fx.Node) -> Memory:
-        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        entry = find_rule(node, module)
-        return "new" if entry is None else entry.memory
 
     def _stays_in_place(self, node: fx.Node) -> bool:
         """Whether a view is one: the same elements, or the same channels with padding or cropping over space."""
@@ -145,8 +161,6 @@ class _Walk:
 
     def _target(self, node: fx.Node) -> str | None:
         """The buffer that an element-by-element operation writes over, None for a new one."""
-        if node in self.flow.copied:
-            return None
         inputs = [n for n in self.flow.inputs[node] if isinstance(self.held.get(n), str)]
         if is_in_place(node) and inputs[:1] == self.flow.inputs[node][:1]:
             return str(self.held[inputs[0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import fx, nn
 
 from nasopt.graph.alternatives import BranchInput, Choice, is_marker
 from nasopt.graph.dead_code import is_in_place, remove_dead_code
+from nasopt.graph.registry import find_rule
 
 
 def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
@@ -23,7 +25,7 @@ def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
     for node in list(graph.nodes):
         if is_marker(module, node, Choice):
             chosen = node.args[decisions[str(node.target)]]
-            if _passes_input(module, chosen) and any(is_in_place(user) for user in node.users):
+            if entry_of(module, chosen) is not None and is_changed_in_place(module, node):
                 # The search model mixes into a new tensor, which may be changed in place; the input itself may not.
                 with graph.inserting_before(node):
                     chosen = graph.call_method("clone", (chosen,))
@@ -43,8 +45,28 @@ def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
     remove_dead_code(graph)
 
 
-def _passes_input(module: fx.GraphModule, node: Any) -> bool:
-    return isinstance(node, fx.Node) and is_marker(module, node, BranchInput)
+def entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
+    """What enters a branch by this node: a `BranchInput`, or one of the several values that one passes on; else None."""
+    if not isinstance(node, fx.Node):
+        return None
+    if is_marker(module, node, BranchInput):
+        return node.args[0] if len(node.args) == 1 else None  # type: ignore[return-value]
+    if node.op == "call_function" and node.target is operator.getitem:
+        marker, index = node.args
+        if isinstance(marker, fx.Node) and is_marker(module, marker, BranchInput) and len(marker.args) > 1:
+            return marker.args[index]  # type: ignore[index, return-value]
+    return None
+
+
+def is_changed_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether some reader writes over the result of a node, or over a view of it."""
+
+    def is_view(user: fx.Node) -> bool:
+        layer = module.get_submodule(str(user.target)) if user.op == "call_module" else None
+        entry = find_rule(user, layer)
+        return entry is not None and entry.memory == "view"
+
+    return any(is_in_place(user) or (is_view(user) and is_changed_in_place(module, user)) for user in node.users)
 
 
 def _erase_unused_branches(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:

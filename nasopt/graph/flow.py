@@ -2,79 +2,79 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
 from nasopt.graph.alternatives import BranchInput, Choice
 from nasopt.graph.dead_code import is_in_place
-from nasopt.graph.regions import happens, regions
+from nasopt.graph.decide import entry_of, is_changed_in_place
+from nasopt.graph.regions import Region, happens
 
 
+@dataclass(frozen=True)
 class Flow:
     """The graph that `nasopt.graph.decide.decide` would leave, as a view of the graph with all branches.
 
-    Attributes:
-        nodes: those that run, in order; without markers, and without what only branches read that are not chosen.
-        inputs: node -> nodes whose results it reads, markers looked through.
-        users: node -> nodes that read its result.
-        copied: nodes that change in place what a branch without layers passes on: they work on a copy.
+    A `Choice` stands in it where `decide` would put a copy of what a branch passes on; no other markers do.
 
-    Args:
-        module: a traced model.
-        decisions: path of every choice -> index of its branch.
+    Attributes:
+        nodes: those that run, in order; without what only branches read that are not chosen.
+        inputs: node -> nodes whose results it reads.
+        users: node -> nodes that read its result.
     """
 
-    def __init__(self, module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
-        self._decisions = decisions
-        self._markers = {n: m for n, m in module.named_modules() if isinstance(m, (BranchInput, Choice))}
-        where = regions(module) if self._markers else {}
-        running = [node for node in module.graph.nodes if happens(where.get(node, ()), decisions)]
-        sources = {node: [self._source(before) for before in node.all_input_nodes] for node in running}
-        self.copied = {
-            node for node in running if is_in_place(node) and any(self._is_passed_on(n) for n in node.all_input_nodes)
-        }
+    nodes: list[fx.Node]
+    inputs: dict[fx.Node, list[fx.Node]]
+    users: dict[fx.Node, list[fx.Node]]
+
+
+class Flows:
+    """The flows of one traced model.
+
+    Args:
+        module: the model.
+        where: region of every node.
+    """
+
+    def __init__(self, module: fx.GraphModule, where: Mapping[fx.Node, Region]) -> None:
+        markers = {name: m for name, m in module.named_modules() if isinstance(m, (BranchInput, Choice))}
+        called = [node for node in module.graph.nodes if node.op == "call_module" and node.target in markers]
+        self._choices = {node for node in called if isinstance(markers[str(node.target)], Choice)}
+        self._entries = set(called) - self._choices
+        self._entry_of = {node: entry_of(module, node) for node in module.graph.nodes} if markers else {}
+        self._changed = {node for node in self._choices if is_changed_in_place(module, node)}
+        self._stays = {n for n in module.graph.nodes if n.op in ("placeholder", "output") or is_in_place(n)}
+        self._nodes = [(node, where.get(node, ())) for node in module.graph.nodes]
+
+    def under(self, decisions: Mapping[str, int]) -> Flow:
+        """What runs under decisions: path of every choice -> index of its branch."""
+        running = [node for node, region in self._nodes if happens(region, decisions)]
+        before: dict[fx.Node, list[fx.Node]] = {}
+        source: dict[fx.Node, fx.Node] = {}
+        passed_on: set[fx.Node] = set()
+        for node in running:
+            chosen: Any = self._entry_of.get(node)
+            if chosen is not None:
+                passed_on.add(node)
+            elif node in self._choices:
+                chosen = node.args[decisions[str(node.target)]]
+                if chosen in passed_on and node not in self._changed:
+                    passed_on.add(node)
+                elif chosen in passed_on:  # a copy
+                    before[node], chosen = [source[chosen]], None
+            source[node] = node if chosen is None else source[chosen]
+            if source[node] is node and node not in self._entries and node not in before:
+                before[node] = list(dict.fromkeys(source[n] for n in node.all_input_nodes))
         wanted: set[fx.Node] = set()
-        for node in reversed(running):
-            is_used = node in wanted or node.op in ("placeholder", "output") or is_in_place(node)
-            if is_used and not self._looked_through(node):
-                wanted.update((node, *sources[node]))
-        self.nodes = [node for node in running if node in wanted]
-        self.inputs = {node: list(dict.fromkeys(sources[node])) for node in self.nodes}
-        self.users: dict[fx.Node, list[fx.Node]] = {node: [] for node in self.nodes}
-        for node, before in self.inputs.items():
-            for source in before:
-                self.users[source].append(node)
-
-    def _marker(self, node: Any) -> BranchInput | Choice | None:
-        return self._markers.get(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
-
-    def _source(self, node: fx.Node) -> fx.Node:
-        """Where the value of a node comes from."""
-        while (behind := self._behind(node)) is not None:
-            node = behind
-        return node
-
-    def _behind(self, node: fx.Node) -> Any:
-        marker = self._marker(node)
-        if isinstance(marker, Choice):
-            return node.args[self._decisions[str(node.target)]]
-        if isinstance(marker, BranchInput):
-            return node.args[0] if len(node.args) == 1 else None
-        # Several inputs come out of a marker as a tuple.
-        if node.op == "call_function" and node.target is operator.getitem:
-            entry: Any = node.args[0]
-            return entry.args[node.args[1]] if isinstance(self._marker(entry), BranchInput) else None
-        return None
-
-    def _looked_through(self, node: fx.Node) -> bool:
-        return self._marker(node) is not None or self._behind(node) is not None
-
-    def _is_passed_on(self, node: fx.Node) -> bool:
-        while isinstance(self._marker(node), Choice):
-            node = self._behind(node)
-            if isinstance(self._marker(node), BranchInput):
-                return True
-        return False
+        for node in reversed(before):
+            if node in wanted or node in self._stays:
+                wanted.update((node, *before[node]))
+        inputs = {node: read for node, read in before.items() if node in wanted}
+        users: dict[fx.Node, list[fx.Node]] = {node: [] for node in inputs}
+        for node, read in inputs.items():
+            for one in read:
+                users[one].append(node)
+        return Flow(list(inputs), inputs, users)

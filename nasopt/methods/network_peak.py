@@ -5,17 +5,16 @@ of the expected peak of everything that always runs and of this choice:
 
     peak = max_c sum_i p(c, i) max(steps outside of branches, steps in branch i of c)
 
-It is at most the expected peak of the network, equal to it for a single choice, exact once all choices are decided, and its
-gradient goes to the choice that holds the peak. When a tensor dies may depend on the branches before and behind it: steps in
-the likeliest branches, and outside of all, are taken from the network of the likeliest ones; those in another branch from a
-network with that branch everywhere.
+It is the expected peak of a network with one choice, exact once all choices are decided, and its gradient goes to the choice
+that holds the peak. When a tensor dies may depend on the branches before and behind it: what is the likeliest is taken from the
+network of the likeliest branches; another branch i, and what runs outside of branches beside it, from a network of branches i.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,19 +22,31 @@ from torch import Tensor
 from nasopt.cost import PeakMetric
 from nasopt.cost.memory import highest, live_sets, memory_graph
 from nasopt.graph.analysis import Analysis
-from nasopt.graph.buffers import activation_memory
+from nasopt.graph.buffers import ActivationWalks
 from nasopt.graph.records import Count
 from nasopt.graph.regions import ALWAYS, Region, happens
+from nasopt.uncompiled import uncompiled
+
+# Live elements of the steps of one network by region: factors of the counts, and a constant, `(steps, counts + 1)`.
+_Rows = dict[Region, Tensor]
+# What is known of so many different decisions; a search moves back and forth between a few.
+_MOST = 256
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Live elements of all steps that can be the peak, region by region: `matrix @ counts + offset`, split by `lengths`."""
+    """Live elements of steps that can be the peak: `matrix @ counts + offset`, in parts of these `lengths`.
+
+    Attributes:
+        parts: the region of the steps; an index for those outside of branches, beside branches of this index.
+        likeliest: the decisions for which all else holds.
+    """
 
     matrix: Tensor
     offset: Tensor
-    regions: tuple[Region, ...]
+    parts: tuple[Region | int, ...]
     lengths: tuple[int, ...]
+    likeliest: Mapping[str, int]
 
 
 class NetworkPeak:
@@ -50,80 +61,118 @@ class NetworkPeak:
     def __init__(
         self, analysis: Analysis, choices: Mapping[str, tuple[int, int]], row: Callable[[Count], Tensor]
     ) -> None:
-        self._analysis = analysis
         self._choices = choices
         self._row = row
+        self._analysis = analysis
         where = analysis.propagation.regions
         self._regions = {node.name: region for node, region in where.items()}
-        self._within: dict[Region, list[str]] = {}
+        self._within: dict[Region, dict[str, None]] = {}
         for node, region in where.items():
             if node.op == "call_module" and node.target in choices:
-                inner = self._within.setdefault(region, [])
-                inner += [str(node.target)] * (node.target not in inner)
-        self._places = lru_cache(maxsize=64)(self._make_places)
+                self._within.setdefault(region, {})[str(node.target)] = None
+        self._known: dict[tuple[tuple[int, ...], torch.device, torch.dtype], _Places] = {}
 
     def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor | None) -> Tensor:
         """The peak, a scalar; arguments as of `NetworkCost`."""
-        falls = []
-        if branches is not None and self._choices:
-            sizes = [count for _, count in self._choices.values()]
-            falls = [int(one.argmax()) for one in branches.detach().cpu().split(sizes)]
-        places = self._places(tuple(falls), counts.device, counts.dtype)
-        elements = torch.addmv(places.offset, places.matrix, counts).split(places.lengths)
-        live = dict(zip(places.regions, elements))
-        tops = [live[ALWAYS]]
-        if branches is not None:
-            branches = branches.to(counts.dtype)
-            floor = live[ALWAYS].max()
-            tops += [self._expected(live, branches, ALWAYS, c, floor)[None] for c in self._within.get(ALWAYS, ())]
-        return metric.peak(torch.cat(tops))
+        if branches is None or not self._choices:
+            places = self._places((), counts.device, counts.dtype)
+            return metric.peak(torch.addmv(places.offset, places.matrix, counts))
+        places = self._likeliest(branches, counts.device, counts.dtype)
+        live = dict(zip(places.parts, torch.addmv(places.offset, places.matrix, counts).split(places.lengths)))
+        return self._expected(metric, live, branches.to(counts.dtype), places.likeliest, ALWAYS, [live[ALWAYS]])
 
     def _expected(
-        self, live: Mapping[Region, Tensor], branches: Tensor, outer: Region, choice: str, floor: Tensor
+        self,
+        metric: PeakMetric,
+        live: Mapping[Region | int, Tensor],
+        branches: Tensor,
+        likeliest: Mapping[str, int],
+        region: Region,
+        around: list[Tensor],
     ) -> Tensor:
-        """Expected highest number of live elements in the branches of a choice, where it is never below `floor`."""
-        first, count = self._choices[choice]
-        highest_ones = []
-        for index in range(count):
-            region = (*outer, (choice, index))
-            top = torch.maximum(floor, live[region].max()) if region in live else floor
-            inner = [self._expected(live, branches, region, c, top) for c in self._within.get(region, ())]
-            highest_ones.append(torch.stack(inner).max() if inner else top)
-        return branches[first : first + count] @ torch.stack(highest_ones)
+        """Expected peak inside a region, `around` which other steps run."""
+        tops = []
+        for choice in self._within.get(region, ()):
+            first, count = self._choices[choice]
+            peaks = []
+            for index in range(count):
+                inner = (*region, (choice, index))
+                beside = around if index == likeliest[choice] or region else [live[index]]
+                steps = [*beside, live[inner]] if inner in live else beside
+                peaks.append(self._expected(metric, live, branches, likeliest, inner, steps))
+            values = torch.stack(peaks)
+            least = values.min()
+            # Probabilities sum to 1 but for rounding, which must not be seen where all peaks are equal.
+            tops.append(least + branches[first : first + count] @ (values - least))
+        return torch.stack(tops).max() if tops else metric.peak(torch.cat(around))
 
     # --- places
 
+    @uncompiled
+    def _likeliest(self, branches: Tensor, device: torch.device, dtype: torch.dtype) -> _Places:
+        sizes = [count for _, count in self._choices.values()]
+        falls = tuple(int(one.argmax()) for one in branches.detach().cpu().split(sizes))
+        return self._places(falls, device, dtype)
+
+    def _places(self, falls: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> _Places:
+        key = (falls, device, dtype)
+        if key not in self._known:
+            if len(self._known) >= _MOST:
+                del self._known[next(iter(self._known))]
+            self._known[key] = self._make_places(falls, device, dtype)
+        return self._known[key]
+
+    @uncompiled
+    @torch.no_grad()
     def _make_places(self, falls: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> _Places:
         decisions = dict(zip(self._choices, falls))
-        rows = {**self._elsewhere, **self._rows(decisions)} if decisions else self._rows(decisions)
+        rows: dict[Region | int, Tensor] = {**(self._elsewhere if decisions else {}), **self._rows(decisions)}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
-        return _Places(stacked[:, :-1].contiguous(), stacked[:, -1].contiguous(), tuple(rows), lengths)
+        return _Places(stacked[:, :-1].contiguous(), stacked[:, -1].contiguous(), tuple(rows), lengths, decisions)
 
     @cached_property
-    def _elsewhere(self) -> dict[Region, Tensor]:
-        """Rows of the steps in every branch, in a network with a branch of this index in every choice."""
-        found: dict[Region, Tensor] = {}
+    def _elsewhere(self) -> dict[Region | int, Tensor]:
+        """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.
+
+        Inside of other branches than these, a nested choice has a network of its own; the first one counts.
+        """
+        found: dict[Region | int, Tensor] = {}
         seen: set[Region] = {ALWAYS}
+        for index in range(max(count for _, count in self._choices.values())):
+            found[index] = self._note(self._alike(index), found, seen)[ALWAYS]
         for region in dict.fromkeys(self._regions.values()):
-            if region in seen:
-                continue
-            index = region[-1][1]
-            alike = {choice: min(index, count - 1) for choice, (_, count) in self._choices.items()} | dict(region)
-            found |= {one: rows for one, rows in self._rows(alike).items() if one not in seen}
-            seen.update(one for one in self._regions.values() if happens(one, alike))
+            if region not in seen:
+                self._note(self._alike(region[-1][1]) | dict(region), found, seen)
         return found
 
-    def _rows(self, decisions: Mapping[str, int]) -> dict[Region, Tensor]:
-        """Live elements of the steps of a decided network by region, `(steps, counts + 1)`."""
-        layout = activation_memory(self._analysis, decisions)
+    def _alike(self, index: int) -> dict[str, int]:
+        return {choice: min(index, count - 1) for choice, (_, count) in self._choices.items()}
+
+    def _note(self, decisions: Mapping[str, int], found: dict[Region | int, Tensor], seen: set[Region]) -> _Rows:
+        rows = self._rows(decisions)
+        found |= {region: steps for region, steps in rows.items() if region not in seen}
+        seen.update(region for region in self._regions.values() if happens(region, decisions))
+        return rows
+
+    @cached_property
+    def _walks(self) -> ActivationWalks:
+        return ActivationWalks(self._analysis)
+
+    def _rows(self, decisions: Mapping[str, int]) -> _Rows:
+        layout = self._walks.under(decisions)
         graph = memory_graph(layout)
         # The inputs exist before the first step, even where there is none.
         sets: dict[Region, list[frozenset[object]]] = {ALWAYS: [frozenset(graph.given)]}
         for step, live in zip(graph.steps, live_sets(graph)):
             sets.setdefault(self._regions[str(step)], []).append(frozenset(live))
-        sizes = {name: self._row(b.channels) * b.per_channel for name, b in layout.buffers.items()}
-        return {
-            region: torch.stack([torch.stack([sizes[str(name)] for name in one]).sum(0) for one in highest(several)])
-            for region, several in sets.items()
-        }
+        names = {name: i for i, name in enumerate(layout.buffers)}
+        sizes = torch.stack([self._row(b.channels) * b.per_channel for b in layout.buffers.values()])
+        found = {}
+        for region, several in sets.items():
+            steps = highest(several)
+            member = torch.zeros(len(steps), len(names), dtype=sizes.dtype)
+            for i, live in enumerate(steps):
+                member[i, [names[str(buffer)] for buffer in live]] = 1
+            found[region] = member @ sizes
+        return found

@@ -92,8 +92,14 @@ class BranchSearch(SearchModel):
     def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
         if of == "smallest":
             sizes = dict(zip(self._choices.names, self._choices.sizes))
-            least = cheapest_branches(sizes, lambda one: self._price(metric, self._one_hot(one), "smallest"))
-            return self._cost_of(metric, self._one_hot(least), "smallest")
+
+            def price(decisions: Mapping[str, int]) -> Price:
+                branches = self._one_hot(decisions)
+                return Price(
+                    float(self._cost_of(metric, branches, "smallest")), self._aside(metric, branches, "smallest")
+                )
+
+            return self._cost_of(metric, self._one_hot(cheapest_branches(sizes, price)), "smallest")
         if of == "seed":
             return self._cost_of(metric, self._one_hot(dict.fromkeys(self._choices.names, 0)), "seed")
         if of == "discrete":
@@ -102,12 +108,11 @@ class BranchSearch(SearchModel):
         branches, level = self._branch_probabilities(of == "unfitted")
         return self._cost_of(metric, branches, level=level)
 
-    def _price(self, metric: AnyMetric, branches: Tensor, of: CostOf = "expected", level: float | None = None) -> Price:
-        cost = float(self._cost_of(metric, branches, of, level))
+    def _aside(self, metric: AnyMetric, branches: Tensor, of: CostOf = "expected", level: float | None = None) -> float:
+        """What orders networks of equal cost, see `Price`: beside a peak that others hold a branch makes no difference."""
         if not isinstance(metric, PeakMetric):
-            return Price(cost)
-        # Beside a peak that others hold, a branch makes no difference; how high it is shows in a smooth one.
-        return Price(cost, float(self._cost_of(replace(metric, sharpness=_SHARPNESS), branches, of, level)))
+            return 0.0
+        return float(self._cost_of(replace(metric, sharpness=_SHARPNESS), branches, of, level))
 
     def _one_hot(self, decisions: Mapping[str, int]) -> Tensor:
         return self._choices.one_hot(decisions, self.choice_logits.detach())
@@ -129,22 +134,25 @@ class BranchSearch(SearchModel):
     def _settled(self, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
         """Decisions inside the limits: masks are cut as far as needed; where that is not enough, branches change, too."""
 
-        def use(decided: Decided) -> Price:
+        def share(decided: Decided) -> float:
             branches = self._one_hot(decided.branches)
-            prices = [self._price(metric, branches, level=decided.level) / limit for metric, limit in limits]
-            return Price(max(price.cost for price in prices), sum(price.aside for price in prices))
+            return max(float(self._cost_of(metric, branches, level=decided.level)) / limit for metric, limit in limits)
 
         def cut(decided: Decided) -> Decided:
             levels = [decided.level, *self._levels()]
-            place = bisect_left(levels, True, key=lambda level: use(replace(decided, level=level)).cost <= 1)
+            place = bisect_left(levels, True, key=lambda level: share(replace(decided, level=level)) <= 1)
             return replace(decided, level=levels[min(place, len(levels) - 1)])
+
+        def use(branches: Mapping[str, int]) -> Price:
+            one_hot = self._one_hot(branches)
+            asides = (self._aside(metric, one_hot, level=narrow.level) / limit for metric, limit in limits)
+            return Price(share(Decided(branches, narrow.level)), sum(asides))
 
         found = self._likeliest()
         narrow = cut(found)
-        if use(narrow).cost > 1:
+        if share(narrow) > 1:
             scores = self._choices.scores(self.choice_logits)
-            branches = settle_branches(found.branches, scores, lambda b: use(Decided(b, narrow.level)))
-            narrow = cut(Decided(branches))
+            narrow = cut(Decided(settle_branches(found.branches, scores, use)))
         return narrow
 
     def _make_choices(self, analysis: Analysis) -> Choices:

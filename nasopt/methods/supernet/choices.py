@@ -20,7 +20,7 @@ from nasopt.errors import ConfigError, nearest
 from nasopt.graph.alternatives import choices_of
 from nasopt.graph.analysis import Analysis
 from nasopt.methods.network_cost import branch_layout
-from nasopt.methods.supernet.decisions import is_reached
+from nasopt.methods.structure import is_chosen
 from nasopt.ste import straight_through
 
 PathMode = Literal["all", "sampled", "two"]
@@ -167,7 +167,7 @@ class Choices:
                 "probabilities": theta[row, : len(kinds)].tolist(),
                 "entropy": entropy[row],
                 "chosen": decisions[name],
-                "runs": is_reached(name, decisions),
+                "runs": is_chosen(name, decisions),
             }
             for row, (name, kinds) in enumerate(zip(self.names, self.kinds))
         }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # A branch as likely as the decided one is exchanged first, whatever it saves.
 _LEAST = 1e-6
+# All of so many networks are priced.
+_FEW = 256
 # What a saving beside the peak is worth.
 _ASIDE = 1e-6
 
@@ -22,9 +26,6 @@ class Price:
 
     cost: float
     aside: float = 0.0
-
-    def __truediv__(self, limit: float) -> Price:
-        return Price(self.cost / limit, self.aside / limit)
 
     def saved_by(self, other: Price) -> float:
         """How much less the other one is."""
@@ -58,19 +59,22 @@ def settle_branches(
         use: the largest share of a limit that a network needs.
     """
     found, now = dict(decisions), use(decisions)
+    # What an exchange saved when it was last priced: the best ones are priced anew, until one of them stays the best.
+    worth = {(choice, branch): math.inf for choice, branches in scores.items() for branch in range(len(branches))}
     while now.cost > 1:
-        options = []
-        for choice, branches in scores.items():
-            for branch in range(len(branches)):
-                saved = now.saved_by(use({**found, choice: branch}))
-                if saved > 0:
-                    lost = max(branches[found[choice]] - branches[branch], 0.0)
-                    options.append((saved / (lost + _LEAST), choice, branch))
-        if not options:
+        best, most = None, 0.0
+        for choice, branch in sorted(worth, key=lambda option: -worth[option]):
+            if worth[choice, branch] <= most:
+                break
+            lost = max(scores[choice][found[choice]] - scores[choice][branch], 0.0)
+            worth[choice, branch] = now.saved_by(use({**found, choice: branch})) / (lost + _LEAST)
+            if worth[choice, branch] > most:
+                best, most = (choice, branch), worth[choice, branch]
+        if best is None:
             break
-        _, choice, branch = max(options)
-        found[choice] = branch
+        choice, found[choice] = best[0], best[1]
         now = use(found)
+        worth.update(((choice, branch), math.inf) for branch in range(len(scores[choice])))
 
     if now.cost > 1:
         found = cheapest_branches({choice: len(branches) for choice, branches in scores.items()}, use)
@@ -84,15 +88,32 @@ def settle_branches(
 
 
 def cheapest_branches(sizes: Mapping[str, int], cost: Callable[[Mapping[str, int]], Price]) -> dict[str, int]:
-    """The cheapest branch of every choice; `sizes`: path of every choice -> branches, inner ones first.
+    """The cheapest branch of every choice, as far as it is found; for a sum it is, and where there are few networks.
 
-    One choice after the other, until nothing changes: what is saved may depend on the others, as that of a peak does.
+    Many networks are not all priced: from the same branch everywhere on, one choice after the other is decided until nothing
+    changes. What is saved may depend on the others, as that of a peak does.
+
+    Args:
+        sizes: path of every choice -> branches, inner ones first.
+        cost: of a network.
     """
-    decisions = dict.fromkeys(sizes, 0)
+    if not cost(dict.fromkeys(sizes, 0)).aside:  # a sum: all ways lead to the same network
+        return _descend(dict.fromkeys(sizes, 0), sizes, cost)
+    if math.prod(sizes.values()) <= _FEW:
+        every = (dict(zip(sizes, falls)) for falls in itertools.product(*map(range, sizes.values())))
+        return min(every, key=cost)
+    alike = ({choice: min(branch, size - 1) for choice, size in sizes.items()} for branch in range(max(sizes.values())))
+    return min((_descend(start, sizes, cost) for start in alike), key=cost)
+
+
+def _descend(
+    start: Mapping[str, int], sizes: Mapping[str, int], cost: Callable[[Mapping[str, int]], Price]
+) -> dict[str, int]:
+    decisions = dict(start)
     for _ in sizes:
         before = dict(decisions)
         for name, size in sizes.items():
-            around = {**decisions, **_way_to(name)}
+            around = {**decisions, **_way_to(name, sizes)}
             prices = [cost({**around, name: branch}) for branch in range(size)]
             decisions[name] = prices.index(min(prices))
         if decisions == before:
@@ -100,13 +121,7 @@ def cheapest_branches(sizes: Mapping[str, int], cost: Callable[[Mapping[str, int
     return decisions
 
 
-def is_reached(choice: str, decisions: Mapping[str, int]) -> bool:
-    """Whether a choice lies in no branch, or in branches that stay."""
-    return all(decisions.get(outer, branch) == branch for outer, branch in _way_to(choice).items())
-
-
-def _way_to(choice: str) -> dict[str, int]:
+def _way_to(choice: str, choices: Iterable[str]) -> dict[str, int]:
     """The branches around a nested choice."""
-    parts = choice.split(".branches.")
-    starts = [".branches.".join(parts[:i]) for i in range(1, len(parts))]
-    return {start: int(part.split(".")[0]) for start, part in zip(starts, parts[1:])}
+    starts = {outer: f"{outer}.branches." for outer in choices}
+    return {o: int(choice.removeprefix(s).split(".")[0]) for o, s in starts.items() if choice.startswith(s)}
