@@ -67,7 +67,7 @@ class NetworkCalls:
 def live_elements(memory: ActivationMemory) -> list[int]:
     """Live elements at every step of a network, in the order as written; of a network without steps its inputs."""
     graph = memory_graph(memory)
-    return [sum(graph.sizes[buffer] for buffer in buffers) for buffers in live_sets(graph) or [graph.given]]
+    return [sum(graph.sizes[buffer] for buffer in buffers) for buffers in live_sets(graph) or [tuple(graph.given)]]
 
 
 def _plain(cost: Any) -> int | float:

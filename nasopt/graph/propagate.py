@@ -13,6 +13,7 @@ from nasopt.graph.alternatives import BranchInput, Choice, is_marker
 from nasopt.graph.call import Call, flatten, no_labels
 from nasopt.graph.dead_code import is_in_place
 from nasopt.graph.labels import Labels
+from nasopt.graph.needed import needed
 from nasopt.graph.price_rest import price_rest
 from nasopt.graph.records import Attribute, CostTerm, Derived, Extent, Read
 from nasopt.graph.regions import Region, contradict, regions
@@ -38,6 +39,7 @@ class Propagation:
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
         regions: in which branches every node lies.
+        needed: in which branches every node's result is needed.
         apart: paths of choices whose branches keep channels of their own, as far as they can.
         derived: channels behind such choices.
     """
@@ -58,6 +60,7 @@ class Propagation:
         self.activations: set[fx.Node] = set()
         self.term_of_node: dict[fx.Node, CostTerm] = {}
         self.regions: dict[fx.Node, Region] = regions(module)
+        self.needed = needed(module, self.regions)
         self.apart = set(apart)
         self.derived: list[Derived] = []
         self._direct: dict[str, Tensor] = {}
@@ -87,8 +90,17 @@ class Propagation:
             elif node.op != "get_attr":
                 self.values[node] = self._call(Call(self, node))
         self._slice_direct_parameters()
+        self._leave_out_unneeded()
         price_rest(self)
         return self
+
+    def _leave_out_unneeded(self) -> None:
+        """A call outside of branches costs nothing where only branches read it that are not chosen."""
+        for node, term in self.term_of_node.items():
+            if self.needed[node] != [self.regions[node]]:
+                for regions in (term.regions, term.bias_regions):
+                    pairs = [_join(one, other) for one in regions for other in self.needed[node]]
+                    regions[:] = [both for both in pairs if both is not None]
 
     # --- what a `Call` asks for
 

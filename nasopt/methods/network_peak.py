@@ -27,8 +27,10 @@ from nasopt.graph.records import Count
 from nasopt.graph.regions import ALWAYS, Region, happens
 from nasopt.uncompiled import uncompiled
 
-# Live elements of the steps of one network by region: factors of the counts, and a constant, `(steps, counts + 1)`.
-_Rows = dict[Region, Tensor]
+# A region; or an index: outside of all branches, beside branches of this index.
+_Part = Region | int
+# Live elements of the steps of one network by part: factors of the counts, and a constant, `(steps, counts + 1)`.
+_Rows = dict[_Part, Tensor]
 # What is known of so many different decisions; a search moves back and forth between a few.
 _MOST = 256
 
@@ -38,13 +40,13 @@ class _Places:
     """Live elements of steps that can be the peak: `matrix @ counts + offset`, in parts of these `lengths`.
 
     Attributes:
-        parts: the region of the steps; an index for those outside of branches, beside branches of this index.
+        parts: what they are.
         likeliest: the decisions for which all else holds.
     """
 
     matrix: Tensor
     offset: Tensor
-    parts: tuple[Region | int, ...]
+    parts: tuple[_Part, ...]
     lengths: tuple[int, ...]
     likeliest: Mapping[str, int]
 
@@ -84,7 +86,7 @@ class NetworkPeak:
     def _expected(
         self,
         metric: PeakMetric,
-        live: Mapping[Region | int, Tensor],
+        live: Mapping[_Part, Tensor],
         branches: Tensor,
         likeliest: Mapping[str, int],
         region: Region,
@@ -126,18 +128,18 @@ class NetworkPeak:
     @torch.no_grad()
     def _make_places(self, falls: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> _Places:
         decisions = dict(zip(self._choices, falls))
-        rows: dict[Region | int, Tensor] = {**(self._elsewhere if decisions else {}), **self._rows(decisions)}
+        rows = {**(self._elsewhere if decisions else {}), **self._rows(decisions)}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
         return _Places(stacked[:, :-1].contiguous(), stacked[:, -1].contiguous(), tuple(rows), lengths, decisions)
 
     @cached_property
-    def _elsewhere(self) -> dict[Region | int, Tensor]:
+    def _elsewhere(self) -> _Rows:
         """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.
 
         Inside of other branches than these, a nested choice has a network of its own; the first one counts.
         """
-        found: dict[Region | int, Tensor] = {}
+        found: _Rows = {}
         seen: set[Region] = {ALWAYS}
         for index in range(max(count for _, count in self._choices.values())):
             found[index] = self._note(self._alike(index), found, seen)[ALWAYS]
@@ -149,7 +151,7 @@ class NetworkPeak:
     def _alike(self, index: int) -> dict[str, int]:
         return {choice: min(index, count - 1) for choice, (_, count) in self._choices.items()}
 
-    def _note(self, decisions: Mapping[str, int], found: dict[Region | int, Tensor], seen: set[Region]) -> _Rows:
+    def _note(self, decisions: Mapping[str, int], found: _Rows, seen: set[Region]) -> _Rows:
         rows = self._rows(decisions)
         found |= {region: steps for region, steps in rows.items() if region not in seen}
         seen.update(region for region in self._regions.values() if happens(region, decisions))
@@ -168,11 +170,11 @@ class NetworkPeak:
             sets.setdefault(self._regions[str(step)], []).append(frozenset(live))
         names = {name: i for i, name in enumerate(layout.buffers)}
         sizes = torch.stack([self._row(b.channels) * b.per_channel for b in layout.buffers.values()])
-        found = {}
+        found: _Rows = {}
         for region, several in sets.items():
             steps = highest(several)
             member = torch.zeros(len(steps), len(names), dtype=sizes.dtype)
-            for i, live in enumerate(steps):
-                member[i, [names[str(buffer)] for buffer in live]] = 1
+            for i, buffers in enumerate(steps):
+                member[i, [names[str(buffer)] for buffer in buffers]] = 1
             found[region] = member @ sizes
         return found

@@ -60,7 +60,7 @@ def make_structure(
     cut = {
         name: [[axis.first, axis.step, axis.count] for axis in axes]
         for name, axes in kernels.items()
-        if is_chosen(name, decided)
+        if _runs(analysis, name, decided)
         and any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
     }
     head = structure_head(method, example)
@@ -105,11 +105,11 @@ def restore(
 
 
 def _runs(analysis: Analysis, layer: str, decisions: Mapping[str, int]) -> bool:
-    """Whether a layer, or a function that is named after its node, is in no branch, or in branches that all remain."""
-    node = analysis.nodes.get(layer)
-    if node is not None and node.op == "call_function":
-        return happens(analysis.propagation.regions[node], decisions)
-    return is_chosen(layer, decisions)
+    """Whether a layer, or a function that is named after its node, is still called and its result needed."""
+    nodes = analysis.module.graph.nodes
+    calls = [node for node in nodes if layer == (str(node.target) if node.op == "call_module" else node.name)]
+    regions = [region for node in calls for region in analysis.propagation.needed[node]]
+    return any(happens(region, decisions) for region in regions) if calls else is_chosen(layer, decisions)
 
 
 def is_chosen(layer: str, decisions: Mapping[str, int]) -> bool:

@@ -138,3 +138,142 @@ def test_a_limit_that_the_seed_keeps_still_holds_for_larger_branches() -> None:
         model.choice_logits.copy_(torch.tensor([0.0, 1.0]))
     model.settle_budget()
     assert model.get_cost("memory", discrete=True) == NARROW
+
+
+class Skip(nn.Module):
+    """What a branch leaves behind waits while wide layers run: 4 + 20 + 4 channels with a convolution, 4 + 20 + 1 without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 1)
+        self.choice = SuperNetModule([nn.Conv2d(4, 4, 3, padding=1), nn.Identity()])
+        self.wide = nn.Sequential(nn.Conv2d(4, 20, 1), nn.Conv2d(20, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.choice(x)
+        return self.wide(x) + y
+
+
+def test_a_branch_is_moved_by_what_it_leaves_behind() -> None:
+    model = SuperNet(Skip(), SHAPE, regularizer="memory").train()
+    cost = model.get_cost("memory")
+    high, low = 16.0 * (4 + 20 + 4), 16.0 * (4 + 20 + 1)
+    assert float(cost.detach()) == pytest.approx((high + low) / 2)
+    cost.backward()
+    assert torch.allclose(model.choice_logits.grad, torch.tensor([0.25, -0.25]) * (high - low))
+
+
+def test_rounding_does_not_show_where_all_networks_cost_the_same() -> None:
+    seed = nn.Sequential(nn.Conv2d(2, 16, 1), nn.Conv2d(16, 2, 1), SuperNetModule([block(2), block(1), nn.Identity()]))
+    model = SuperNet(seed, SHAPE, regularizer="memory").train()
+    torch.manual_seed(0)
+    for _ in range(20):
+        with torch.no_grad():
+            model.choice_logits.normal_()
+        assert float(model.get_cost("memory").detach()) == 16 * 18
+
+
+class InPlace(nn.Module):
+    """The result of a choice is written over, by a function or through a view, and read elsewhere or not."""
+
+    def __init__(self, view: bool, again: bool, second: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 1)
+        self.choice = SuperNetModule([Second() if second else First(), Sum()])
+        self.view, self.again = view, again
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        a, b = x * 2, self.stem(x)[:, :2]
+        y = self.choice(a, b)
+        y = y.view(x.shape[0], -1) if self.view else y
+        z = torch.relu_(y)
+        return (z, y.mul_(2), a + b) if self.again else (z,)
+
+
+class First(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a
+
+
+class Second(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return b
+
+
+class Sum(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a + b
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("view", [False, True])
+def test_what_a_branch_passes_on_is_copied_before_it_is_written_over(view: bool, again: bool, second: bool) -> None:
+    model = SuperNet(InPlace(view, again, second), SHAPE).eval()
+    for chosen in range(2):
+        with torch.no_grad():
+            model.choice_logits.copy_(torch.eye(2)[chosen])
+        found = model.arch_export()
+        assert model.get_cost("memory", discrete=True) == network_cost(found, "memory", SHAPE)
+
+
+class Either(nn.Module):
+    """One of two inputs goes through a layer."""
+
+    def __init__(self, index: int, layer: nn.Module) -> None:
+        super().__init__()
+        self.index, self.layer = index, layer
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs[self.index])
+
+
+class Together(nn.Module):
+    """Only where no choice reads the wide layer it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 40, 1)
+        self.one = SuperNetModule([Either(1, nn.Conv2d(40, 2, 1)), Either(0, block(8))])
+        self.two = SuperNetModule([Either(1, nn.Conv2d(40, 2, 1)), Either(0, block(8))])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.wide(x)
+        return self.two(self.one(x, y), y)
+
+
+@pytest.mark.parametrize("method", [SuperNet, PITSuperNet])
+def test_what_only_other_branches_read_costs_nothing(method: type) -> None:
+    model = method(Together(), SHAPE, regularizer=Budget(memory=WIDE))  # 160: not refused
+    for falls in ([0, 0], [0, 1], [1, 0], [1, 1]):
+        with torch.no_grad():
+            model.choice_logits.copy_(torch.eye(2)[falls].flatten())
+            for parameter in model.arch_parameters():
+                if parameter is not model.choice_logits:
+                    parameter.copy_(torch.rand_like(parameter) + 0.2)
+        found = model.arch_export() if falls == [1, 1] else model._export()
+        for metric in ("memory", "size", "macs"):
+            assert model.get_cost(metric, discrete=True) == network_cost(found, metric, SHAPE)
+    assert not hasattr(found, "wide")
+
+
+def test_many_choices_are_settled_in_the_order_of_what_they_save() -> None:
+    """More networks than can all be priced; the fewest, cheapest exchanges."""
+    model = SuperNet(Chain(9), SHAPE, regularizer=Budget(memory=100))
+    assert model.search_space()["cost"]["memory"]["smallest"] == NARROW
+    model.settle_budget()
+    assert model.get_cost("memory", discrete=True) == NARROW
+
+
+def test_compiled_as_one_graph() -> None:
+    model = nasopt.PIT(nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), SHAPE, regularizer="memory")
+    compiled = torch.compile(lambda: model.get_regularization_loss(), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(), model.get_regularization_loss())
+
+
+def test_a_network_without_steps_holds_its_input() -> None:
+    assert network_cost(nn.Identity(), "memory", SHAPE) == 32
+    model = SuperNet(nn.Sequential(SuperNetModule([nn.Conv2d(2, 2, 1), nn.Identity()])), SHAPE)
+    assert model.train().get_cost("memory").item() == (64 + 32) / 2

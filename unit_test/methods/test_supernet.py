@@ -396,3 +396,11 @@ def test_an_identity_in_a_residual_block_ties_its_inner_channels() -> None:
     assert counts[True, "shared"] == counts[True, "independent"] == 28
     assert counts[False, "shared"] == 56
     assert counts[False, "independent"] == 28 + 2 * 28
+
+
+def test_a_layer_of_ones_own_may_be_called_branches() -> None:
+    inner = nn.Module()
+    inner.branches = nn.ModuleDict({"left": SuperNetModule([nn.Conv2d(3, 3, 1), nn.Identity()])})
+    seed = nn.Sequential(nn.Sequential())
+    seed[0].add_module("branches", nn.Sequential(inner.branches["left"]))
+    assert SuperNet(seed, (3, 4, 4)).search_space()["cost"]["size"] == {"smallest": 0, "now": 12, "seed": 12}

@@ -45,7 +45,7 @@ class SuperNet(BranchSearch):
         model: the seed, with `SuperNetModule`s in it; it is copied, never altered.
         input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
         input_example: instead of `input_shape`: a batch as a tensor, a tuple of tensors, or a dict of keyword arguments.
-        regularizer: `"size"`, `"macs"`, a `nasopt.cost.Metric`, or a dict of several with weights.
+        regularizer: as of `PIT`; expected over the branches.
         relative: express every cost as a fraction of the seed's (first branches), so that one strength fits every model.
         gumbel_softmax, hard_softmax: settings of all choices; None: as every `SuperNetModule` says.
         temperature: of all choices: a number, or a schedule (`nasopt.schedule`) that `set_epoch` follows; None: as every
