@@ -10,7 +10,7 @@ search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
 test: lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -29,7 +29,6 @@ from benchmarks_mlperf_tiny.runner import Outcome
 from benchmarks_mlperf_tiny.sweep import run_sweep
 
 ray = pytest.importorskip("ray")
-on_cluster = pytest.mark.xdist_group("ray")  # in one process: a cluster takes seconds to start
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,6 @@ def kill(pid: Path) -> None:
     os.kill(int(stub_jobs.wait_for(pid)), signal.SIGKILL)
 
 
-@on_cluster
 @pytest.mark.usefixtures("_cluster")
 def test_eight_jobs_one_worker_killed_eight_rows(tmp_path: Path) -> None:
     victim = jobs(tmp_path, 4)[3]
@@ -71,7 +69,6 @@ def test_eight_jobs_one_worker_killed_eight_rows(tmp_path: Path) -> None:
     assert steps == {**{str(step): 1 for step in range(10)}, "5": 2}, "only the step that was cut off is repeated"
 
 
-@on_cluster
 @pytest.mark.usefixtures("_cluster")
 def test_failures_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_runner, "RETRIES", 1)
@@ -88,7 +85,6 @@ def test_failures_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "file system that all machines share" in outcomes[elsewhere].message
 
 
-@on_cluster
 @pytest.mark.usefixtures("_cluster")
 def test_a_stopped_runner_stops_its_jobs(tmp_path: Path) -> None:
     folders = jobs(tmp_path, 3)
@@ -103,7 +99,6 @@ def test_a_stopped_runner_stops_its_jobs(tmp_path: Path) -> None:
     assert not (folders[2] / "pid").exists(), "a job is drawn when there is room for it"
 
 
-@on_cluster
 @pytest.mark.usefixtures("_cluster")
 def test_a_job_waits_for_what_it_asks_for() -> None:
     assert RayRunner(num_cpus=1).places() == 3

@@ -22,8 +22,6 @@ from nasopt.distributed import SynchronisedNorms, check_same
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb import AlternatingSearch
 
-pytestmark = pytest.mark.xdist_group("world")  # in one process: its worlds are started once
-
 SHAPE = (3, 8, 8)
 STEPS = 20
 BATCH = 8
