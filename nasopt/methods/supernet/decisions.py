@@ -56,7 +56,7 @@ def settle_branches(
     Args:
         decisions: path of every choice -> branch, of the highest scores.
         scores: of all branches of every choice, e.g. their log-probabilities.
-        use: the largest share of a limit that a network needs.
+        use: the largest share of a limit that a network needs; as a `Price`, so that equal ones have an order, too.
     """
     found, now = dict(decisions), use(decisions)
     # What an exchange saved when it was last priced: the best ones are priced anew, until one of them stays the best.
@@ -72,10 +72,10 @@ def settle_branches(
                 best, most = (choice, branch), worth[choice, branch]
         if best is None:
             break
-        choice, found[choice] = best[0], best[1]
+        choice, branch = best
+        found[choice] = branch
         now = use(found)
         worth.update(((choice, branch), math.inf) for branch in range(len(scores[choice])))
-
     if now.cost > 1:
         found = cheapest_branches({choice: len(branches) for choice, branches in scores.items()}, use)
         now = use(found)
