@@ -54,7 +54,11 @@ class NetworkCalls:
         """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""
         metric = get_metric(metric)
         if isinstance(metric, PeakMetric):
-            return _plain(metric.peak(torch.tensor(live_elements(self.memory), dtype=torch.float64)))
+            graph = memory_graph(self.memory)
+            # Without any step the inputs are all there is.
+            sets = live_sets(graph) or [tuple(graph.given)]
+            live = [sum(graph.sizes[buffer] for buffer in buffers) for buffers in sets]
+            return _plain(metric.peak(torch.tensor(live, dtype=torch.float64)))
         seen: set[str] = set()
         total: Any = 0
         for call in self.calls:
@@ -62,12 +66,6 @@ class NetworkCalls:
                 total += metric.cost(call.shape)
             seen.add(call.stored)
         return _plain(total)
-
-
-def live_elements(memory: ActivationMemory) -> list[int]:
-    """Live elements at every step of a network, in the order as written; of a network without steps its inputs."""
-    graph = memory_graph(memory)
-    return [sum(graph.sizes[buffer] for buffer in buffers) for buffers in live_sets(graph) or [tuple(graph.given)]]
 
 
 def _plain(cost: Any) -> int | float:

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from nasopt.graph.alternatives import Choice, choices_of
+from nasopt.graph.alternatives import Choice, choices_of, is_marker
 from nasopt.graph.analysis import Analysis
 from nasopt.graph.call import flatten
 from nasopt.graph.dead_code import is_in_place
 from nasopt.graph.decide import is_changed_in_place
 from nasopt.graph.flow import Flow, Flows
 from nasopt.graph.records import Count
-from nasopt.graph.registry import Memory, find_rule
+from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.values import UNKNOWN
 
 
@@ -101,12 +101,10 @@ class ActivationWalks:
     def memory(self, node: fx.Node) -> Memory:
         """Where the result of a node lives."""
         if node not in self._memory:
-            layer = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
-            entry = find_rule(node, layer)
-            kind: Memory = "new" if entry is None else entry.memory
             # A copy is none unless somebody writes over it.
-            is_copy = isinstance(layer, Choice) or node.target in ("clone", torch.clone)
-            self._memory[node] = "in_place" if is_copy and is_changed_in_place(self._module, node) else kind
+            is_copy = is_marker(self._module, node, Choice) or node.target in ("clone", torch.clone)
+            is_needed = is_copy and is_changed_in_place(self._module, node)
+            self._memory[node] = "in_place" if is_needed else memory_of(self._module, node)
         return self._memory[node]
 
 

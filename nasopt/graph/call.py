@@ -16,7 +16,6 @@ from torch import Tensor, fx, nn
 from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.layer_shape import Kind
 from nasopt.graph.records import Attribute, CostTerm, Count, Derived, Read
-from nasopt.graph.regions import ALWAYS
 
 if TYPE_CHECKING:
     from nasopt.graph.propagate import Propagation
@@ -45,7 +44,7 @@ class Call:
             self.name = str(node.target)
             self.module = propagation.module.get_submodule(self.name)
         self.value = node.meta["value"]
-        self.regions = [propagation.regions.get(node, ALWAYS)]
+        self.regions = list(propagation.needed[node])
 
     # --- arguments
 
@@ -217,7 +216,8 @@ class Call:
         Behind a choice that depends on the branch: a price given after False is that of the remaining branches.
         """
         remaining = []
-        for region, producer in self._propagation.producers(before, self.regions[0]):
+        producers = [found for region in self.regions for found in self._propagation.producers(before, region)]
+        for region, producer in producers:
             term = self._propagation.term_of_node.get(producer)
             # A scale per channel does not fit into signs.
             absorbs = term is not None and term.kind in _ABSORBING and term.weight_bits != 1

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from nasopt.graph.alternatives import BranchInput, Choice, is_marker
 from nasopt.graph.dead_code import is_in_place, remove_dead_code
-from nasopt.graph.registry import find_rule
+from nasopt.graph.registry import memory_of
 
 
 def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
@@ -60,13 +60,10 @@ def entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
 
 def is_changed_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether some reader writes over the result of a node, or over a view of it."""
-
-    def is_view(user: fx.Node) -> bool:
-        layer = module.get_submodule(str(user.target)) if user.op == "call_module" else None
-        entry = find_rule(user, layer)
-        return entry is not None and entry.memory == "view"
-
-    return any(is_in_place(user) or (is_view(user) and is_changed_in_place(module, user)) for user in node.users)
+    return any(
+        is_in_place(user) or (memory_of(module, user) == "view" and is_changed_in_place(module, user))
+        for user in node.users
+    )
 
 
 def _erase_unused_branches(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:

@@ -29,7 +29,8 @@ def _price_parameters(propagation: Propagation) -> None:
         channels: Any = along[0] if len(along) == 1 else tensor.numel()
         rows = tensor.numel() // len(channels) if isinstance(channels, Tensor) else 1
         sizes = ((), 1, (), ())
-        used = [region for node, region in propagation.regions.items() if _uses(propagation, node, path)]
+        nodes = [node for node in propagation.needed if _uses(propagation, node, path)]
+        used = [region for node in nodes for region in propagation.needed[node]]
         regions = used or [ALWAYS]
         propagation.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, [], regions))
 

@@ -90,17 +90,8 @@ class Propagation:
             elif node.op != "get_attr":
                 self.values[node] = self._call(Call(self, node))
         self._slice_direct_parameters()
-        self._leave_out_unneeded()
         price_rest(self)
         return self
-
-    def _leave_out_unneeded(self) -> None:
-        """A call outside of branches costs nothing where only branches read it that are not chosen."""
-        for node, term in self.term_of_node.items():
-            if self.needed[node] != [self.regions[node]]:
-                for regions in (term.regions, term.bias_regions):
-                    pairs = [_join(one, other) for one in regions for other in self.needed[node]]
-                    regions[:] = [both for both in pairs if both is not None]
 
     # --- what a `Call` asks for
 

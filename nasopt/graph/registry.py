@@ -165,6 +165,12 @@ def find_rule(node: fx.Node, module: nn.Module | None) -> RuleEntry | None:
     return _FUNCTIONS.get(node.target) or _QUALIFIED.get(name)
 
 
+def memory_of(module: fx.GraphModule, node: fx.Node) -> Memory:
+    """Where the result of a node lives, as its rule says."""
+    entry = find_rule(node, module.get_submodule(str(node.target)) if node.op == "call_module" else None)
+    return "new" if entry is None else entry.memory
+
+
 def own_functions() -> set[Callable[..., Any]]:
     """Python functions with a rule that torch does not dispatch by itself: tracing must keep them whole."""
     return {f for f in _FUNCTIONS if hasattr(f, "__globals__") and not (f.__module__ or "").startswith("torch")}

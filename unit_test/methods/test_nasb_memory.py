@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from nasb_seeds import SHAPE, Plain, PreActivation, Residual
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,6 @@ from nasopt import NASB, Budget
 from nasopt.cost import MEMORY, PeakMetric, network_calls, network_cost
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb.cell import Edge
-from unit_test.methods.nasb_seeds import SHAPE, Plain, PreActivation, Residual
 
 SMOOTH = PeakMetric("smooth", sharpness=8.0)  # sees all steps, not the highest alone
 FEW = ("zero", "avg_pool_3x3", "identity", "conv_3x3")

@@ -398,9 +398,17 @@ def test_an_identity_in_a_residual_block_ties_its_inner_channels() -> None:
     assert counts[False, "independent"] == 28 + 2 * 28
 
 
+class WithBranches(nn.Module):
+    """Its `branches` are no alternatives, one of them holds some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict({"left": SuperNetModule([nn.Conv2d(3, 3, 1), nn.Identity()])})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.branches["left"](x)
+
+
 def test_a_layer_of_ones_own_may_be_called_branches() -> None:
-    inner = nn.Module()
-    inner.branches = nn.ModuleDict({"left": SuperNetModule([nn.Conv2d(3, 3, 1), nn.Identity()])})
-    seed = nn.Sequential(nn.Sequential())
-    seed[0].add_module("branches", nn.Sequential(inner.branches["left"]))
+    seed = nn.Sequential(WithBranches())
     assert SuperNet(seed, (3, 4, 4)).search_space()["cost"]["size"] == {"smallest": 0, "now": 12, "seed": 12}

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, PeakMetric
-from nasopt.cost.network import live_elements, network_calls
+from nasopt.cost.network import NetworkCalls, network_calls
 from nasopt.errors import ConfigError
-from nasopt.graph.analysis import Analysis, analyse, trace_model
-from nasopt.graph.buffers import activation_memory
+from nasopt.graph.analysis import Analysis
 from nasopt.graph.example import make_example
 from nasopt.methods.base import CostOf, SearchModel
 from nasopt.methods.nasb.candidates import ZERO
@@ -23,7 +22,6 @@ from nasopt.methods.nasb.found_cell import FoundCell
 from nasopt.methods.nasb.layout import Layout
 from nasopt.methods.nasb.memory import CellMemory
 from nasopt.methods.nasb.origins import cell_origins, own_name
-from nasopt.methods.nasb.price import Priced, layer_shapes, price
 from nasopt.methods.nasb.sampling import Active, draw_choices
 from nasopt.methods.nasb.settings import Settings, make_settings
 from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
@@ -72,8 +70,7 @@ class NASB(SearchModel):
     alpha: nn.Parameter
     settings: Settings
     cell_names: tuple[str, ...]
-    _seed_calls: tuple[Priced, ...]
-    _seed_live: tuple[int, ...]
+    _seed: NetworkCalls
     active: Active
     _origins: dict[str, str]
     _leaf_modules: tuple[Any, ...]
@@ -119,9 +116,7 @@ class NASB(SearchModel):
             _leaf_modules=tuple(leaf_modules),
             active=active,
         )
-        seed = analyse(trace_model(model, example, leaf_modules), example)
-        self.__dict__["_seed_calls"] = tuple(layer_shapes(seed))
-        self.__dict__["_seed_live"] = tuple(live_elements(activation_memory(seed)))
+        self.__dict__["_seed"] = network_calls(model, input_example=example.arguments, leaf_modules=leaf_modules)
         super().__init__(
             conversion.fill(made),
             input_example={name: example.arguments[name] for name in example.traced},
@@ -160,18 +155,16 @@ class NASB(SearchModel):
                 cell.plan = ()
 
     def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
+        if of == "seed":
+            return torch.tensor(self._seed.total(metric), dtype=torch.float64)
         if isinstance(metric, PeakMetric):
             return self._peak(metric, of)
-        if of == "seed":
-            return torch.tensor(price(self._seed_calls, metric), dtype=torch.float64)
         if of == "smallest":
             return self.layout.smallest(metric)
         use = self.layout.mask(self._kept()).to(self.alpha.device) if of == "discrete" else self.probabilities()
         return self.layout.cost(metric, use)
 
     def _peak(self, metric: PeakMetric, of: CostOf) -> Tensor:
-        if of == "seed":
-            return metric.peak(torch.tensor(self._seed_live, dtype=torch.float64))
         memory = self._memory()
         if of == "smallest":
             return memory.smallest(metric)
