@@ -259,6 +259,28 @@ def test_what_only_other_branches_read_costs_nothing(method: type) -> None:
     assert not hasattr(found, "wide")
 
 
+class Recurrent(nn.Module):
+    """A layer of several prices, read by one branch alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+        self.choice = SuperNetModule([Either(1, nn.Linear(4, 4)), Either(0, nn.Linear(4, 4))])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.choice(x, self.lstm(x)[0])
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_all_prices_of_a_layer_go_with_it(chosen: int) -> None:
+    model = SuperNet(Recurrent(), (5, 4)).eval()
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.eye(2)[chosen])
+    found = model.arch_export()
+    for metric in ("size", "macs", "memory"):
+        assert model.get_cost(metric, discrete=True) == network_cost(found, metric, (5, 4))
+
+
 def test_many_choices_are_settled_in_the_order_of_what_they_save() -> None:
     """More networks than can all be priced; the fewest, cheapest exchanges."""
     model = SuperNet(Chain(9), SHAPE, regularizer=Budget(memory=100))
