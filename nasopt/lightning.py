@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from nasopt.errors import ConfigError, MissingExtraError, NoEffectWarning, nearest
 from nasopt.extras import import_extra
-from nasopt.methods.base import SearchModel
-from nasopt.methods.phases import PhaseSchedule
-from nasopt.methods.schedule import Schedule
-from nasopt.methods.supernet.branch_search import BranchSearch
+from nasopt.search.branch_search import BranchSearch
+from nasopt.search.model import SearchModel
+from nasopt.search.phases import PhaseSchedule
+from nasopt.search.schedule import Schedule
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

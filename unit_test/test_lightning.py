@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nasopt import PhaseSchedule
 from nasopt.errors import ConfigError, NoEffectWarning
-from nasopt.methods.schedule import linear
+from nasopt.search.schedule import linear
 from unit_test.methods.nasb_seeds import torchvision_models
 from unit_test.methods.phase_toys import METHODS, batch, convnet
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nasopt.cost.memory_order import best_order
 from nasopt.errors import ArchitectureError, ConfigError
-from nasopt.graph.buffers import ActivationMemory
+from nasopt.graph.activations import ActivationMemory
 
 
 @dataclass
@@ -133,7 +133,7 @@ def memory_graph(layout: ActivationMemory, bits: int = 8) -> MemoryGraph:
     """Tensors and steps of a traced network, in bytes; steps have the names of its graph's nodes.
 
     Args:
-        layout: from `nasopt.graph.buffers.activation_memory`.
+        layout: from `nasopt.graph.activations.activation_memory`.
         bits: of one element.
     """
     sizes = {name: buffer.elements() * bits / 8 for name, buffer in layout.buffers.items()}

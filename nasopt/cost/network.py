@@ -11,9 +11,9 @@ from torch import nn
 
 from nasopt.cost.memory import live_sets, memory_graph
 from nasopt.cost.metrics import AnyMetric, PeakMetric, get_metric
-from nasopt.graph.analysis import analyse, trace_model
-from nasopt.graph.buffers import ActivationMemory, activation_memory
+from nasopt.graph.activations import ActivationMemory, activation_memory
 from nasopt.graph.example import make_example
+from nasopt.graph.groups import analyse, trace_model
 from nasopt.graph.layer_shape import LayerShape
 
 

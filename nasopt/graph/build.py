@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.alternatives import choices_of
-from nasopt.graph.analysis import analyse
-from nasopt.graph.decide import decide, short_names
+from nasopt.graph.branches.decided import decide, short_names
+from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.example import Example
+from nasopt.graph.groups import analyse
 from nasopt.graph.kernels import AxisCut, KernelCut
 from nasopt.graph.slim import slim
 

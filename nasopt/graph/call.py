@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from nasopt.graph.facts import Attribute, CostTerm, Count, Derived, Read
 from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.layer_shape import Kind
-from nasopt.graph.records import Attribute, CostTerm, Count, Derived, Read
 
 if TYPE_CHECKING:
     from nasopt.graph.propagate import Propagation

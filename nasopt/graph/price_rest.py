@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx
 
-from nasopt.graph.alternatives import Choice, is_marker
-from nasopt.graph.records import CostTerm
-from nasopt.graph.regions import ALWAYS
+from nasopt.graph.branches.markers import Choice, is_marker
+from nasopt.graph.branches.regions import ALWAYS
+from nasopt.graph.facts import CostTerm
 
 if TYPE_CHECKING:
     from nasopt.graph.propagate import Propagation

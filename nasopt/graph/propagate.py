@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, fx
 
 from nasopt.errors import UnknownOperationError
-from nasopt.graph.alternatives import BranchInput, Choice, is_marker
+from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
+from nasopt.graph.branches.needed import needed
+from nasopt.graph.branches.regions import Region, contradict, regions
 from nasopt.graph.call import Call, flatten, no_labels
-from nasopt.graph.dead_code import is_in_place
+from nasopt.graph.edit import is_in_place
+from nasopt.graph.facts import Attribute, CostTerm, Derived, Extent, Read
 from nasopt.graph.labels import Labels
-from nasopt.graph.needed import needed
 from nasopt.graph.price_rest import price_rest
-from nasopt.graph.records import Attribute, CostTerm, Derived, Extent, Read
-from nasopt.graph.regions import Region, contradict, regions
 from nasopt.graph.registry import alteration, find_rule
 from nasopt.graph.sizes import call_without_tensors
 from nasopt.graph.values import UNKNOWN

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from nasopt.graph.analysis import Analysis
 from nasopt.graph.call import flatten
+from nasopt.graph.groups import Analysis
 
 
 @dataclass

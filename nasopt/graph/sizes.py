@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nasopt.graph.call import Call, flatten
-from nasopt.graph.records import Extent
+from nasopt.graph.facts import Extent
 
 
 def call_without_tensors(call: Call) -> Any:

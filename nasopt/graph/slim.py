@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from nasopt.errors import ExportError
-from nasopt.graph.analysis import Analysis
 from nasopt.graph.call import flatten
-from nasopt.graph.dead_code import remove_dead_code
+from nasopt.graph.edit import remove_dead_code
+from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, cut_kernel
 from nasopt.graph.rewrite import REWRITERS, Rewrite
 from nasopt.graph.values import UNKNOWN, Evaluator

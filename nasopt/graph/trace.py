@@ -20,11 +20,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, TraceError, nearest
-from nasopt.graph.alternatives import Alternatives, check_branches
-from nasopt.graph.dead_code import is_in_place, remove_dead_code
+from nasopt.graph.branches.markers import Alternatives, check_branches
+from nasopt.graph.edit import is_in_place, remove_dead_code
 from nasopt.graph.example import Example, call_arguments
-from nasopt.graph.loading import CONSTRUCTORS, loading_tracer
 from nasopt.graph.modes import follow_mode
+from nasopt.graph.pickling import CONSTRUCTORS, loading_tracer
 from nasopt.graph.proxy import DataDependent, ValueProxy, isinstance_proxy
 from nasopt.graph.values import Evaluator
 

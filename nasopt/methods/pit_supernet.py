@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric
 from nasopt.errors import ConfigError, NoEffectWarning, nearest
-from nasopt.graph.analysis import Analysis
+from nasopt.graph.branches.run import Paths
+from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut
-from nasopt.graph.mask import masked_function
-from nasopt.graph.nest import Paths
-from nasopt.methods.base import CostOf
-from nasopt.methods.network_cost import NetworkCost
-from nasopt.methods.pit.masks import Masks
-from nasopt.methods.schedule import Schedule
-from nasopt.methods.supernet.branch_search import BranchSearch, has_branches
-from nasopt.methods.supernet.choices import Choices, PathMode
+from nasopt.graph.masked import masked_function
+from nasopt.search.branch_search import BranchSearch, has_branches
+from nasopt.search.choices import Choices, PathMode
+from nasopt.search.masks import Masks
+from nasopt.search.model import CostOf
+from nasopt.search.price import NetworkCost
+from nasopt.search.schedule import Schedule
 
 BranchMasks = Literal["shared", "independent"]
 _BRANCH_MASKS = ("shared", "independent")

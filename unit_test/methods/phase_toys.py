@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt import NASB, PIT, PITSuperNet, SuperNet, SuperNetModule
-from nasopt.methods.schedule import exponential
+from nasopt.search.schedule import exponential
 from unit_test.methods.nasb_seeds import Block
 
 SHAPE = (3, 6, 6)

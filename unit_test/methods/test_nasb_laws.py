@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import nasopt
 from nasopt import NASB
 from nasopt.cost import get_metric
-from nasopt.graph.analysis import analyse, trace_model
 from nasopt.graph.example import make_example
+from nasopt.graph.groups import analyse, trace_model
 from nasopt.methods.nasb.price import layer_shapes, price
 from unit_test.methods.nasb_seeds import SEEDS, SHAPE
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nasopt import NASB, PIT, Budget, PhaseSchedule
 from nasopt.errors import ConfigError
-from nasopt.methods.schedule import linear
+from nasopt.search.schedule import linear
 from unit_test.methods.phase_toys import METHODS, SHAPE, batch, convnet, nasb
 
 

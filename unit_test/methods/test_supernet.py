@@ -16,7 +16,7 @@ from benchmarks_mlperf_tiny.networks import ds_cnn, resnet8
 from nasopt import PIT, PITSuperNet, SuperNet, SuperNetModule, supernet_candidates, with_candidates
 from nasopt.cost import network_cost
 from nasopt.errors import ArchitectureError, ConfigError, NoEffectWarning
-from nasopt.methods.schedule import constant, exponential, linear
+from nasopt.search.schedule import constant, exponential, linear
 
 SHAPE = (3, 8, 8)
 

@@ -13,7 +13,7 @@ from supernet_toys import SUPER_TOYS
 import nasopt
 from nasopt import Budget, PITSuperNet, SuperNet
 from nasopt.cost import network_cost
-from nasopt.methods.supernet.decisions import Price, settle_branches
+from nasopt.search.settle import Price, settle_branches
 
 SAMPLED = {"paths": "sampled", "hard_softmax": True}
 METHODS: dict[str, Any] = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import nasopt
 from nasopt import PIT, PITSuperNet, SuperNet
 from nasopt.cost import get_metric, network_cost
-from nasopt.methods.base import SearchModel
+from nasopt.search.model import SearchModel
 
 _SAMPLED = {"paths": "sampled", "hard_softmax": True, "gumbel_softmax": True}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nasopt.graph.alternatives import BranchInput, Choice
+from nasopt.graph.branches.markers import BranchInput, Choice
 from nasopt.graph.call import Call
 from nasopt.graph.registry import layer_rule
 from nasopt.graph.rules.elementwise import meet

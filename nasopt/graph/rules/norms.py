@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call
-from nasopt.graph.records import Count
+from nasopt.graph.facts import Count
 from nasopt.graph.registry import function_rule, layer_rule
 
 _AFFINE = ("weight", "bias")

@@ -10,9 +10,9 @@ from itertools import pairwise
 from torch import nn
 
 from nasopt.errors import ConfigError
-from nasopt.graph.analysis import trace_model
 from nasopt.graph.chain import Chain, NodeShape, find_chain
 from nasopt.graph.example import make_example
+from nasopt.graph.groups import trace_model
 from nasopt.graph.stages import Traced
 from nasopt.methods.nasb.candidates import strides
 from nasopt.nn import BinaryActivation, BinaryConv2d

@@ -9,7 +9,7 @@ from math import prod
 import torch
 
 from nasopt.cost.memory import live_sets, memory_graph
-from nasopt.graph.buffers import ActivationMemory, Step
+from nasopt.graph.activations import ActivationMemory, Step
 from nasopt.methods.nasb.cell import CellBody
 
 
@@ -75,7 +75,7 @@ class BackboneMemory:
             released_behind = max(k for k, live in enumerate(self._sets) if buffer in live)
             released_at = released_behind + 1
         # Padding over space is part of its reader, so a buffer may be smaller than the node; parts of a tuple are not
-        # written over (nasopt.graph.buffers).
+        # written over (nasopt.graph.activations).
         writable = size == prod(cell.shapes[i]) and "." not in buffer
         return NodeMemory(size, writable, released_at, released_behind)
 

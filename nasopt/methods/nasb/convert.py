@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from nasopt.errors import ConfigError, TraceError, nearest
-from nasopt.graph.analysis import trace_model
 from nasopt.graph.example import Example
+from nasopt.graph.groups import trace_model
 from nasopt.graph.stages import Traced, bypass, drop_activations_before, follows_directly, stage_input, tidy
 from nasopt.graph.trace import LeafModules
 from nasopt.methods.nasb.backbone import Backbone, divide, join, make_backbone

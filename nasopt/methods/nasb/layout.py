@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nasopt.cost import Metric
 from nasopt.errors import ConfigError
-from nasopt.graph.analysis import Analysis
+from nasopt.graph.groups import Analysis
 from nasopt.methods.nasb.candidates import ZERO
 from nasopt.methods.nasb.cell import Choice, Edge, NASBCell
 from nasopt.methods.nasb.price import Priced, layer_shapes, module_shapes, operation_shapes, price, price_each

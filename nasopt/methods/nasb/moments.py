@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from nasopt.cost.memory import live_sets, memory_graph
-from nasopt.graph.analysis import analyse
-from nasopt.graph.buffers import activation_memory
+from nasopt.graph.activations import activation_memory
 from nasopt.graph.chain import NodeShape
 from nasopt.graph.example import make_example
+from nasopt.graph.groups import analyse
 from nasopt.graph.stages import sequence_graph
 from nasopt.methods.nasb.candidates import IDENTITY, make_operation, takes_source
 

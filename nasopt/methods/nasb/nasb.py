@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from nasopt.cost import AnyMetric, PeakMetric
 from nasopt.cost.network import NetworkCalls, network_calls
 from nasopt.errors import ConfigError
-from nasopt.graph.analysis import Analysis
 from nasopt.graph.example import make_example
-from nasopt.methods.base import CostOf, SearchModel
+from nasopt.graph.groups import Analysis
 from nasopt.methods.nasb.candidates import ZERO
 from nasopt.methods.nasb.cell import Edge, NASBCell
 from nasopt.methods.nasb.convert import convert
@@ -26,7 +25,8 @@ from nasopt.methods.nasb.sampling import Active, draw_choices
 from nasopt.methods.nasb.settings import Settings, make_settings
 from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
 from nasopt.methods.nasb.summary import kept_rows, summarise_cells, summary_text
-from nasopt.methods.structure import register_restorer, structure_head
+from nasopt.search.model import CostOf, SearchModel
+from nasopt.search.structure import register_restorer, structure_head
 from nasopt.uncompiled import uncompiled
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from nasopt.cost import Metric
-from nasopt.graph.analysis import Analysis, analyse
 from nasopt.graph.chain import NodeShape
 from nasopt.graph.example import make_example
+from nasopt.graph.groups import Analysis, analyse
 from nasopt.graph.layer_shape import LayerShape
 from nasopt.graph.stages import sequence_graph
 from nasopt.methods.nasb.candidates import make_operation, takes_source

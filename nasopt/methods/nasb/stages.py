@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from nasopt.errors import ConfigError, NoEffectWarning
-from nasopt.graph.analysis import trace_model
 from nasopt.graph.example import Example, make_example
+from nasopt.graph.groups import trace_model
 from nasopt.graph.stages import tidy
 from nasopt.methods.nasb.candidates import make_operation
 from nasopt.methods.nasb.cell import CellBody, Choice, Edge

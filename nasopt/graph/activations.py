@@ -1,0 +1,234 @@
+"""Which activations does a traced model hold in memory, and when? Its buffers, and the steps that make and read them.
+
+A result lives in a buffer of its own, except where its rule says otherwise (`memory` of a `RuleEntry`): views and what does
+nothing at inference share their input's buffer and are no step at all; element-by-element operations write over the
+first input of their size that nobody needs afterwards, in the order in which the model is written. Padding and cropping
+over space belongs to the layer that reads them, as deployment tools have it. Parameters, and what is computed from
+them alone, are weights and no activations.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from nasopt.graph.branches.decided import is_changed_in_place
+from nasopt.graph.branches.flow import Flow, Flows
+from nasopt.graph.branches.markers import Choice, choices_of, is_marker
+from nasopt.graph.call import flatten
+from nasopt.graph.edit import is_in_place
+from nasopt.graph.facts import Count
+from nasopt.graph.groups import Analysis
+from nasopt.graph.registry import Memory, memory_of
+from nasopt.graph.values import UNKNOWN
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One piece of activation memory: `per_channel` elements for each of `channels`, for one sample."""
+
+    channels: Count
+    per_channel: int
+
+    def elements(self, keep: Tensor | None = None) -> int:
+        """Its elements: of all channels, or of those whose labels `keep` (one bool per label)."""
+        if isinstance(self.channels, int):
+            return self.channels * self.per_channel
+        return self.per_channel * (len(self.channels) if keep is None else int(keep[self.channels].sum()))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation.
+
+    Attributes:
+        node: its name in the graph.
+        layer: path of the layer, or the node's name for a function.
+        reads: buffers that it reads, without the one that it overwrites.
+        writes: new buffers.
+        overwrites: the buffer that its result takes over, or None.
+    """
+
+    node: str
+    layer: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    overwrites: str | None = None
+
+
+@dataclass
+class ActivationMemory:
+    """Buffers of a network by name, and its steps in the order in which it runs.
+
+    Attributes:
+        buffers: all of them.
+        inputs: buffers that exist from the start.
+        outputs: buffers that stay until the end.
+        steps: what happens.
+        unknown: nodes whose size depends on data; they count as empty.
+    """
+
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def activation_memory(analysis: Analysis) -> ActivationMemory:
+    """Buffers and steps of an analysed model; of the first branch of every choice."""
+    return ActivationWalks(analysis).under(dict.fromkeys(choices_of(analysis.module), 0))
+
+
+class ActivationWalks:
+    """Buffers and steps of one analysed model, under different decisions."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.propagation = analysis.propagation
+        self._flows = Flows(analysis.module, analysis.propagation.regions)
+        self._module = analysis.module
+        self._memory: dict[fx.Node, Memory] = {}
+
+    def under(self, decisions: Mapping[str, int]) -> ActivationMemory:
+        """What is left under decisions: path of every choice -> index of its branch."""
+        return _Walk(self, self._flows.under(decisions)).run()
+
+    def memory(self, node: fx.Node) -> Memory:
+        """Where the result of a node lives."""
+        if node not in self._memory:
+            # A copy is none unless somebody writes over it.
+            is_copy = is_marker(self._module, node, Choice) or node.target in ("clone", torch.clone)
+            is_needed = is_copy and is_changed_in_place(self._module, node)
+            self._memory[node] = "in_place" if is_needed else memory_of(self._module, node)
+        return self._memory[node]
+
+
+class _Walk:
+    """One pass over the graph."""
+
+    def __init__(self, walks: ActivationWalks, flow: Flow) -> None:
+        self.walks, self.flow = walks, flow
+        self.propagation = walks.propagation
+        self.found = ActivationMemory()
+        self.held: dict[fx.Node, Any] = {}  # node -> buffer name, nested as the node's value
+        self.holders: dict[str, list[fx.Node]] = {}
+        self.place = {node: i for i, node in enumerate(flow.nodes)}
+
+    def run(self) -> ActivationMemory:
+        for node in self.flow.nodes:
+            if node.op == "output":
+                self.found.outputs += dict.fromkeys(self._sources(node))
+            elif node.op == "placeholder":
+                self._hold(node, self._new(node, node.meta["value"], node.name))
+                self.found.inputs += self._names(self.held[node])
+            elif node in self.propagation.activations:
+                self._visit(node)
+        return self.found
+
+    def _visit(self, node: fx.Node) -> None:
+        value, first = node.meta["value"], self.flow.inputs[node][0]
+        if value is UNKNOWN:
+            self.found.unknown.append(node.name)
+        elif not _computes(node):
+            return
+        elif node.target is operator.getitem and not isinstance(first.meta["value"], Tensor):
+            return self._hold(node, _pick(self.held.get(first), node.args[1]))
+        memory = self.walks.memory(node)
+        if memory == "view" and self._stays_in_place(node):
+            return self._hold(node, self.held.get(self.flow.inputs[node][0]))
+        sources = self._sources(node)
+        target = self._target(node) if memory == "in_place" else None
+        if target is not None:
+            self._add(node, sources, (), target)
+            return self._hold(node, target)
+        self._hold(node, self._new(node, value, node.name))
+        return self._add(node, sources, tuple(self._names(self.held[node])), None)
+
+    def _stays_in_place(self, node: fx.Node) -> bool:
+        """Whether a view is one: the same elements, or the same channels with padding or cropping over space."""
+        source = self.flow.inputs[node][0]
+        before, after = source.meta["value"], node.meta["value"]
+        if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self.held:
+            return False
+        return before.numel() == after.numel() or before.shape[:2] == after.shape[:2]
+
+    def _target(self, node: fx.Node) -> str | None:
+        """The buffer that an element-by-element operation writes over, None for a new one."""
+        inputs = [n for n in self.flow.inputs[node] if isinstance(self.held.get(n), str)]
+        if is_in_place(node) and inputs[:1] == self.flow.inputs[node][:1]:
+            return str(self.held[inputs[0]])
+        size = node.meta["value"].numel() if isinstance(node.meta["value"], Tensor) else -1
+        for source in inputs:
+            name = str(self.held[source])
+            same = source.meta["value"].numel() == size and self._whole(name) == size
+            if same and not self._needed_after(name, node):
+                return name
+        return None
+
+    def _whole(self, name: str) -> int:
+        """Elements of the example batch in a buffer."""
+        return int(self.holders[name][0].meta["value"].numel()) if "." not in name else -1
+
+    def _needed_after(self, name: str, node: fx.Node) -> bool:
+        users = (user for holder in self.holders[name] for user in self.flow.users[holder])
+        return any(self.place[user] > self.place[node] and (user.op == "output" or _computes(user)) for user in users)
+
+    # --- building
+
+    def _new(self, node: fx.Node, value: Any, name: str) -> Any:
+        """Buffers for every tensor of a node's value; names of nested ones are numbered."""
+        labels = self.propagation.values.get(node)
+        return self._nested(node, value, labels, name)
+
+    def _nested(self, node: fx.Node, value: Any, labels: Any, name: str) -> Any:
+        if isinstance(value, Tensor) or value is UNKNOWN:
+            self.found.buffers[name] = self._buffer(value, labels)
+            self.holders[name] = []
+            return name
+        if isinstance(value, dict):
+            return {k: self._nested(node, v, (labels or {}).get(k), f"{name}.{k}") for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            known = labels if isinstance(labels, (list, tuple)) and len(labels) == len(value) else [None] * len(value)
+            return tuple(self._nested(node, v, x, f"{name}.{i}") for i, (v, x) in enumerate(zip(value, known)))
+        return None
+
+    def _buffer(self, value: Any, labels: Any) -> Buffer:
+        if value is UNKNOWN:
+            return Buffer(0, 1)
+        batch = self.propagation.batch
+        total = value.numel() // batch if value.numel() % batch == 0 else value.numel()
+        dims = self.propagation.labels.varying(labels) if isinstance(labels, Tensor) else []
+        # Channels along the batch would not be those of one sample.
+        if len(dims) != 1 or total % value.shape[dims[0]]:
+            return Buffer(total, 1)
+        return Buffer(self.propagation.labels.line(labels, dims[0]), total // value.shape[dims[0]])
+
+    def _hold(self, node: fx.Node, held: Any) -> None:
+        self.held[node] = held
+        for name in self._names(held):
+            self.holders[name].append(node)
+
+    def _names(self, held: Any) -> list[str]:
+        return [name for name in flatten(held) if name is not None]
+
+    def _sources(self, node: fx.Node) -> list[str]:
+        return list(dict.fromkeys(name for n in self.flow.inputs[node] for name in self._names(self.held.get(n))))
+
+    def _add(self, node: fx.Node, reads: Iterable[str], writes: tuple[str, ...], target: str | None) -> None:
+        layer = str(node.target) if node.op == "call_module" else node.name
+        self.found.steps.append(Step(node.name, layer, tuple(r for r in reads if r != target), writes, target))
+
+
+def _computes(node: fx.Node) -> bool:
+    """Whether a node touches the content of tensors: not their sizes alone."""
+    value = node.meta["value"]
+    return value is UNKNOWN or is_in_place(node) or any(isinstance(leaf, Tensor) for leaf in flatten(value))
+
+
+def _pick(held: Any, index: Any) -> Any:
+    return held[index] if isinstance(held, (tuple, dict)) else None

@@ -1,0 +1,155 @@
+"""How does a search model run? The traced graph, with masks multiplied to the weights of the layers that read channels.
+
+Masks enter as one more argument of the graph's function, so a search model keeps no tensors between steps and its layers
+stay plain layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nasopt.graph.branches.markers import choices_of
+from nasopt.graph.branches.run import compile_graph, nest
+from nasopt.graph.groups import Analysis
+from nasopt.graph.registry import Runner, find_layer_rule
+
+
+@dataclass(frozen=True)
+class WeightMask:
+    """A mask on one weight: the product of vectors, each along one dimension.
+
+    Attributes:
+        weight: parameter path.
+        vectors: dimension of the weight -> position in the tuple of masks that the graph's function takes.
+    """
+
+    weight: str
+    vectors: Mapping[int, int]
+
+
+def masked_function(
+    analysis: Analysis,
+    masks_of_layer: Mapping[str, Sequence[WeightMask]],
+    masks_of_node: Mapping[str, Sequence[WeightMask]],
+) -> Callable[..., Any]:
+    """`function(module, masks, *inputs)`: the forward pass of the traced module under masks.
+
+    Where the module has choices between branches: `function(module, masks, paths, *inputs)`, with `Paths`.
+
+    Args:
+        analysis: of the traced module.
+        masks_of_layer: masks on the weights of layers, by the layer's path.
+        masks_of_node: masks on parameters passed directly to functions, by the node's name.
+    """
+    graph = copy.deepcopy(analysis.module.graph)
+    first = next(iter(graph.nodes))
+    with graph.inserting_before(first):
+        masks = graph.placeholder("nasopt_masks")
+        choices = list(choices_of(analysis.module))
+        paths = graph.placeholder("nasopt_paths") if choices else None
+    picked: dict[int, fx.Node] = {}
+
+    def pick(position: int) -> fx.Node:
+        if position not in picked:
+            with graph.inserting_before(first):
+                picked[position] = graph.call_function(operator.getitem, (masks, position))
+        return picked[position]
+
+    for node in list(graph.nodes):
+        if node.op == "call_module" and str(node.target) in masks_of_layer:
+            layer = analysis.module.get_submodule(str(node.target))
+            weight_masks = masks_of_layer[str(node.target)]
+            with graph.inserting_before(node):
+                owner = graph.get_attr(str(node.target))
+                vectors = [pick(p) for mask in weight_masks for p in mask.vectors.values()]
+                run = _layer_runner(layer, weight_masks)
+                masked = graph.call_function(run, (owner, vectors, *node.args), dict(node.kwargs))
+            node.replace_all_uses_with(masked)
+            graph.erase_node(node)
+        for mask in masks_of_node.get(node.name, ()):
+            _mask_argument(graph, analysis, node, mask, pick)
+    if paths is not None:
+        nest(graph, analysis.module, choices, paths)
+    return compile_graph(graph, type(analysis.module).__name__)
+
+
+def _mask_argument(
+    graph: fx.Graph, analysis: Analysis, node: fx.Node, mask: WeightMask, pick: Callable[[int], fx.Node]
+) -> None:
+    canonical = analysis.propagation.canonical
+    weight = next(n for n in node.all_input_nodes if n.op == "get_attr" and canonical(str(n.target)) == mask.weight)
+    with graph.inserting_before(node):
+        product = graph.call_function(_product(tuple(mask.vectors)), (weight, [pick(p) for p in mask.vectors.values()]))
+    node.replace_input_with(weight, product)
+
+
+def _vector_product(dims: tuple[int, ...], rank: int) -> Callable[[Sequence[Tensor]], Tensor]:
+    """`vectors -> mask`: every vector along its dimension of a weight of that rank, multiplied with each other."""
+
+    def combine(vectors: Sequence[Tensor]) -> Tensor:
+        shaped = [v.view(-1, *(1,) * (rank - 1 - dim)) if dim < rank - 1 else v for dim, v in zip(dims, vectors)]
+        mask = shaped[0]
+        for vector in shaped[1:]:
+            mask = mask * vector
+        return mask
+
+    return combine
+
+
+def _product(dims: tuple[int, ...]) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
+    """`(weight, vectors) -> weight` times every vector along its dimension."""
+
+    def multiply(weight: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+        return weight * _vector_product(dims, weight.dim())(vectors).to(weight.dtype)
+
+    return multiply
+
+
+def _layer_runner(layer: nn.Module, masks: Sequence[WeightMask]) -> Callable[..., Any]:
+    entry = find_layer_rule(layer)
+    if entry is not None and entry.run is not None and len(masks) == 1:
+        weight = layer.get_parameter(masks[0].weight)
+        combine = _vector_product(tuple(masks[0].vectors), weight.dim())
+        channels_only = entry.masks_input and tuple(masks[0].vectors) == (1,) and getattr(layer, "groups", 1) == 1
+        return _run_lighter(entry.run, combine) if channels_only else _run_with_weight(entry.run, combine)
+    return _run_functional(masks)
+
+
+def _run_with_weight(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
+    def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+        return run(layer, x, layer.weight * combine(vectors).to(layer.weight.dtype))
+
+    return run_masked
+
+
+def _run_lighter(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
+    """Mask the weight or the input, whichever has fewer elements: the sums that follow are the same."""
+
+    def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+        weight = layer.weight
+        if x.numel() < weight.numel():
+            return run(layer, x * combine(vectors).to(x.dtype), weight)
+        return run(layer, x, weight * combine(vectors).to(weight.dtype))
+
+    return run_masked
+
+
+def _run_functional(masks: Sequence[WeightMask]) -> Callable[..., Any]:
+    """Any layer, with masked parameters in the place of its own."""
+    products = [(mask.weight, _product(tuple(mask.vectors)), len(mask.vectors)) for mask in masks]
+
+    def run_masked(layer: nn.Module, vectors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+        start, state = 0, {}
+        for name, multiply, count in products:
+            state[name] = multiply(layer.get_parameter(name), vectors[start : start + count])
+            start += count
+        return torch.func.functional_call(layer, state, args, kwargs)
+
+    return run_masked

@@ -1,0 +1,180 @@
+"""How much memory do a network's activations need at once, while its channel counts and its branches are still soft?
+
+Channel counts are exact: live elements of a step are linear in them. For branches the peak is the largest, over the choices,
+of the expected peak of everything that always runs and of this choice:
+
+    peak = max_c sum_i p(c, i) max(steps outside of branches, steps in branch i of c)
+
+It is the expected peak of a network with one choice, exact once all choices are decided, and its gradient goes to the choice
+that holds the peak. When a tensor dies may depend on the branches before and behind it: what is the likeliest is taken from the
+network of the likeliest branches; another branch i, and what runs outside of branches beside it, from a network of branches i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nasopt.cost import PeakMetric
+from nasopt.cost.memory import highest, live_sets, memory_graph
+from nasopt.graph.activations import ActivationWalks
+from nasopt.graph.branches.regions import ALWAYS, Region, happens
+from nasopt.graph.facts import Count
+from nasopt.graph.groups import Analysis
+from nasopt.uncompiled import uncompiled
+
+# A region; or an index: outside of all branches, beside branches of this index.
+_Part = Region | int
+# Live elements of the steps of one network by part: factors of the counts, and a constant, `(steps, counts + 1)`.
+_Rows = dict[_Part, Tensor]
+# What is known of so many different decisions; a search moves back and forth between a few.
+_MOST = 256
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Live elements of steps that can be the peak: `matrix @ counts + offset`, in parts of these `lengths`.
+
+    Attributes:
+        parts: what they are.
+        likeliest: the decisions for which all else holds.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+    parts: tuple[_Part, ...]
+    lengths: tuple[int, ...]
+    likeliest: Mapping[str, int]
+
+
+class NetworkPeak:
+    """The peak of a network's live activations as a function of channel counts and probabilities of branches.
+
+    Args:
+        analysis: of the model.
+        choices: path of every choice -> (position of its first branch, number of branches) in a row of all branches.
+        row: a channel count as factors of the counts, and a constant, `(counts + 1,)`.
+    """
+
+    def __init__(
+        self, analysis: Analysis, choices: Mapping[str, tuple[int, int]], row: Callable[[Count], Tensor]
+    ) -> None:
+        self._choices = choices
+        self._row = row
+        self._analysis = analysis
+        where = analysis.propagation.regions
+        self._regions = {node.name: region for node, region in where.items()}
+        self._within: dict[Region, dict[str, None]] = {}
+        for node, region in where.items():
+            if node.op == "call_module" and node.target in choices:
+                self._within.setdefault(region, {})[str(node.target)] = None
+        self._known: dict[tuple[tuple[int, ...], torch.device, torch.dtype], _Places] = {}
+
+    def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor | None) -> Tensor:
+        """The peak, a scalar; arguments as of `NetworkCost`."""
+        if branches is None or not self._choices:
+            places = self._places((), counts.device, counts.dtype)
+            return metric.peak(torch.addmv(places.offset, places.matrix, counts))
+        places = self._likeliest(branches, counts.device, counts.dtype)
+        live = dict(zip(places.parts, torch.addmv(places.offset, places.matrix, counts).split(places.lengths)))
+        return self._expected(metric, live, branches.to(counts.dtype), places.likeliest, ALWAYS, [live[ALWAYS]])
+
+    def _expected(
+        self,
+        metric: PeakMetric,
+        live: Mapping[_Part, Tensor],
+        branches: Tensor,
+        likeliest: Mapping[str, int],
+        region: Region,
+        around: list[Tensor],
+    ) -> Tensor:
+        """Expected peak inside a region, `around` which other steps run."""
+        tops = []
+        for choice in self._within.get(region, ()):
+            first, count = self._choices[choice]
+            peaks = []
+            for index in range(count):
+                inner = (*region, (choice, index))
+                beside = around if index == likeliest[choice] or region else [live[index]]
+                steps = [*beside, live[inner]] if inner in live else beside
+                peaks.append(self._expected(metric, live, branches, likeliest, inner, steps))
+            values = torch.stack(peaks)
+            least = values.min()
+            # Probabilities sum to 1 but for rounding, which must not be seen where all peaks are equal.
+            tops.append(least + branches[first : first + count] @ (values - least))
+        return torch.stack(tops).max() if tops else metric.peak(torch.cat(around))
+
+    # --- places
+
+    @uncompiled
+    def _likeliest(self, branches: Tensor, device: torch.device, dtype: torch.dtype) -> _Places:
+        sizes = [count for _, count in self._choices.values()]
+        falls = tuple(int(one.argmax()) for one in branches.detach().cpu().split(sizes))
+        return self._places(falls, device, dtype)
+
+    def _places(self, falls: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> _Places:
+        key = (falls, device, dtype)
+        if key not in self._known:
+            if len(self._known) >= _MOST:
+                del self._known[next(iter(self._known))]
+            self._known[key] = self._make_places(falls, device, dtype)
+        return self._known[key]
+
+    @uncompiled
+    @torch.no_grad()
+    def _make_places(self, falls: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> _Places:
+        decisions = dict(zip(self._choices, falls))
+        rows = {**(self._elsewhere if decisions else {}), **self._rows(decisions)}
+        stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
+        lengths = tuple(len(one) for one in rows.values())
+        return _Places(stacked[:, :-1].contiguous(), stacked[:, -1].contiguous(), tuple(rows), lengths, decisions)
+
+    @cached_property
+    def _elsewhere(self) -> _Rows:
+        """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.
+
+        Inside of other branches than these, a nested choice has a network of its own; the first one counts.
+        """
+        found: _Rows = {}
+        seen: set[Region] = {ALWAYS}
+        for index in range(max(count for _, count in self._choices.values())):
+            found[index] = self._note(self._alike(index), found, seen)[ALWAYS]
+        for region in dict.fromkeys(self._regions.values()):
+            if region not in seen:
+                self._note(self._alike(region[-1][1]) | dict(region), found, seen)
+        return found
+
+    def _alike(self, index: int) -> dict[str, int]:
+        return {choice: min(index, count - 1) for choice, (_, count) in self._choices.items()}
+
+    def _note(self, decisions: Mapping[str, int], found: _Rows, seen: set[Region]) -> _Rows:
+        rows = self._rows(decisions)
+        found |= {region: steps for region, steps in rows.items() if region not in seen}
+        seen.update(region for region in self._regions.values() if happens(region, decisions))
+        return rows
+
+    @cached_property
+    def _walks(self) -> ActivationWalks:
+        return ActivationWalks(self._analysis)
+
+    def _rows(self, decisions: Mapping[str, int]) -> _Rows:
+        layout = self._walks.under(decisions)
+        graph = memory_graph(layout)
+        # The inputs exist before the first step, even where there is none.
+        sets: dict[Region, list[frozenset[object]]] = {ALWAYS: [frozenset(graph.given)]}
+        for step, live in zip(graph.steps, live_sets(graph)):
+            sets.setdefault(self._regions[str(step)], []).append(frozenset(live))
+        names = {name: i for i, name in enumerate(layout.buffers)}
+        sizes = torch.stack([self._row(b.channels) * b.per_channel for b in layout.buffers.values()])
+        found: _Rows = {}
+        for region, several in sets.items():
+            steps = highest(several)
+            member = torch.zeros(len(steps), len(names), dtype=sizes.dtype)
+            for i, buffers in enumerate(steps):
+                member[i, [names[str(buffer)] for buffer in buffers]] = 1
+            found[region] = member @ sizes
+        return found

@@ -1,0 +1,160 @@
+"""Which part of a search is an epoch in? Warm-up, search, fine-tuning, and what changes between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from nasopt.errors import ConfigError
+from nasopt.search.model import SearchModel
+from nasopt.search.schedule import Schedule, constant
+
+Phase = Literal["warmup", "search", "finetune"]
+
+
+class PhaseSchedule:
+    """Leads a search model through its epochs; in use it is like a learning-rate scheduler of torch.
+
+    ```python
+    phases = PhaseSchedule(model, warmup=5, search=40, finetune=10, strength=schedule.linear(0.0, 0.1, epochs=20))
+    for epoch in range(phases.epoch, phases.epochs):
+        for x, y in loader:
+            loss = criterion(model(x), y) + phases.get_regularization_loss()
+            ...
+        phases.step()
+    ```
+
+    | phase | architecture parameters | train mode runs | regularizer |
+    | --- | --- | --- | --- |
+    | warmup | frozen | what a search runs | none |
+    | search | trained | what a search runs | `strength` |
+    | finetune | frozen | the network that `arch_export` would give | none |
+
+    At the start of every epoch the schedules of the model move on (temperatures, frozen masks; see `set_epoch` of the model),
+    counted from the first epoch of the search. Fine-tuning begins with `settle_budget()` where the model can do so.
+
+    Everything follows from the epoch, so a checkpoint needs nothing else: `state_dict()` holds it. Optimizers are left alone.
+    Around a model in `DistributedDataParallel`, make the schedule after it, of `ddp.module`.
+    To fine-tune with another optimizer or at the speed of the found network, leave `finetune` at 0 and train what
+    `arch_export()` returns.
+
+    Args:
+        model: the search model itself, not a wrapper around it.
+        warmup, search, finetune: lengths [epochs]; at least one epoch of search.
+        strength: of the regularizer in the search: a number, or a schedule (`nasopt.schedule`) whose epoch 0 is the first of
+            the search. None: 1, for a model with a `Budget`, which finds its own.
+
+    Attributes:
+        epoch: the current one, from 0.
+        epochs: of all phases.
+        phase: `"warmup"`, `"search"` or `"finetune"`. Past the end the last phase goes on.
+        strength: in this epoch; 0 outside the search.
+
+    Raises:
+        ConfigError: the model is no search model, a length is no usable number, or the strength is missing or negative.
+    """
+
+    def __init__(
+        self,
+        model: SearchModel,
+        *,
+        search: int,
+        warmup: int = 0,
+        finetune: int = 0,
+        strength: float | Schedule | None = None,
+    ) -> None:
+        if not isinstance(model, SearchModel):
+            inner = " Pass the model inside it (.module)." if hasattr(model, "module") else ""
+            raise ConfigError(
+                f"PhaseSchedule leads a search model (PIT, SuperNet, PITSuperNet, NASB), got {type(model).__name__}.{inner}"
+            )
+        for name, length, least in (("warmup", warmup, 0), ("search", search, 1), ("finetune", finetune, 0)):
+            if isinstance(length, bool) or not isinstance(length, int) or length < least:
+                raise ConfigError(f"PhaseSchedule: {name} must be an int >= {least} [epochs], got {length!r}")
+        self.model = model
+        self.warmup, self.search, self.finetune = warmup, search, finetune
+        self._strength = _make_strength(strength, model)
+        self.set_epoch(0)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases."""
+        return self.warmup + self.search + self.finetune
+
+    def phase_of(self, epoch: int) -> Phase:
+        """The phase that an epoch belongs to."""
+        if epoch < self.warmup:
+            return "warmup"
+        return "search" if epoch < self.warmup + self.search or not self.finetune else "finetune"
+
+    # --- from epoch to epoch
+
+    def step(self) -> None:
+        """Go to the next epoch: call it at the end of every epoch, before a checkpoint is written."""
+        self.set_epoch(self.epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to any epoch: in place of `step`, for a loop that counts by itself.
+
+        Raises:
+            ConfigError: it is no int >= 0.
+        """
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ConfigError(f"PhaseSchedule: an epoch is an int >= 0, got {epoch!r}")
+        self.epoch, self.phase = epoch, self.phase_of(epoch)
+        of_search = min(max(epoch - self.warmup, 0), self.search)
+        self.model.set_epoch(of_search)
+        self.strength = self._strength(of_search) if self.phase == "search" else 0.0
+        if self.phase == "search":
+            self.model.unfreeze_arch()
+            return
+        if self.phase == "finetune" and self.model.budget is not None and self.model._settles:
+            self.model.settle_budget()
+        self.model.freeze_arch(decided=self.phase == "finetune")
+
+    def get_regularization_loss(self) -> Tensor:
+        """The regularizer times the strength of this epoch, a scalar to add to the loss; a plain 0 outside the search."""
+        if not self.strength:
+            return next(self.model.arch_parameters()).new_zeros(())
+        return self.strength * self.model.get_regularization_loss()
+
+    # --- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside model and optimizer: the epoch."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the epoch at which a checkpoint was written. Lengths and strength stay as given: they may be others now.
+
+        Raises:
+            ConfigError: `state` is not what `state_dict` returned.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"epoch"}:
+            raise ConfigError(f"PhaseSchedule: a state is a dict with the one key 'epoch', got {state!r}")
+        self.set_epoch(state["epoch"])
+
+    def __repr__(self) -> str:
+        lengths = f"warmup={self.warmup}, search={self.search}, finetune={self.finetune}"
+        return f"PhaseSchedule({lengths}; epoch {self.epoch}: {self.phase}, strength {self.strength:g})"
+
+
+def _make_strength(strength: float | Schedule | None, model: SearchModel) -> Schedule:
+    if strength is None:
+        if model.budget is None:
+            raise ConfigError(
+                "PhaseSchedule needs a strength: how much the regularizer weighs in the loss, e.g. strength=0.1 for a model "
+                "with relative=True. Only a model with a Budget does without"
+            )
+        return constant(1.0)
+    numbers: tuple[Any, ...] = (strength.start, strength.end) if isinstance(strength, Schedule) else (strength,)
+    for number in numbers:
+        usable = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+        if not usable or number < 0:
+            raise ConfigError(
+                f"PhaseSchedule: strength must be a number >= 0 or a schedule of such numbers, got {strength!r}"
+            )
+    return strength if isinstance(strength, Schedule) else constant(float(strength))

@@ -1,0 +1,228 @@
+"""What does a whole network cost, while its channel counts are still soft? All layers of a kind in a few tensor operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasopt.cost import AnyMetric, PeakMetric, Tabulation
+from nasopt.graph.branches.markers import choices_of
+from nasopt.graph.branches.regions import any_of
+from nasopt.graph.facts import CostTerm, Count
+from nasopt.graph.groups import Analysis
+from nasopt.graph.layer_shape import LayerShape
+from nasopt.search.events import Counted, Events
+from nasopt.search.peak import NetworkPeak
+from nasopt.search.tabulated import TabulatedCost, tabulated_cost
+
+# (layer, spatial dimension) of a convolution whose kernel is searched.
+KernelAxis = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Terms of one kind and rank.
+
+    Attributes:
+        shape: their constant fields as vectors; the soft ones are filled in at every evaluation.
+        soft: names of the soft fields; `kernel` stands once per dimension.
+        events: index of the event in which each term counts, shape `(terms,)`.
+    """
+
+    shape: LayerShape
+    soft: tuple[str, ...]
+    events: Tensor
+
+    def fill(self, columns: Sequence[Tensor]) -> LayerShape:
+        """The shape with its soft fields, each of shape `(terms,)`."""
+        fields: dict[str, Any] = {name: column for name, column in zip(self.soft, columns) if name != "kernel"}
+        kernel = tuple(column for name, column in zip(self.soft, columns) if name == "kernel")
+        if kernel:
+            fields["kernel"] = kernel
+        return replace(self.shape, **fields)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """One evaluation: soft fields of all batches are `matrix @ counts + offset`, one after the other."""
+
+    matrix: Tensor
+    offset: Tensor
+    batches: tuple[_Batch, ...]
+    lengths: tuple[int, ...]
+
+
+class NetworkCost:
+    """The cost of a network as a function of the channels per group and the taps per kernel axis.
+
+    Every channel count in a `LayerShape` is linear in the channels of the groups, so all counts of the network are one
+    matrix product; a metric then sees one `LayerShape` per kind of layer, whose fields are vectors. Calls inside the
+    branches of a choice count with the probability that they run.
+
+    Attributes:
+        choices: path of every choice -> (position of its first branch, number of branches) in a row of all branches.
+    """
+
+    def __init__(self, analysis: Analysis, kernel_axes: Sequence[KernelAxis] = ()) -> None:
+        self._analysis = analysis
+        self._groups = len(analysis.searchable)
+        self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
+        self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
+        self.choices = branch_layout(analysis)
+        self._events = Events(self.choices)
+        shared: dict[str, list[CostTerm]] = {}
+        for term in analysis.costs:
+            shared.setdefault(term.key, []).append(term)
+        calls: list[Counted] = []
+        stored: list[Counted] = []
+        for terms in shared.values():
+            biased = any_of(region for term in terms for region in term.bias_regions)
+            calls += [one for term in terms for one in self._events.split(term, term.regions, biased)]
+            stored += self._events.split(terms[0], [region for term in terms for region in term.regions], biased)
+        self._terms = [term for term, _ in calls]
+        self._tables: dict[tuple[Tabulation, torch.device], TabulatedCost | None] = {}
+        cpu = torch.device("cpu")
+        self._peak = NetworkPeak(analysis, self.choices, self._channels)
+        self._programs = {(cpu, True): self._program(calls), (cpu, False): self._program(stored)}
+
+    def __call__(self, metric: AnyMetric, counts: Tensor, branches: Tensor | None = None) -> Tensor:
+        """Cost of the network under `metric`, a scalar of the type of `counts`, differentiable.
+
+        Args:
+            metric: counted per call or once, as it says; or a peak, which `NetworkPeak` defines.
+            counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`.
+            branches: probability of every branch, laid out as `choices` says; None where there are none.
+        """
+        if isinstance(metric, PeakMetric):
+            return self._peak(metric, counts, branches)
+        # A table holds calls that always run.
+        if metric.table is not None and not self.choices and counts.dtype == torch.float64:
+            table = self._table(metric.table, counts.device)
+            if table is not None:
+                return table(counts)
+        program = self._on_device(counts.device, metric.per_call)
+        columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
+        runs = None if branches is None or not self.choices else self._events.probabilities(branches.to(counts.dtype))
+        first, costs = 0, []
+        for batch in program.batches:
+            shape = batch.fill(columns[first : first + len(batch.soft)])
+            cost = metric.cost(shape)
+            costs.append((cost if runs is None else cost * runs.index_select(0, batch.events)).sum())
+            first += len(batch.soft)
+        return sum(costs[1:], start=costs[0]) if costs else counts.new_zeros(())
+
+    def _on_device(self, device: torch.device, per_call: bool) -> _Program:
+        if (device, per_call) not in self._programs:
+            program = self._programs[torch.device("cpu"), per_call]
+            # Counts stay exact in float64; devices without it (mps) get the nearest that they have.
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+
+            def move(value: Any) -> Any:
+                if isinstance(value, tuple):
+                    return tuple(move(item) for item in value)
+                return value.to(device=device, dtype=dtype) if isinstance(value, Tensor) else value
+
+            batches = tuple(
+                replace(
+                    batch,
+                    shape=LayerShape(**{name: move(value) for name, value in vars(batch.shape).items()}),
+                    events=batch.events.to(device),
+                )
+                for batch in program.batches
+            )
+            moved = _Program(move(program.matrix), move(program.offset), batches, program.lengths)
+            self._programs[device, per_call] = moved
+        return self._programs[device, per_call]
+
+    def _table(self, tabulation: Tabulation, device: torch.device) -> TabulatedCost | None:
+        key = (tabulation, device)
+        if key not in self._tables:
+            self._tables[key] = tabulated_cost(tabulation, self._terms, self._channels, self._taps, device)
+        return self._tables[key]
+
+    # --- encoding
+
+    def _program(self, counted: Sequence[Counted]) -> _Program:
+        members: dict[Any, list[Counted]] = {}
+        for term, event in counted:
+            soft_groups = isinstance(term.groups, Tensor)
+            key = (term.kind, len(term.kernel), len(term.output_size), soft_groups)
+            members.setdefault(key, []).append((term, event))
+        batches, rows, lengths = [], [], []
+        for pairs in members.values():
+            batch_terms = [term for term, _ in pairs]
+            soft = ["in_channels", "out_channels"] + ["groups"] * isinstance(batch_terms[0].groups, Tensor)
+            columns = [[self._channels(getattr(term, name)) for term in batch_terms] for name in soft]
+            if any((term.layer, dim) in self._axis for term in batch_terms for dim in range(len(term.kernel))):
+                soft += ["kernel"] * len(batch_terms[0].kernel)
+                columns += [
+                    [self._taps(term, dim) for term in batch_terms] for dim in range(len(batch_terms[0].kernel))
+                ]
+            events = torch.tensor([event for _, event in pairs])
+            batches.append(_Batch(_constant_shape(batch_terms), tuple(soft), events))
+            rows += [row for column in columns for row in column]
+            lengths += [len(batch_terms)] * len(columns)
+        width = self._groups + len(self._axis)
+        stacked = torch.stack(rows) if rows else torch.zeros(0, width + 1, dtype=torch.float64)
+        return _Program(stacked[:, :width].contiguous(), stacked[:, width].contiguous(), tuple(batches), tuple(lengths))
+
+    def _row(self, constant: float) -> Tensor:
+        row = torch.zeros(self._groups + len(self._axis) + 1, dtype=torch.float64)
+        row[-1] = constant
+        return row
+
+    def _channels(self, count: Count) -> Tensor:
+        """A channel count as factors of the groups' counts, and a constant."""
+        if isinstance(count, int):
+            return self._row(count)
+        atoms = self._analysis.atom[count]
+        free = atoms[atoms >= 0]
+        row = self._row(len(count) - len(free))
+        if len(free):
+            row[: self._groups] = torch.bincount(self._analysis.atom_group[free], minlength=self._groups) / self._sizes
+        return row
+
+    def _taps(self, term: CostTerm, dim: int) -> Tensor:
+        axis = self._axis.get((term.layer, dim))
+        if axis is None:
+            return self._row(term.kernel[dim])
+        row = self._row(0)
+        row[axis] = 1
+        return row
+
+
+def branch_layout(analysis: Analysis) -> dict[str, tuple[int, int]]:
+    """Path of every choice -> (position of its first branch, number of branches) in a row of all branches."""
+    layout, start = {}, 0
+    for path, choice in choices_of(analysis.module).items():
+        layout[path] = (start, len(choice.kinds))
+        start += len(choice.kinds)
+    return layout
+
+
+def _constant_shape(terms: Sequence[CostTerm]) -> LayerShape:
+    """One shape whose fields are vectors over the terms; soft fields hold placeholders."""
+
+    def vector(values: Sequence[Any]) -> Tensor:
+        return torch.tensor([value if isinstance(value, (int, bool)) else 0 for value in values], dtype=torch.float64)
+
+    def vectors(values: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+        return tuple(vector(column) for column in zip(*values))
+
+    return LayerShape(
+        kind=terms[0].kind,
+        in_channels=vector([term.in_channels for term in terms]),
+        out_channels=vector([term.out_channels for term in terms]),
+        kernel=vectors([term.kernel for term in terms]),
+        positions=vector([term.positions for term in terms]),
+        output_size=vectors([term.output_size for term in terms]),
+        stride=vectors([term.stride for term in terms]),
+        groups=vector([term.groups for term in terms]),
+        bias=vector([term.bias for term in terms]),
+        weight_bits=vector([term.weight_bits for term in terms]),
+        activation_bits=vector([term.activation_bits for term in terms]),
+    )
