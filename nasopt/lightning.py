@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from nasopt.errors import ConfigError, MissingExtraError, NoEffectWarning, nearest
 from nasopt.extras import import_extra
-from nasopt.search.branch_search import BranchSearch
 from nasopt.search.model import SearchModel
+from nasopt.search.parameters import ParameterHalves
 from nasopt.search.phases import PhaseSchedule
 from nasopt.search.schedule import Schedule
 
@@ -180,7 +180,7 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
     def _figures(self, phases: PhaseSchedule) -> dict[str, float]:
         model = phases.model
         figures = {"search/strength": phases.strength}
-        if isinstance(model, BranchSearch):
+        if model.choices is not None:
             figures["search/temperature"] = model.temperature
         for metric, _ in model.regularizer.weights:
             figures[f"search/{metric.name}"] = float(model.get_cost(metric, discrete=True))
@@ -239,7 +239,9 @@ def find_search_model(module: nn.Module, name: str | None = None) -> SearchModel
         ConfigError: there is none, or there are several.
     """
     owner = type(module).__name__
-    found = {path: inner for path, inner in module.named_modules() if isinstance(inner, SearchModel)}
+    found: dict[str, Any] = {
+        path: inner for path, inner in module.named_modules() if isinstance(inner, ParameterHalves)
+    }
     if not found:
         raise ConfigError(
             f"SearchCallback: {owner} holds no search model, so there is nothing to search. Wrap its network, e.g. "

@@ -20,6 +20,9 @@ from nasopt.graph.registry import find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, trace
 from nasopt.graph.values import annotate
 
+# A traced model: what packages above this one call it, which import no torch.fx.
+Traced = fx.GraphModule
+
 
 @dataclass(frozen=True)
 class Group:

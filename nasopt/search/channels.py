@@ -1,4 +1,4 @@
-"""Which channels are alive? One parameter alpha per block of channels, one hard mask for all layers at once."""
+"""Channel masks: one parameter alpha per block of channels, one hard mask for all layers at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nasopt.errors import ConfigError
 from nasopt.graph.groups import Analysis
+from nasopt.search.constants import Constants
 from nasopt.ste import straight_through
 
 THRESHOLD = 0.5
@@ -18,18 +19,14 @@ class ChannelMasks:
     """Units (blocks of channels that live and die together) of all searchable groups, laid out one after the other.
 
     Attributes:
+        groups: number of groups that have units.
         units: number of units: the length of alpha.
         unit_group: group of every unit, shape `(units,)`.
         unit_size: channels of every unit, shape `(units,)`.
         channel_unit: unit of every channel, shape `(channels,)`.
-
-    Raises:
-        ConfigError: `channel_block` is no int >= 1.
     """
 
     def __init__(self, analysis: Analysis, channel_block: int) -> None:
-        if isinstance(channel_block, bool) or not isinstance(channel_block, int) or channel_block < 1:
-            raise ConfigError(f"channel_block must be an int >= 1, got {channel_block!r}")
         sizes, groups = [], []
         for index, group in enumerate(analysis.searchable):
             if group.follows_choice:
@@ -48,20 +45,20 @@ class ChannelMasks:
         # Units of every group in a row; short rows repeat their last unit.
         last = torch.bincount(self.unit_group, minlength=self.groups) - 1
         width = int(last.max()) + 1 if self.groups else 0
-        self._rows = first[:, None] + torch.minimum(torch.arange(width)[None, :], last[:, None])
-        self._later = (torch.arange(self.units) - first[self.unit_group]).to(torch.float32) * _TIE_BREAK
-        self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
+        rows = first[:, None] + torch.minimum(torch.arange(width)[None, :], last[:, None])
+        later = (torch.arange(self.units) - first[self.unit_group]).to(torch.float32) * _TIE_BREAK
+        self._constants = Constants(self.unit_group, later, rows)
 
     def score(self, alpha: Tensor) -> Tensor:
         """Alpha with ties broken in favour of earlier units, shape `(units,)`."""
-        return alpha.detach() - self._tensors(alpha)[1].to(alpha.dtype)
+        return alpha.detach() - self._constants.on(alpha.device, alpha.dtype)[1]
 
     def alive(self, alpha: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """Hard decision per unit, shape `(units,)`, bool: `alpha > 0.5`, and the best unit of every group anyway.
 
         With `thresholds` of the groups, shape `(groups,)`, a unit lives whose `score` exceeds that of its group.
         """
-        group, _, rows = self._tensors(alpha)
+        group, _, rows = self._constants.on(alpha.device, alpha.dtype)
         value = alpha.detach()
         above = value > THRESHOLD if thresholds is None else self.score(alpha) > thresholds[group]
         if not self.units:
@@ -82,11 +79,13 @@ class ChannelMasks:
         """0 or 1 per unit, shape `(units,)`; the gradient goes straight through to alpha (Bengio et al. 2013)."""
         return straight_through(self.alive(alpha, thresholds), alpha)
 
-    def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
-        if like.device not in self._on_device:
-            self._on_device[like.device] = (
-                self.unit_group.to(like.device),
-                self._later.to(like.device),
-                self._rows.to(like.device),
-            )
-        return self._on_device[like.device]
+
+def check_channel_block(channel_block: object) -> int:
+    """A usable size of blocks.
+
+    Raises:
+        ConfigError: it is no int >= 1.
+    """
+    if isinstance(channel_block, bool) or not isinstance(channel_block, int) or channel_block < 1:
+        raise ConfigError(f"channel_block must be an int >= 1, got {channel_block!r}")
+    return channel_block

@@ -1,4 +1,4 @@
-"""With which weights do branches enter? The weights of all choices of a model at once, as one padded matrix.
+"""Branch weights of all choices of a model at once, as one padded matrix: softmax, Gumbel softmax, one-hot.
 
 With logits a, temperature t and noise g ~ Gumbel(0, 1): soft `softmax(a / t)`; Gumbel `softmax((log p + g) / t)` with
 `log p = log_softmax(a)` (Jang et al., "Categorical reparameterization with Gumbel-softmax", 2017); hard: the one-hot of the
@@ -8,7 +8,7 @@ probabilities instead of logits would stay near uniform.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,12 +19,41 @@ from nasopt.distributed.steps import drawn_once
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.groups import Analysis
+from nasopt.search.constants import Constants
+from nasopt.search.layer_choice import check_temperature
 from nasopt.search.price import branch_layout
+from nasopt.search.schedule import Schedule
 from nasopt.search.structure import is_chosen
 from nasopt.ste import straight_through
 
 PathMode = Literal["all", "sampled", "two"]
 _MODES = ("all", "sampled", "two")
+
+
+@dataclass(frozen=True)
+class ChoiceSettings:
+    """How branches are weighed in a training step; None: as every `SuperNetModule` says.
+
+    Attributes:
+        gumbel_softmax, hard_softmax: settings of all choices.
+        temperature: of all choices: a number, or a schedule that `set_epoch` follows.
+        paths: which branches run in a training step: `"all"`, `"sampled"` (one), or `"two"`.
+
+    Raises:
+        ConfigError: an unknown `paths`, or a temperature that is not a finite number > 0.
+    """
+
+    gumbel_softmax: bool | None = None
+    hard_softmax: bool | None = None
+    temperature: float | Schedule | None = None
+    paths: PathMode = "all"
+
+    def __post_init__(self) -> None:
+        if self.paths not in _MODES:
+            hint = nearest(self.paths, _MODES) if isinstance(self.paths, str) else ""
+            raise ConfigError(f"unknown paths {self.paths!r}: known are {', '.join(_MODES)}.{hint}")
+        if self.temperature is not None and not isinstance(self.temperature, Schedule):
+            check_temperature(self.temperature)
 
 
 @dataclass(frozen=True)
@@ -50,35 +79,41 @@ class Choices:
         sizes: branches of every choice.
         total: branches of all choices: the length of the logits.
         gumbel, hard: settings of every choice, `(choices, 1)`, bool.
+        temperatures: at the start.
         paths: which branches run in a training step.
+
+    Raises:
+        ConfigError: soft weights with `paths="sampled"`; or there are choices, but `chosen` is None: no settings for any.
     """
 
-    def __init__(self, analysis: Analysis, gumbel: bool | None, hard: bool | None, paths: PathMode) -> None:
+    def __init__(self, analysis: Analysis, chosen: ChoiceSettings | None, method: str) -> None:
         markers = choices_of(analysis.module)
+        if chosen is None:
+            _check_absent(markers, method)
+            chosen = ChoiceSettings()
         layout = branch_layout(analysis)
         self.names = list(markers)
         self.kinds = [marker.kinds for marker in markers.values()]
         self.sizes = [count for _, count in layout.values()]
         self.total = sum(self.sizes)
         self.widest = max(self.sizes, default=1)
-        self.paths = paths
+        self.paths = chosen.paths
+        gumbel, hard = chosen.gumbel_softmax, chosen.hard_softmax
         settings = [marker.settings for marker in markers.values()]
         self.gumbel = _column([bool(s["gumbel_softmax"]) if gumbel is None else gumbel for s in settings])
         self.hard = _column([bool(s["hard_softmax"]) if hard is None else hard for s in settings])
-        self.temperatures = [float(s["temperature"]) for s in settings]
-        self._index = torch.full((len(self.names), self.widest), self.total)
+        first = chosen.temperature(0) if isinstance(chosen.temperature, Schedule) else chosen.temperature
+        self.temperatures = [float(s["temperature"] if first is None else first) for s in settings]
+        index = torch.full((len(self.names), self.widest), self.total)
         for row, (start, count) in enumerate(layout.values()):
-            self._index[row, :count] = torch.arange(start, start + count)
-        self._flat = torch.nonzero(self._index.reshape(-1) < self.total).reshape(-1)
+            index[row, :count] = torch.arange(start, start + count)
+        flat = torch.nonzero(index.reshape(-1) < self.total).reshape(-1)
+        self._constants = Constants(index, self.gumbel, self.hard, flat)
         self._has_hard = bool(self.hard.any())
-        self._random = paths != "all" or bool(self.gumbel.any())
+        self._random = self.paths != "all" or bool(self.gumbel.any())
         self._check_paths()
-        self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
 
     def _check_paths(self) -> None:
-        if self.paths not in _MODES:
-            hint = nearest(self.paths, _MODES) if isinstance(self.paths, str) else ""
-            raise ConfigError(f"unknown paths {self.paths!r}: known are {', '.join(_MODES)}.{hint}")
         soft = [name for name, (hard,) in zip(self.names, self.hard.tolist()) if not hard]
         if self.paths == "sampled" and soft:
             raise ConfigError(
@@ -101,7 +136,7 @@ class Choices:
             tiny = torch.finfo(log_p.dtype).tiny
             noise = drawn_once(-torch.empty_like(log_p).exponential_().clamp_(min=tiny).log())
             if self.paths == "all":
-                gumbel = self._tensors(logits)[1]
+                gumbel = self._constants.on(logits.device)[1]
                 noise = torch.where(gumbel, noise, torch.zeros_like(noise))
             perturbed = log_p + noise
             active = None
@@ -112,7 +147,7 @@ class Choices:
 
     def weights(self, logits: Tensor, temperatures: Tensor, draw: Draw | None) -> Tensor:
         """Weights of all branches in a training step, `(choices, widest)`, differentiable; 0 at padding."""
-        _, gumbel, hard = self._tensors(logits)
+        _, gumbel, hard, _ = self._constants.on(logits.device)
         wide = self.pad(logits)
         if draw is None:
             soft = torch.softmax(wide / temperatures, 1)
@@ -145,7 +180,7 @@ class Choices:
         return self._log_probabilities(logits, temperatures).exp()
 
     def _log_probabilities(self, logits: Tensor, temperatures: Tensor) -> Tensor:
-        gumbel = self._tensors(logits)[1]
+        gumbel = self._constants.on(logits.device)[1]
         wide = self.pad(logits)
         return torch.log_softmax(torch.where(gumbel, wide, wide / temperatures), 1)
 
@@ -158,7 +193,7 @@ class Choices:
         return (mean / (variance + eps)).sum()
 
     def summary(self, logits: Tensor, temperatures: Tensor, decisions: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-        """Plain values per choice: see `BranchSearch.choice_summary`."""
+        """Plain values per choice: see `SearchModel.choice_summary`."""
         theta = self.probabilities(logits, temperatures).double().cpu()
         entropy = torch.special.entr(theta).sum(1).tolist()
         return {
@@ -192,12 +227,12 @@ class Choices:
 
     def pad(self, logits: Tensor, value: float = -torch.inf) -> Tensor:
         """One number per branch, as a matrix."""
-        index = self._tensors(logits)[0]
+        index = self._constants.on(logits.device)[0]
         return torch.nn.functional.pad(logits, (0, 1), value=value)[index]
 
     def flat(self, matrix: Tensor) -> Tensor:
         """A matrix as one number per branch, without padding."""
-        return matrix.reshape(-1).index_select(0, self._flat.to(matrix.device))
+        return matrix.reshape(-1).index_select(0, self._constants.on(matrix.device)[3])
 
     def one_hot(self, decisions: Mapping[str, int], like: Tensor) -> Tensor:
         """Weights per branch of decided choices, `(branches,)`."""
@@ -206,11 +241,16 @@ class Choices:
             rows[row, decisions[name]] = 1
         return self.flat(rows)
 
-    def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
-        if like.device not in self._on_device:
-            self._on_device[like.device] = tuple(t.to(like.device) for t in (self._index, self.gumbel, self.hard))
-        return self._on_device[like.device]
-
 
 def _column(values: list[bool]) -> Tensor:
     return torch.tensor(values, dtype=torch.bool).reshape(-1, 1)
+
+
+def _check_absent(choices: Iterable[str], method: str) -> None:
+    first = next(iter(choices), None)
+    if first is not None:
+        raise ConfigError(
+            f"{method} does not choose between branches, and {first!r} is a SuperNetModule: wrap the model in "
+            "nasopt.SuperNet (branches) or nasopt.PITSuperNet (branches and channels at once); or export from SuperNet first "
+            f"and wrap what it found in {method}"
+        )

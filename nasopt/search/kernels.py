@@ -1,4 +1,4 @@
-"""Which kernel taps are alive? Receptive field and dilation in time, rings of a 2-D kernel, all as ladders.
+"""Kernel masks: receptive field and dilation in time, rings of a 2-D kernel, all as ladders.
 
 A ladder is an ordered set of items of which a prefix lives: item 0 always, item i if it or a later one scores above 1/2.
 The receptive field is a ladder over distances from the newest tap, the dilation one over grids from the coarsest to the
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import AxisCut, KernelCut
+from nasopt.search.channels import THRESHOLD
+from nasopt.search.constants import Constants
 from nasopt.search.price import KernelAxis
 from nasopt.ste import straight_through
-
-_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -102,26 +102,18 @@ class Ladders:
         # Row i averages the entries of its own ladder from i on.
         same = self.ladder[:, None] == self.ladder[None, :]
         later = (same & (self.item[None, :] >= self.item[:, None])).to(torch.float64)
-        self.means = later / later.sum(1, keepdim=True)
-        self._on_device: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+        self._constants = Constants(later / later.sum(1, keepdim=True), self.ladder, self.item)
 
     def score(self, parameter: Tensor) -> Tensor:
         """Mean of |p_k| over k >= i for every item i, shape `(total,)`."""
-        return self._tensors(parameter)[0] @ parameter.abs()
+        return self._constants.on(parameter.device, parameter.dtype)[0] @ parameter.abs()
 
-    def mask(self, parameter: Tensor, threshold: float = _THRESHOLD) -> Tensor:
+    def mask(self, parameter: Tensor, threshold: float = THRESHOLD) -> Tensor:
         """0 or 1 per item, shape `(total,)`, a prefix of every ladder; straight-through to the scores."""
-        _, ladder, item = self._tensors(parameter)
+        _, ladder, item = self._constants.on(parameter.device, parameter.dtype)
         score = self.score(parameter)
         reach = item.new_zeros(len(self.sizes)).scatter_reduce(0, ladder, item * (score.detach() > threshold), "amax")
         return straight_through(item <= reach[ladder], score)
-
-    def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
-        key = (like.device, like.dtype)
-        if key not in self._on_device:
-            means = self.means.to(device=like.device, dtype=like.dtype)
-            self._on_device[key] = (means, self.ladder.to(like.device), self.item.to(like.device))
-        return self._on_device[key]
 
 
 class KernelMasks:
@@ -156,11 +148,11 @@ class KernelMasks:
         self.tap_field = torch.tensor(field_index, dtype=torch.int64)
         self.tap_grid = torch.tensor(grid_index, dtype=torch.int64)
         self.tap_axis = torch.tensor(axis_index, dtype=torch.int64)
-        self._on_device: dict[torch.device, tuple[Tensor, ...]] = {}
+        self._constants = Constants(self.tap_field, self.tap_grid)
 
-    def mask(self, beta: Tensor, gamma: Tensor | None, threshold: float = _THRESHOLD) -> Tensor:
+    def mask(self, beta: Tensor, gamma: Tensor | None, threshold: float = THRESHOLD) -> Tensor:
         """0 or 1 per tap, all axes one after the other, shape `(taps,)`."""
-        field, grid = self._tensors(beta)
+        field, grid = self._constants.on(beta.device)
         taps = self.field.mask(beta, threshold).index_select(0, field)
         if gamma is None:
             return taps
@@ -170,7 +162,7 @@ class KernelMasks:
 
     def cuts(self, taps: Tensor, kernels: Mapping[str, Sequence[int]]) -> dict[str, KernelCut]:
         """Kept taps of every searched layer, from the hard mask; `kernels` holds the seed's kernel sizes."""
-        alive = torch.split(taps.detach().cpu() > _THRESHOLD, [axis.size for axis in self.axes])
+        alive = torch.split(taps.detach().cpu() > THRESHOLD, [axis.size for axis in self.axes])
         axes: dict[str, list[AxisCut]] = {}
         for axis, mask in zip(self.axes, alive):
             layer, dim = axis.axis
@@ -179,8 +171,3 @@ class KernelMasks:
             cuts = axes.setdefault(layer, [AxisCut(0, 1, size) for size in kernels[layer]])
             cuts[dim] = AxisCut(kept[0], step, len(kept))
         return {layer: tuple(cuts) for layer, cuts in axes.items()}
-
-    def _tensors(self, like: Tensor) -> tuple[Tensor, ...]:
-        if like.device not in self._on_device:
-            self._on_device[like.device] = (self.tap_field.to(like.device), self.tap_grid.to(like.device))
-        return self._on_device[like.device]

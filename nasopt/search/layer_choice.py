@@ -1,4 +1,4 @@
-"""What does a person write into a seed? A layer that is one of several branches, usable as it is."""
+"""SuperNetModule, the layer choice that a person writes into a seed: one of several branches, usable as it is."""
 
 from __future__ import annotations
 
@@ -86,6 +86,10 @@ class SuperNetModule(Alternatives):
     def extra_repr(self) -> str:
         kind = ("hard " if self.hard_softmax else "") + ("Gumbel " if self.gumbel_softmax else "") + "softmax"
         return f"{kind}, temperature={self.temperature:g}"
+
+
+LayerChoice = SuperNetModule
+"""The same class under the name that other libraries use."""
 
 
 def check_temperature(temperature: Any) -> float:

@@ -1,45 +1,77 @@
-"""Which vectors mask which weights, and what do they leave? Channels and taps of one analysed model, for any search that masks.
+"""All masks of one model: from alpha, beta, gamma to the vectors multiplied onto weights, and to channel and tap counts.
 
-All masks of channels stand in one row of slots: a constant 1, the units of alpha, and then the channels behind choices whose
-branches have masks of their own: those follow the masks of the branches.
+All channel masks lie in one row of slots: a constant 1, the units of alpha, and then the channels that follow a choice whose
+branches have masks of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.masked import WeightMask
-from nasopt.search.channels import THRESHOLD, ChannelMasks
-from nasopt.search.counts import Counts
-from nasopt.search.fit import BudgetFit, Thresholds
+from nasopt.search.channels import THRESHOLD, ChannelMasks, check_channel_block
+from nasopt.search.constants import Constants
 from nasopt.search.kernels import KernelMasks, tap_axes
 from nasopt.search.price import KernelAxis, branch_layout
 
 # "alpha", "beta", "gamma" -> parameter; the latter two may be absent.
 MaskParameters = Mapping[str, Tensor]
 
-# What scores must exceed where no budget moves it.
-HALF = Thresholds(None, THRESHOLD)
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """What may be masked.
+
+    Attributes:
+        channel_block: channels live and die in blocks of this many.
+        kernel_search: whether kernels are searched.
+        exclude: names, globs and classes of layers that keep their outputs and kernels.
+        independent: the branches of a choice have masks of their own, where nothing ties their channels together.
+
+    Raises:
+        ConfigError: `channel_block` is no int >= 1.
+    """
+
+    channel_block: int = 1
+    kernel_search: bool = True
+    exclude: tuple[str | type[nn.Module], ...] = ()
+    independent: bool = False
+
+    def __post_init__(self) -> None:
+        check_channel_block(self.channel_block)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a score must exceed: of the units of every group, shape `(groups,)` (None: 1/2), and of all taps."""
+
+    channels: Tensor | None = None
+    taps: float = THRESHOLD
+
+
+HALF = Thresholds()
+"""Where no budget moves them."""
 
 
 @dataclass(frozen=True)
 class _Link:
-    """Channels behind a choice: the mask of channel c, slot `behind[c]`, is slot `slots[i, c]` where branch i is chosen.
+    """Channels that follow a choice: the mask in slot `followers[c]` is that of slot `slots[i, c]` where branch i is chosen.
 
-    The branches of the choice stand from `first` on in a row of all branches; `trailing` dimensions follow that of channels.
+    The branches of the choice begin at `first` in a row of all branches; `trailing` dimensions follow that of channels.
     """
 
     choice: str
     first: int
     count: int
     slots: Tensor
-    behind: Tensor
+    followers: Tensor
     trailing: int
 
 
@@ -49,45 +81,48 @@ class Masks:
     Attributes:
         sizes: length of every parameter.
         axes: searched kernel axes.
+        total: groups of channels + kernel axes: the length of the counts.
         of_layer, of_node: masks on weights, for `masked_function`; vectors are numbered as `vectors` returns them.
     """
 
-    def __init__(self, analysis: Analysis, channel_block: int, kernel_search: bool, excluded: Sequence[str]) -> None:
+    def __init__(self, analysis: Analysis, settings: MaskSettings, excluded: Sequence[str]) -> None:
         self._analysis = analysis
-        self._channels = ChannelMasks(analysis, channel_block)
-        self._kernels = KernelMasks(tap_axes(analysis, excluded) if kernel_search else [])
+        self._channels = ChannelMasks(analysis, settings.channel_block)
+        self._kernels = KernelMasks(tap_axes(analysis, excluded) if settings.kernel_search else [])
         kernels = self._kernels
         self.sizes = {"alpha": self._channels.units, "beta": kernels.beta_size, "gamma": kernels.gamma_size}
         self.axes: list[KernelAxis] = [axis.axis for axis in kernels.axes]
         self._links = self._make_links()
-        self.counts = Counts(self._channels, kernels, analysis)
-        self._index, self._lengths, self.of_layer, self.of_node = self._plan()
-        self._on_device: dict[torch.device, tuple[Tensor, list[tuple[Tensor, Tensor]]]] = {}
+        index, self._lengths, self.of_layer, self.of_node = self._plan()
+        self._constants = Constants(index, *(x for link in self._links for x in (link.slots, link.followers)))
+        self.total = len(analysis.searchable) + len(self.axes)
+        self._counted = Constants(*self._make_counts())
+        # One ring of an even kernel holds two taps: the innermost one is the smallest kernel.
+        self._fewest_taps = torch.tensor([axis.field.count(0) for axis in kernels.axes], dtype=torch.float64)
 
     # --- masks
 
     def slots(
         self, parameters: MaskParameters, branches: Tensor | None = None, thresholds: Thresholds = HALF
     ) -> Tensor:
-        """0 or 1 per slot; behind choices the mean of the branches' masks, weighted with `branches`, `(branches,)`."""
+        """0 or 1 per slot; after choices the mean of the branches' masks, weighted with `branches`, `(branches,)`."""
         units = self._channels.mask(parameters["alpha"], thresholds.channels)
-        return self._derive(torch.nn.functional.pad(units, (1, 0), value=1.0), branches)
+        return self._fill_followers(F.pad(units, (1, 0), value=1.0), branches)
 
     def branch_masks(self, slots: Tensor) -> list[tuple[str, Tensor]]:
         """For every choice with masks per branch: its path, and the masks `(branches, channels, 1, ...)` for its outputs."""
-        links = self._tensors(slots.device)[1]
         return [
             (link.choice, slots[index].reshape(*index.shape, *(1,) * link.trailing))
-            for link, (index, _) in zip(self._links, links)
+            for link, index in zip(self._links, self._constants.on(slots.device)[1::2])
         ]
 
     def any_branch(self, slots: Tensor) -> Tensor:
-        """The slots as a mixture of all branches needs them: behind a choice lives what lives in any branch; no gradient."""
-        return self._derive(slots[: 1 + self._channels.units], None) if self._links else slots
+        """The slots as a mixture of all branches needs them: after a choice lives what lives in any branch; no gradient."""
+        return self._fill_followers(slots[: 1 + self._channels.units], None) if self._links else slots
 
     def vectors(self, slots: Tensor, parameters: MaskParameters, thresholds: Thresholds = HALF) -> tuple[Tensor, ...]:
         """Vectors that the search graph multiplies to weights: channels of every reader, then taps of every axis."""
-        masks = torch.split(slots.index_select(0, self._tensors(slots.device)[0]), self._lengths)
+        masks = torch.split(slots.index_select(0, self._constants.on(slots.device)[0]), self._lengths)
         taps = self.taps(parameters, thresholds)
         if taps is None:
             return masks
@@ -99,61 +134,71 @@ class Masks:
             return None
         return self._kernels.mask(parameters["beta"], parameters.get("gamma"), thresholds.taps)
 
-    def scores(self, parameters: MaskParameters) -> tuple[Tensor, list[Tensor]]:
-        """What thresholds are compared with: of the units, and of the items of the tap ladders."""
-        ladders = [(self._kernels.field, "beta"), (self._kernels.grid, "gamma")]
-        taps = [ladder.score(parameters[name]) for ladder, name in ladders if name in parameters]
-        return self._channels.score(parameters["alpha"]), taps
-
-    def levels(self, parameters: MaskParameters) -> list[float]:
-        """All scores above 1/2, rising: each as a level of `thresholds` leaves less than the one before."""
-        units, taps = self.scores(parameters)
-        scores = torch.cat([units.detach(), *(one.detach() for one in taps)]).double().unique()
-        return scores[scores > THRESHOLD].tolist()
-
-    def thresholds(self, parameters: MaskParameters, level: float | None) -> Thresholds:
-        """One level for all units and taps; None: 1/2."""
-        if level is None:
-            return HALF
-        return Thresholds(parameters["alpha"].new_full((self._channels.groups,), level), level)
-
-    def fit(self, use: Callable[[Tensor], float]) -> BudgetFit:
-        """What fits thresholds to `scores`, so that `use(channel_counts)` stays below 1; for models without choices."""
-        return BudgetFit(self._channels, self._kernels, use)
-
-    def _derive(self, slots: Tensor, branches: Tensor | None) -> Tensor:
+    def _fill_followers(self, slots: Tensor, branches: Tensor | None) -> Tensor:
         if not self._links:
             return slots
-        missing = sum(len(link.behind) for link in self._links)
-        slots = torch.nn.functional.pad(slots, (0, missing), value=1.0)
+        missing = sum(len(link.followers) for link in self._links)
+        slots = F.pad(slots, (0, missing), value=1.0)
+        constants = self._constants.on(slots.device)[1:]
         # In the order of the graph: one choice may read the channels of another.
-        for link, (index, behind) in zip(self._links, self._tensors(slots.device)[1]):
+        for link, index, followers in zip(self._links, constants[::2], constants[1::2]):
             masks = slots[index]
             if branches is None:
                 follows = masks.detach().amax(0)
             else:
                 follows = branches[link.first : link.first + link.count].to(masks.dtype) @ masks
-            slots = slots.index_copy(0, behind, follows)
+            slots = slots.index_copy(0, followers, follows)
         return slots
 
-    # --- what they leave
+    # --- scores, for a fit into a budget
 
-    def channel_counts(self, slots: Tensor, parameters: MaskParameters, thresholds: Thresholds = HALF) -> Tensor:
-        """Channels of every searchable group, then taps of every searched axis, for `NetworkCost`."""
+    def scores(self, parameters: MaskParameters) -> list[Tensor]:
+        """What thresholds are compared with: scores of the units of every group, and last those of all taps."""
+        units = self._channels.score(parameters["alpha"])
+        groups = [units[self._channels.unit_group.to(units.device) == group] for group in range(self._channels.groups)]
+        ladders = [(self._kernels.field, "beta"), (self._kernels.grid, "gamma")]
+        taps = [ladder.score(parameters[name].detach()) for ladder, name in ladders if name in parameters]
+        return [*groups, torch.cat([units.new_zeros(0), *taps])]
+
+    # --- counts
+
+    def counts(self, slots: Tensor, parameters: MaskParameters, thresholds: Thresholds = HALF) -> Tensor:
+        """Channels of every searchable group, then taps of every searched axis, `(total,)`, float64, differentiable."""
         taps = self.taps(parameters, thresholds)
-        return self.counts(slots[1:] if taps is None else torch.cat([slots[1:], taps]))
+        return self._sum(slots[1:] if taps is None else torch.cat([slots[1:], taps]))
+
+    def seed_counts(self, device: torch.device) -> Tensor:
+        """The same counts of the seed."""
+        index, sizes = self._counted.on(device)
+        return sizes.new_zeros(self.total).index_add(0, index, sizes)
 
     def smallest_counts(self, device: torch.device, branches: Tensor | None = None) -> Tensor:
-        """The same counts for the smallest network: one block per group, the innermost taps of every axis."""
+        """The same counts of the smallest network: one block per group, the innermost taps of every axis."""
         least = self._channels.smallest_units().to(device)
-        slots = self._derive(torch.nn.functional.pad(least, (1, 0), value=1.0), branches)
-        taps = slots.new_ones(self.counts.taps)
-        return self.counts.with_smallest_taps(self.counts(torch.cat([slots[1:], taps])))
+        slots = self._fill_followers(F.pad(least, (1, 0), value=1.0), branches)
+        counts = self._sum(torch.cat([slots[1:], slots.new_ones(len(self._kernels.tap_axis))]))
+        return torch.cat([counts[: self.total - len(self.axes)], self._fewest_taps.to(counts)])
+
+    def _sum(self, masks: Tensor) -> Tensor:
+        index, sizes = self._counted.on(masks.device)
+        weighted = masks * sizes
+        return weighted.new_zeros(self.total).index_add(0, index, weighted)
+
+    def _make_counts(self) -> tuple[Tensor, Tensor]:
+        """For units, followers and taps, one after the other: which count they belong to, and how much they add."""
+        groups = len(self._analysis.searchable)
+        # Groups that follow a choice have no units: one mask per channel.
+        followers = self._analysis.atom_group[len(self._channels.channel_unit) :]
+        taps = self._kernels.tap_axis
+        index = torch.cat([self._channels.unit_group, followers, groups + taps])
+        sizes = torch.cat([self._channels.unit_size, torch.ones_like(followers), torch.ones_like(taps)])
+        return index, sizes.to(torch.float64)
+
+    # --- what export keeps
 
     def kept_labels(self, slots: Tensor) -> Tensor:
         """One bool per label: what export keeps; slots must be hard."""
-        slot = self._slot_of_channel()
-        return self._analysis.keep(slots.detach().cpu()[slot] > 0.5)
+        return self._analysis.keep(slots.detach().cpu()[self._slot_of_channel()] > THRESHOLD)
 
     def kernel_cuts(self, parameters: MaskParameters, thresholds: Thresholds = HALF) -> dict[str, KernelCut]:
         """Taps that export keeps, by layer."""
@@ -167,18 +212,18 @@ class Masks:
     # --- building
 
     def _slot_of_channel(self) -> Tensor:
-        """Slot of every searchable channel; those behind choices come last, one slot each."""
-        behind = sum(group.size for group in self._analysis.searchable if group.follows_choice)
+        """Slot of every searchable channel; those that follow choices come last, one slot each."""
+        followers = sum(group.size for group in self._analysis.searchable if group.follows_choice)
         first = 1 + self._channels.units
-        return torch.cat([1 + self._channels.channel_unit, torch.arange(first, first + behind)])
+        return torch.cat([1 + self._channels.channel_unit, torch.arange(first, first + followers)])
 
     def _slots_of(self, labels: Tensor) -> Tensor:
         """Slots of labels; fixed ones point to the constant."""
-        atoms = self._analysis.atom[labels]
+        channels = self._analysis.atom[labels]
         slots = self._slot_of_channel()
         if not len(slots):
-            return torch.zeros_like(atoms)
-        return torch.where(atoms >= 0, slots[atoms.clamp(min=0)], 0)
+            return torch.zeros_like(channels)
+        return torch.where(channels >= 0, slots[channels.clamp(min=0)], 0)
 
     def _make_links(self) -> list[_Link]:
         layout = branch_layout(self._analysis)
@@ -186,9 +231,8 @@ class Masks:
         for derived in self._analysis.propagation.derived:
             first, count = layout[derived.choice]
             branches = torch.stack([self._slots_of(labels) for labels in derived.branches])
-            links.append(
-                _Link(derived.choice, first, count, branches, self._slots_of(derived.labels), -derived.dim - 1)
-            )
+            followers = self._slots_of(derived.labels)
+            links.append(_Link(derived.choice, first, count, branches, followers, -derived.dim - 1))
         return links
 
     def _plan(self) -> tuple[Tensor, list[int], dict[str, list[WeightMask]], dict[str, list[WeightMask]]]:
@@ -225,12 +269,6 @@ class Masks:
                     of_node.setdefault(name, []).append(WeightMask(weight, dims))
         index = torch.cat(vectors) if vectors else torch.zeros(0, dtype=torch.int64)
         return index, [len(v) for v in vectors], of_layer, of_node
-
-    def _tensors(self, device: torch.device) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        if device not in self._on_device:
-            links = [(link.slots.to(device), link.behind.to(device)) for link in self._links]
-            self._on_device[device] = (self._index.to(device), links)
-        return self._on_device[device]
 
 
 def _own_name(analysis: Analysis, layer: str, weight: str) -> str:

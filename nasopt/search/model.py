@@ -1,137 +1,185 @@
-"""What is common to all search models: forward, price, the two halves of the parameters, export."""
+"""The search model: a traced seed in which masks decide channels and kernel taps, and choices decide branches.
+
+Three things to do with it: `forward` runs the network under the current decisions, `get_regularization_loss` and `get_cost`
+price it, `arch_export` takes the found network out. `PIT`, `SuperNet` and `PITSuperNet` are constructors of this one class.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from nasopt.cost import AnyMetric, get_metric
 from nasopt.distributed.steps import JointSteps, active_ddp
-from nasopt.errors import ConfigError, ExportError
-from nasopt.graph.branches.markers import choices_of
+from nasopt.errors import ConfigError, ExportError, NoEffectWarning
+from nasopt.graph.branches.run import Paths
+from nasopt.graph.build import build
 from nasopt.graph.example import Example, make_example
-from nasopt.graph.groups import Analysis, analyse, trace_model
-from nasopt.graph.trace import LeafModules, matches_module
-from nasopt.search.budget import BudgetPenalty
-from nasopt.search.check_seed import check_seed
-from nasopt.search.explain import Explanation
-from nasopt.search.parameters import ParameterHalves
-from nasopt.search.regularizer import make_regularizer
-from nasopt.search.seed import check_layer_patterns, layer_patterns
+from nasopt.graph.groups import Analysis, trace_model
+from nasopt.search.choices import ChoiceSettings, Draw
+from nasopt.search.decisions import ArchParameters
+from nasopt.search.layer_choice import check_temperature
+from nasopt.search.masks import HALF, MaskSettings
+from nasopt.search.parameters import MASKS, ParameterHalves
+from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
+from nasopt.search.price import Architecture
+from nasopt.search.regularizer import BudgetPenalty, make_regularizer
+from nasopt.search.report import Explanation, cost_range, describe, layer_summary, searchable_share
+from nasopt.search.schedule import Schedule
+from nasopt.search.seed import check_layer_patterns, check_seed, layer_patterns
+from nasopt.search.settle import Decided
+from nasopt.search.structure import is_chosen, make_structure
 from nasopt.search.verify import verify_export
 from nasopt.uncompiled import uncompiled
 
-# Derived from the traced network and the settings; rebuilt after copying and loading.
-_DERIVED = "_derived"
-# Of which network: the expected one now, that of the hard decisions, the smallest, the seed, or what the parameters say before
-# a method fits them into a budget.
-CostOf = Literal["expected", "discrete", "smallest", "seed", "unfitted"]
 
-
-class SearchModel(ParameterHalves, ABC):
+class SearchModel(ParameterHalves):
     """A model under search: a traced copy of the seed, and architecture parameters beside it.
 
-    Subclasses say what is searched (`_derive`), how the network runs under the current decisions (`_run`), what it costs
-    (`_cost`) and what is decided (`_decide`).
+    Args:
+        model: the seed; it is copied, never altered.
+        input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
+        masks: what may be masked; None: all channels and kernels stay.
+        choices: how branches are weighed; None: the seed may hold no `SuperNetModule`.
+        input_example, regularizer, relative, leaf_modules, strict: see `SearchOptions`.
 
     Attributes:
         net: the traced copy of the seed, plain torch layers under the seed's names.
+        alpha, beta, gamma: parameters of the masks: one per block of channels, of receptive fields and rings, of dilations.
+        choice_logits: one entry per branch, initially 0, choice after choice (inner ones first).
+        temperatures: one per choice, shape `(choices, 1)`; a buffer, so a checkpoint holds it.
+        budget: of a `Budget`, else None.
+        masks, choices: settings as given.
     """
 
-    # Whether layers with several branches are searched, and whether channels are.
-    _searches_branches = False
-    _searches_channels = True
-    # Whether the branches of a layer keep channels of their own.
-    _branches_apart = False
-    # Whether decisions can be made to keep to the limits of a budget.
-    _settles = True
-    # Whether no network of the search space costs more than the seed.
-    _only_shrinks = False
-    _derived: dict[str, Any]
+    alpha: nn.Parameter
+    choice_logits: nn.Parameter
+    temperatures: Tensor
     budget: BudgetPenalty | None
+    _prepared: Prepared
 
     def __init__(
         self,
         model: nn.Module,
         input_shape: Sequence[Any] | None = None,
         *,
+        masks: MaskSettings | None,
+        choices: ChoiceSettings | None,
         input_example: Any = None,
         regularizer: Any = "size",
         relative: bool = False,
-        exclude_names: Sequence[str] = (),
-        exclude_types: Sequence[type[nn.Module]] = (),
-        leaf_modules: LeafModules = (),
+        leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module] = (),
         strict: bool = False,
     ) -> None:
         super().__init__()
-        check_seed(model, type(self), SearchModel)
+        method = type(self).__name__
+        check_seed(model, method)
+        self.masks, self.choices = masks, choices
         self.example: Example = make_example(model, input_shape, input_example)
+        traced = self.example.traced
+        # How many positional arguments are the inputs of the graph as they are.
+        self._positional = len(traced) if self.example.order[: len(traced)] == traced else -1
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict = strict
-        self.exclude = layer_patterns(exclude_names, "exclude_names") + layer_patterns(exclude_types, "exclude_types")
         self.net = trace_model(model, self.example, layer_patterns(leaf_modules, "leaf_modules"))
-        self._check_branches()
         self.seed_names = frozenset(model.state_dict())
         self.training = model.training
-        check_layer_patterns(self.exclude, model)
-        self.budget = self._make_budget()
-        self._rebuild()
+        check_layer_patterns(masks.exclude if masks is not None else (), model)
+        self._draw: Draw | None = None
+        self._mask_epochs = 0.0
+        self._prepare()
+        create_parameters(self, self.net, self._prepared, masks is not None, choices is not None)
+        self._relate()
+        like = next(self.net.parameters(), torch.empty(0))
+        self.budget = BudgetPenalty(self.regularizer.limits).to(like.device) if self.regularizer.limits else None
+        warn_without_effect(self._prepared, masks is not None, choices is not None, method, stacklevel=3)
         if self.budget is not None:
-            self.budget.check(self._cost, self._only_shrinks)
-
-    # --- what a method says
-
-    @abstractmethod
-    def _derive(self, analysis: Analysis) -> Any:
-        """Everything computed from the analysis once; architecture parameters are created if they do not exist."""
-
-    @abstractmethod
-    def _run(self, inputs: tuple[Any, ...]) -> Any:
-        """Forward pass under the current decisions."""
-
-    @abstractmethod
-    def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
-        """Cost under `metric`, a scalar."""
-
-    @abstractmethod
-    def _export(self) -> nn.Module:
-        """The found network, parameters copied."""
-
-    @abstractmethod
-    def arch_summary(self) -> dict[str, Any]:
-        """What has been decided, per layer, as plain values."""
-
-    @abstractmethod
-    def arch_structure(self) -> dict[str, Any]:
-        """The found structure as a versioned dict of plain values (JSON), for `nasopt.restore`."""
+            only_shrinks = not self._prepared.decisions.choices.names
+            self.budget.check(
+                lambda metric: float(self._price(metric, self._smallest(metric))),
+                lambda metric: float(self._price(metric, self._seed())) if only_shrinks else math.inf,
+            )
 
     # --- forward
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the seed's `forward`, of the network under the current decisions."""
-        inputs = self.example.bind(args, kwargs)
-        ddp = active_ddp()
-        if ddp is None or not (self.training or torch.is_grad_enabled()):  # one process may well evaluate alone
-            return self._run(inputs)
-        steps = self._joint_steps(ddp)
-        return steps.finish(self, self._run(inputs))
+        inputs = args if not kwargs and len(args) == self._positional else self.example.bind(args, kwargs)
+        # Of several processes one may well evaluate alone.
+        is_joint = dist.is_available() and dist.is_initialized() and (self.training or torch.is_grad_enabled())
+        ddp = active_ddp() if is_joint else None
+        output = self._run(inputs)
+        return output if ddp is None else self._joint_steps(ddp).finish(self, output)
+
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
+        prepared, parameters = self._prepared, self._architecture_parameters()
+        masks, choices = prepared.decisions.masks, prepared.decisions.choices
+        if not choices.names:
+            thresholds = self._decide().thresholds
+            slots = masks.slots(parameters, thresholds=thresholds)
+            return prepared.forward(self.net, masks.vectors(slots, parameters, thresholds), *inputs)
+        paths = self._paths()
+        if self._explores and choices.paths != "sampled":
+            slots = masks.any_branch(masks.slots(parameters))
+            vectors = masks.vectors(slots, parameters)
+            return prepared.forward(self.net, vectors, self._fold_masks(paths, slots), *inputs)
+        # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
+        branches, decided = self._branch_probabilities()
+        slots = masks.slots(parameters, branches.detach(), decided.thresholds)
+        return prepared.forward(self.net, masks.vectors(slots, parameters, decided.thresholds), paths, *inputs)
+
+    def _paths(self) -> Paths:
+        """Draw a training step, or decide."""
+        self.check_architecture()
+        choices = self._prepared.decisions.choices
+        if not self._explores:
+            return Paths(self.net, [[(branch, None)] for branch in self._decide().branches.values()])
+        logits = self._architecture_parameters()["choice_logits"]
+        self._draw = choices.draw(logits, self.temperatures)
+        weights = choices.weights(logits, self.temperatures, self._draw)
+        return Paths(self.net, choices.active(weights, self._draw))
+
+    def _fold_masks(self, paths: Paths, slots: Tensor) -> Paths:
+        """The branches' own masks, multiplied to their weights: `theta_i m_i` per channel, no further activation."""
+        active = list(paths.active)
+        for choice, of_branch in self._prepared.decisions.masks.branch_masks(slots):
+            position = self._prepared.decisions.choices.names.index(choice)
+            active[position] = [
+                (branch, weight * of_branch[branch].to(weight.dtype) if weight is not None else None)
+                for branch, weight in active[position]
+            ]
+        return Paths(paths.net, active)
 
     @uncompiled
     def _joint_steps(self, ddp: Any) -> JointSteps:
-        steps: JointSteps | None = self._derived.get("joint_steps")
+        steps = self._prepared.joint_steps
         if steps is None or not steps.belong_to(ddp):
-            steps = self._derived["joint_steps"] = JointSteps(self, ddp)
+            steps = self._prepared.joint_steps = JointSteps(self, ddp)
         steps.check_trainable()
         return steps
 
     def set_epoch(self, epoch: float) -> None:
-        """Follow the schedules of the method, if it has any: call it at the start of every epoch, counted from 0."""
+        """Follow the schedules: call it at the start of every epoch of the search, which counts from 0."""
+        if self._mask_epochs:
+            self.hold(MASKS if epoch < self._mask_epochs else ())
+        if self.choices is not None and isinstance(self.choices.temperature, Schedule):
+            self.temperature = self.choices.temperature(epoch)  # type: ignore[assignment]
+
+    @property
+    def temperature(self) -> float:
+        """Of the softmax; setting it sets that of every choice. The mean where they differ, 1 where there are none."""
+        return float(self.temperatures.mean()) if self._prepared.decisions.choices.names else 1.0
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if self._prepared.decisions.choices.names:
+            self.temperatures.fill_(check_temperature(value))
 
     # --- price
 
@@ -144,12 +192,13 @@ class SearchModel(ParameterHalves, ABC):
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
         if self.budget is not None:
-            total = self.budget([self._cost(metric, "unfitted") for metric, _ in self.budget.limits])
+            unfitted = self._expected(fitted=False)
+            total = self.budget([self._price(metric, unfitted) for metric, _ in self.budget.limits])
         else:
+            expected, seed_costs = self._expected(), self._prepared.seed_costs
             terms = []
             for metric, weight in self.regularizer.weights:
-                scale = weight / self._derived["seed_costs"].get(metric.name, 1.0)
-                cost = self._cost(metric)
+                scale, cost = weight / seed_costs[metric.name], self._price(metric, expected)
                 terms.append(cost if scale == 1 else scale * cost)
             total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
         # Masks of NaN are NaN, so one look at the sum tells whether the parameters are worth one.
@@ -170,9 +219,9 @@ class SearchModel(ParameterHalves, ABC):
         """
         self.check_architecture()
         if not discrete:
-            return self._cost(get_metric(metric))
+            return self._price(get_metric(metric), self._expected())
         with torch.no_grad():
-            return _plain(self._cost(get_metric(metric), "discrete"))
+            return _plain(self._price(get_metric(metric), self._found()))
 
     def get_size(self) -> Tensor:
         """Stored weights now [weights], a scalar, differentiable."""
@@ -182,25 +231,24 @@ class SearchModel(ParameterHalves, ABC):
         """Multiply-accumulates for one sample now [MAC], a scalar, differentiable."""
         return self.get_cost("macs")
 
-    def settle_budget(self) -> None:
-        """From now on, let decisions keep to the limits of the `Budget`; a search does so once it has been inside them.
+    def get_icv_loss(self, eps: float = 1e-3) -> Tensor:
+        """Sum over the choices of `mean(theta) / (var(theta) + eps)`: small where one branch dominates. A scalar.
+
+        theta are the probabilities without noise; at equal ones the gradient is zero, so this sharpens a preference and does
+        not create one. Add it with a weight of its own: `task + strength * cost + icv_strength * model.get_icv_loss()`.
+
+        Args:
+            eps: > 0; bounds the loss at equal probabilities, `1 / (branches * eps)` per choice.
 
         Raises:
-            ConfigError: the regularizer is no budget, or the method cannot keep to it.
+            ConfigError: `eps` is not above 0, or the model has no choices.
         """
-        if self.budget is None:
-            raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
-        if not self._settles:
-            raise ConfigError(
-                f"settle_budget: {type(self).__name__} cannot make its decisions keep to limits: search until "
-                "get_cost(metric, discrete=True) is inside them, or export and wrap the result in nasopt.PIT with the Budget"
-            )
-        self.budget.reached.fill_(True)
-
-    def _make_budget(self) -> BudgetPenalty | None:
-        limits = self.regularizer.limits
-        like = next(self.net.parameters(), torch.empty(0))
-        return BudgetPenalty(limits).to(like.device) if limits else None
+        if self.choices is None:
+            raise ConfigError(f"get_icv_loss: {type(self).__name__} decides between no branches: leave it out")
+        if not eps > 0:
+            raise ConfigError(f"eps must be a number > 0, got {eps!r}: it keeps the loss finite at equal probabilities")
+        self.check_architecture()
+        return self._prepared.decisions.choices.polarisation(self.choice_logits, self.temperatures, eps)
 
     def search_space(self) -> dict[str, Any]:
         """Before a search: the smallest and the seed's cost per metric, and how much is searchable.
@@ -212,40 +260,63 @@ class SearchModel(ParameterHalves, ABC):
         self.check_architecture()
         metrics = [metric for metric, _ in self.regularizer.weights]
         metrics += [get_metric(name) for name in ("size", "macs") if get_metric(name) not in metrics]
+        cost = {}
         with torch.no_grad():
-            cost = {
-                metric.name: {
-                    "smallest": _plain(self._cost(metric, "smallest")),
-                    "now": _plain(self._cost(metric, "discrete")),
-                    "seed": _plain(self._cost(metric, "seed")),
-                }
-                for metric in metrics
-            }
-        analysis = self.analysis
-        weights = {path: p.numel() for path, p in self.net.named_parameters()}
-        cut = {
-            path
-            for (path, _), labels in analysis.propagation.slices.items()
-            if bool((analysis.atom[labels] >= 0).any())
-        }
-        return {
-            "cost": cost,
-            "channels": sum(group.size for group in analysis.groups if not group.follows_choice),
-            "searchable_channels": sum(group.size for group in analysis.searchable if not group.follows_choice),
-            "weights": sum(weights.values()),
-            "searchable_weights": sum(count for path, count in weights.items() if path in cut),
-            "unpriced": list(analysis.propagation.unpriced),
-        }
+            for metric in metrics:
+                points = {"smallest": self._smallest(metric), "now": self._found(), "seed": self._seed()}
+                cost[metric.name] = {name: _plain(self._price(metric, point)) for name, point in points.items()}
+        return {"cost": cost, **searchable_share(self.analysis)}
 
-    def _seed_costs(self) -> dict[str, float]:
-        """What relative costs are divided by, per metric of the regularizer; empty where they are absolute."""
-        costs: dict[str, float] = {}
-        for metric, _ in self.regularizer.weights if self.regularizer.relative else ():
-            with torch.no_grad():
-                costs[metric.name] = float(self._cost(metric, "seed"))
-            if not costs[metric.name] > 0:
-                raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {costs[metric.name]}")
-        return costs
+    def settle_budget(self) -> None:
+        """From now on, let decisions keep to the limits of the `Budget`; a search does so once it has been inside them.
+
+        Raises:
+            ConfigError: the regularizer is no budget.
+        """
+        if self.budget is None:
+            raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
+        self.budget.reached.fill_(True)
+
+    def _price(self, metric: AnyMetric, at: Architecture) -> Tensor:
+        return self._prepared.decisions.price(metric, at)
+
+    def _expected(self, fitted: bool = True) -> Architecture:
+        """What the last forward pass used in train mode, what is decided otherwise: `fitted` into a budget, if there is one."""
+        return self._prepared.decisions.at(self._architecture_parameters(), *self._branch_probabilities(fitted))
+
+    def _found(self) -> Architecture:
+        return self._prepared.decisions.of(self._architecture_parameters(), self._decide())
+
+    def _smallest(self, metric: AnyMetric) -> Architecture:
+        return self._prepared.decisions.smallest(self._architecture_parameters(), metric)
+
+    def _seed(self) -> Architecture:
+        return self._prepared.decisions.seed(self._architecture_parameters())
+
+    # --- decisions
+
+    def _branch_probabilities(self, fitted: bool = True) -> tuple[Tensor, Decided]:
+        """Probabilities of all branches, `(branches,)`, differentiable, and what is decided beside them."""
+        decisions, parameters = self._prepared.decisions, self._architecture_parameters()
+        choices, logits = decisions.choices, parameters["choice_logits"]
+        if self._explores and choices.names:
+            return choices.flat(choices.weights(logits, self.temperatures, self._draw)), Decided({}, HALF)
+        decided = self._decide() if fitted else decisions.likeliest(parameters)
+        return choices.flat(choices.decided(logits, decided.branches)), decided
+
+    def _decide(self) -> Decided:
+        """What export would take now: the likeliest; with a budget that has once been met, what is inside it."""
+        parameters = self._architecture_parameters()
+        if self.budget is None or not bool(self.budget.reached):
+            return self._prepared.decisions.likeliest(parameters)
+        return self._prepared.decisions.settled(parameters, self.budget.limits)
+
+    def _architecture_parameters(self) -> ArchParameters:
+        own: dict[str, Any] = self._parameters
+        found: dict[str, Tensor] = {name: own[name] for name in self._arch_names if name in own}
+        like = next(iter(found.values()))
+        found = {"alpha": like.new_zeros(0), "choice_logits": like.new_zeros(0), **found}
+        return {name: p.detach() if name in self.held else p for name, p in found.items()} if self.held else found
 
     # --- take
 
@@ -258,78 +329,89 @@ class SearchModel(ParameterHalves, ABC):
             ExportError: the outputs differ, or a shape of the model does not follow its channels.
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
-        self.check_architecture()
         if self.budget is not None:
-            self.budget.warn_outside(self.get_cost, settles=self._settles)
+            self.budget.warn_outside(self.get_cost)
+        if self.held:
+            names = ", ".join(sorted(self.held))
+            warnings.warn(
+                f"arch_export: {names} were held at the start of the search, so they have decided nothing yet: search on",
+                NoEffectWarning,
+                stacklevel=2,
+            )
         with torch.no_grad():
-            network = self._export()
+            network = build(self.net, self.example, self.arch_structure())
         if verify:
             verify_export(self, network, self.example)
         # On the class that fx makes for this one network: it is neither saved nor copied with it.
         type(network).get_regularization_loss = _search_is_over  # type: ignore[attr-defined]
         return network
 
+    def arch_structure(self) -> dict[str, Any]:
+        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
+        self.check_architecture()
+        decided = self._decide()
+        with torch.no_grad():
+            kept = self._prepared.decisions.kept(self._architecture_parameters(), decided)
+        return make_structure(type(self).__name__, self.analysis, self.example, *kept, decided.branches)
+
+    def arch_summary(self) -> dict[str, Any]:
+        """What has been decided.
+
+        Returns:
+            `{"method", "choices", "layers", "cost"}`. `choices`, of a model with choices, is `choice_summary()`. `layers`
+            describes the layers of the network that would be exported now, under the names of the seed: `type`,
+            `in_channels`, `out_channels`, `seed_in_channels`, `seed_out_channels`, `kernel_size`, `seed_kernel_size`,
+            `dilation`, `searchable` and the `reason` why not. `cost` has `now` and `seed` for every metric of the regularizer,
+            size and macs.
+        """
+        self.check_architecture()
+        decided = self._decide()
+        with torch.no_grad():
+            kept = self._prepared.decisions.kept(self._architecture_parameters(), decided)
+        layers = layer_summary(self.analysis, *kept, searched=self.masks is not None)
+        return {
+            "method": type(self).__name__,
+            **({"choices": self.choice_summary()} if self.choices is not None else {}),
+            "layers": {name: layer for name, layer in layers.items() if is_chosen(name, decided.branches)},
+            "cost": cost_range(self.search_space()["cost"]),
+        }
+
+    def choice_summary(self) -> dict[str, dict[str, Any]]:
+        """Per choice: `branches` (their layers), `probabilities`, `entropy` [nat], `chosen` (index) and `runs`.
+
+        `runs` is False where the choice lies in a branch that is not chosen itself. Empty without choices.
+        """
+        choices = self._prepared.decisions.choices
+        if not choices.names:
+            return {}
+        with torch.no_grad():
+            return choices.summary(self.choice_logits, self.temperatures, self._decide().branches)
+
     def explain(self) -> Explanation:
         """Every group of channels: who writes it, who reads it, searchable or fixed and why."""
         return Explanation(self.analysis)
 
-    # --- derived state
+    def __repr__(self) -> str:
+        return describe(self)
+
+    # --- prepared state
 
     @property
     def analysis(self) -> Analysis:
         """The channels of the seed."""
-        return self._derived["analysis"]
+        return self._prepared.analysis
 
-    def _rebuild(self) -> None:
-        analysis = analyse(self.net, self.example, self.strict, self._keeps_outputs, self._branches_apart)
-        self.__dict__[_DERIVED] = {"analysis": analysis}
-        self._derived["method"] = self._derive(analysis)
-        self._derived["seed_costs"] = self._seed_costs()
+    def _prepare(self) -> None:
+        self._prepared = prepare(self.net, self.example, self.masks, self.choices, self.strict, type(self).__name__)
 
-    def _check_branches(self) -> None:
-        choices = choices_of(self.net)
-        if choices and not self._searches_branches:
-            raise ConfigError(
-                f"{type(self).__name__} does not choose between branches, and {next(iter(choices))!r} is a SuperNetModule: "
-                "wrap the model in nasopt.SuperNet (branches) or nasopt.PITSuperNet (branches and channels at once); or "
-                f"export from SuperNet first and wrap what it found in {type(self).__name__}"
-            )
-
-    def _keeps_outputs(self, name: str, layer: nn.Module) -> bool:
-        return not self._searches_channels or matches_module(name, layer, self.exclude)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> SearchModel:
-        # What moves or converts the network moves and converts the inputs that it is rebuilt and exported with.
-        super()._apply(fn, *args, **kwargs)
-        self.example = self.example.converted(fn)
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != _DERIVED}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._rebuild()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SearchModel:
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return twin
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Accept the seed's own state dict, too: its names are those of `net`, and it holds no architecture."""
-        own = self.state_dict()
-        given = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
-        if given and given <= self.seed_names and not given & set(own):
-            for name in given:
-                tensor = state_dict.pop(prefix + name)
-                if f"net.{name}" in own:
-                    state_dict[f"{prefix}net.{name}"] = tensor
-            for name, tensor in own.items():
-                if name.removeprefix("net.") not in self.seed_names:
-                    state_dict[prefix + name] = tensor
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def _relate(self) -> None:
+        """Price the seed: relative costs are divided by that, and tables are made before the first (compiled) step."""
+        for metric, _ in self.regularizer.weights:
+            with torch.no_grad():
+                cost = float(self._price(metric, self._seed()))
+            if self.regularizer.relative and not cost > 0:
+                raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {cost}")
+            self._prepared.seed_costs[metric.name] = cost if self.regularizer.relative else 1.0
 
 
 def _search_is_over(network: nn.Module) -> Tensor:

@@ -1,23 +1,39 @@
-"""The two halves of the parameters of a search model: those of the network, and those of its architecture."""
+"""Parameters of a search model: those of the network and those of its architecture; freezing, copying, loading."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nasopt.errors import ArchitectureError
+from nasopt.graph.example import Example
+
+MASKS = ("alpha", "beta", "gamma")
+# What is made again after copying and loading, in place of being saved.
+_PREPARED = "_prepared"
 
 
-class ParameterHalves(nn.Module):
-    """A module whose own parameters of the names `_arch_names` are architecture parameters, and all others the network's."""
+class ParameterHalves(nn.Module, ABC):
+    """A module whose own parameters of the names `_arch_names` are architecture parameters, and all others the network's.
 
-    _arch_names: tuple[str, ...] = ()
+    Attributes:
+        example: inputs that the seed takes; they move and change their dtype with the model.
+        seed_names: keys of the seed's state dict, which loads, too.
+    """
+
+    _arch_names: tuple[str, ...] = ("choice_logits", *MASKS)
+    example: Example
+    seed_names: frozenset[str]
     # Whether the search is over, so that train mode runs what it has decided.
     _decided = False
+    # Names of architecture parameters that take no gradient for now.
+    held: frozenset[str] = frozenset()
 
     def named_arch_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and tensors of the architecture parameters."""
@@ -66,6 +82,16 @@ class ParameterHalves(nn.Module):
         for parameter in self.arch_parameters():
             parameter.requires_grad_(True)
 
+    def hold(self, names: Iterable[str]) -> None:
+        """Let architecture parameters of these names stay as they are for now, and all others take gradients.
+
+        In contrast to `freeze_arch` they keep `requires_grad`, so `DistributedDataParallel` may be built before or after.
+        """
+        self.held = frozenset(names)
+        for name, parameter in self.named_arch_parameters():
+            if name in self.held:
+                parameter.grad = None
+
     def freeze_net(self) -> None:
         """Stop training the network's weights; norms in train mode still update their statistics."""
         trainable = self._trainable_names()
@@ -101,3 +127,47 @@ class ParameterHalves(nn.Module):
         return {
             name: p.numel() if p.grad is None else int((p.grad == 0).sum()) for name, p in self.named_arch_parameters()
         }
+
+    # --- moving, copying, loading
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make what follows from the traced network and the settings."""
+
+    @abstractmethod
+    def _relate(self) -> None:
+        """Make what follows from the prepared state and the parameters."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> ParameterHalves:
+        # What moves or converts the network moves and converts the inputs that it is prepared and exported with.
+        super()._apply(fn, *args, **kwargs)
+        self.example = self.example.converted(fn)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != _PREPARED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._prepare()
+        self._relate()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParameterHalves:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Accept the seed's own state dict, too: its names are those of `net`, and it holds no architecture."""
+        own = self.state_dict()
+        given = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+        if given and given <= self.seed_names and not given & set(own):
+            for name in given:
+                tensor = state_dict.pop(prefix + name)
+                if f"net.{name}" in own:
+                    state_dict[f"{prefix}net.{name}"] = tensor
+            for name, tensor in own.items():
+                if name.removeprefix("net.") not in self.seed_names:
+                    state_dict[prefix + name] = tensor
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""How much memory do a network's activations need at once, while its channel counts and its branches are still soft?
+"""Peak memory of activations of a network whose channel counts and branches are still soft.
 
 Channel counts are exact: live elements of a step are linear in them. For branches the peak is the largest, over the choices,
 of the expected peak of everything that always runs and of this choice:
@@ -31,7 +31,7 @@ from nasopt.uncompiled import uncompiled
 _Part = Region | int
 # Live elements of the steps of one network by part: factors of the counts, and a constant, `(steps, counts + 1)`.
 _Rows = dict[_Part, Tensor]
-# What is known of so many different decisions; a search moves back and forth between a few.
+# Cache size: plans for the last 256 decision vectors. A search alternates between few of them.
 _MOST = 256
 
 
@@ -74,9 +74,9 @@ class NetworkPeak:
                 self._within.setdefault(region, {})[str(node.target)] = None
         self._known: dict[tuple[tuple[int, ...], torch.device, torch.dtype], _Places] = {}
 
-    def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor | None) -> Tensor:
-        """The peak, a scalar; arguments as of `NetworkCost`."""
-        if branches is None or not self._choices:
+    def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor) -> Tensor:
+        """The peak, a scalar; arguments as in `Architecture`."""
+        if not self._choices:
             places = self._places((), counts.device, counts.dtype)
             return metric.peak(torch.addmv(places.offset, places.matrix, counts))
         places = self._likeliest(branches, counts.device, counts.dtype)

@@ -1,18 +1,22 @@
-"""Which part of a search is an epoch in? Warm-up, search, fine-tuning, and what changes between them."""
+"""PhaseSchedule: warm-up, search and fine-tuning of a search model, epoch by epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from nasopt.errors import ConfigError
-from nasopt.search.model import SearchModel
+from nasopt.errors import ConfigError, nearest
+from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.schedule import Schedule, constant
 
+if TYPE_CHECKING:
+    from nasopt.search.model import SearchModel
+
 Phase = Literal["warmup", "search", "finetune"]
+_KINDS = {"masks": MASKS, "choices": ("choice_logits",)}
 
 
 class PhaseSchedule:
@@ -33,8 +37,8 @@ class PhaseSchedule:
     | search | trained | what a search runs | `strength` |
     | finetune | frozen | the network that `arch_export` would give | none |
 
-    At the start of every epoch the schedules of the model move on (temperatures, frozen masks; see `set_epoch` of the model),
-    counted from the first epoch of the search. Fine-tuning begins with `settle_budget()` where the model can do so.
+    At the start of every epoch the temperature schedule of the model moves on (see `set_epoch` of the model), counted from the
+    first epoch of the search. Fine-tuning begins with `settle_budget()` where the model can do so.
 
     Everything follows from the epoch, so a checkpoint needs nothing else: `state_dict()` holds it. Optimizers are left alone.
     Around a model in `DistributedDataParallel`, make the schedule after it, of `ddp.module`.
@@ -46,6 +50,8 @@ class PhaseSchedule:
         warmup, search, finetune: lengths [epochs]; at least one epoch of search.
         strength: of the regularizer in the search: a number, or a schedule (`nasopt.schedule`) whose epoch 0 is the first of
             the search. None: 1, for a model with a `Budget`, which finds its own.
+        freeze: what waits for its turn at the start of the search [epochs]: `{"masks": 5}`, so that branches are weighed
+            first, or `{"choices": 5}`.
 
     Attributes:
         epoch: the current one, from 0.
@@ -65,8 +71,9 @@ class PhaseSchedule:
         warmup: int = 0,
         finetune: int = 0,
         strength: float | Schedule | None = None,
+        freeze: Mapping[str, float] | None = None,
     ) -> None:
-        if not isinstance(model, SearchModel):
+        if not isinstance(model, ParameterHalves):
             inner = " Pass the model inside it (.module)." if hasattr(model, "module") else ""
             raise ConfigError(
                 f"PhaseSchedule leads a search model (PIT, SuperNet, PITSuperNet, NASB), got {type(model).__name__}.{inner}"
@@ -77,6 +84,7 @@ class PhaseSchedule:
         self.model = model
         self.warmup, self.search, self.finetune = warmup, search, finetune
         self._strength = _make_strength(strength, model)
+        self._freeze = _check_freeze(freeze or {})
         self.set_epoch(0)
 
     @property
@@ -108,10 +116,13 @@ class PhaseSchedule:
         of_search = min(max(epoch - self.warmup, 0), self.search)
         self.model.set_epoch(of_search)
         self.strength = self._strength(of_search) if self.phase == "search" else 0.0
+        held = [name for kind, epochs in self._freeze.items() if of_search < epochs for name in _KINDS[kind]]
+        if self._freeze:
+            self.model.hold(held if self.phase != "finetune" else ())
         if self.phase == "search":
             self.model.unfreeze_arch()
             return
-        if self.phase == "finetune" and self.model.budget is not None and self.model._settles:
+        if self.phase == "finetune" and self.model.budget is not None and getattr(self.model, "_settles", True):
             self.model.settle_budget()
         self.model.freeze_arch(decided=self.phase == "finetune")
 
@@ -158,3 +169,14 @@ def _make_strength(strength: float | Schedule | None, model: SearchModel) -> Sch
                 f"PhaseSchedule: strength must be a number >= 0 or a schedule of such numbers, got {strength!r}"
             )
     return strength if isinstance(strength, Schedule) else constant(float(strength))
+
+
+def _check_freeze(freeze: Mapping[str, float]) -> dict[str, float]:
+    for kind, epochs in freeze.items():
+        if kind not in _KINDS:
+            raise ConfigError(
+                f"PhaseSchedule: freeze holds {kind!r}: known are {', '.join(_KINDS)}.{nearest(kind, _KINDS)}"
+            )
+        if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not 0 <= epochs < math.inf:
+            raise ConfigError(f"PhaseSchedule: freeze[{kind!r}] must be a finite number >= 0 [epochs], got {epochs!r}")
+    return dict(freeze)

@@ -1,4 +1,4 @@
-"""What does a whole network cost, while its channel counts are still soft? All layers of a kind in a few tensor operations."""
+"""Cost of a whole network whose channel counts and branches are still soft: all layers of a kind in a few operations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,26 @@ from nasopt.graph.branches.regions import any_of
 from nasopt.graph.facts import CostTerm, Count
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.search.constants import exact_dtype
 from nasopt.search.events import Counted, Events
 from nasopt.search.peak import NetworkPeak
 from nasopt.search.tabulated import TabulatedCost, tabulated_cost
 
 # (layer, spatial dimension) of a convolution whose kernel is searched.
 KernelAxis = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A point of the search space, as far as prices see it.
+
+    Attributes:
+        counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`, float64.
+        branches: probability of every branch, shape `(branches,)`, laid out as `NetworkCost.choices` says.
+    """
+
+    counts: Tensor
+    branches: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,14 +103,12 @@ class NetworkCost:
         self._peak = NetworkPeak(analysis, self.choices, self._channels)
         self._programs = {(cpu, True): self._program(calls), (cpu, False): self._program(stored)}
 
-    def __call__(self, metric: AnyMetric, counts: Tensor, branches: Tensor | None = None) -> Tensor:
-        """Cost of the network under `metric`, a scalar of the type of `counts`, differentiable.
+    def __call__(self, metric: AnyMetric, at: Architecture) -> Tensor:
+        """Cost of an architecture under `metric`, a scalar of the type of its counts, differentiable.
 
-        Args:
-            metric: counted per call or once, as it says; or a peak, which `NetworkPeak` defines.
-            counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`.
-            branches: probability of every branch, laid out as `choices` says; None where there are none.
+        `metric` is counted per call or once, as it says; or it is a peak, which `NetworkPeak` defines.
         """
+        counts, branches = at.counts, at.branches
         if isinstance(metric, PeakMetric):
             return self._peak(metric, counts, branches)
         # A table holds calls that always run.
@@ -106,7 +118,7 @@ class NetworkCost:
                 return table(counts)
         program = self._on_device(counts.device, metric.per_call)
         columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
-        runs = None if branches is None or not self.choices else self._events.probabilities(branches.to(counts.dtype))
+        runs = None if not self.choices else self._events.probabilities(branches.to(counts.dtype))
         first, costs = 0, []
         for batch in program.batches:
             shape = batch.fill(columns[first : first + len(batch.soft)])
@@ -118,8 +130,7 @@ class NetworkCost:
     def _on_device(self, device: torch.device, per_call: bool) -> _Program:
         if (device, per_call) not in self._programs:
             program = self._programs[torch.device("cpu"), per_call]
-            # Counts stay exact in float64; devices without it (mps) get the nearest that they have.
-            dtype = torch.float32 if device.type == "mps" else torch.float64
+            dtype = exact_dtype(device)
 
             def move(value: Any) -> Any:
                 if isinstance(value, tuple):

@@ -1,15 +1,164 @@
-"""Which cost does a search pay? A weighted sum of metrics, absolute or as a fraction of the seed's."""
+"""Regularizer and Budget: what a search pays for, as weighted costs or as upper limits (augmented Lagrangian).
+
+A `Budget` is an augmented Lagrangian: with `g_i = cost_i / limit_i - 1` the penalty is the sum of `max(0, l_i + r_i g_i)^2 /
+(2 r_i)`. The multipliers `l_i` change by `r_i min(g_i, 1)` per training step, and the `r_i` grow by 2 % while a limit is
+violated, so the penalty finds the scale of the task's loss by itself; inside the limits it fades to zero. (A violation counts as
+1 at most, so that pressure goes as fast as it came.) Source: Nocedal and Wright, Numerical Optimization, 2nd edition, chapter
+17.3-17.4. The multipliers change when the penalty is differentiated, in the backward pass of a training step. Reading a cost,
+a summary or the penalty itself changes nothing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from nasopt.cost import AnyMetric, get_metric
-from nasopt.errors import ConfigError
-from nasopt.search.budget import Budget
+from nasopt.cost.energy import energy_metric
+from nasopt.cost.latency import latency_metric
+from nasopt.errors import BudgetWarning, ConfigError, NoEffectWarning
+
+START = 1e-2
+"""First `r`: the pressure on a network at twice its limit, relative to a task loss of the order of 1."""
+_GROWTH = 1.02
+_MOST = 100.0
+
+
+@dataclass(frozen=True, init=False)
+class Budget:
+    """Limits as a regularizer: the search ends inside all of them, and there is no strength to tune.
+
+    ```python
+    model = PIT(seed, (3, 32, 32), regularizer=Budget(size=40_000, memory=65_536, latency=("cortex_m4", 30)))
+    loss = criterion(model(x), y) + model.get_regularization_loss()
+    ```
+
+    Args:
+        limits: `{metric: limit}` for any metric, by name or object, or a target (cycles).
+        latency: `(target, milliseconds)`, or a list of such pairs.
+        energy: `(target, microjoules)`, or a list of such pairs.
+        named: limits of metrics by name: `size` [weights], `macs` [MAC], `memory` [B], `size_bits` [bit], ...
+
+    Attributes:
+        limits: (metric, limit) pairs.
+
+    Raises:
+        ConfigError: no limit, an unknown metric or target, or a limit that is not a finite number above 0.
+    """
+
+    limits: tuple[tuple[AnyMetric, float], ...]
+
+    def __init__(
+        self, limits: Mapping[Any, float] | None = None, *, latency: Any = (), energy: Any = (), **named: float
+    ) -> None:
+        pairs = [(get_metric(metric), limit) for metric, limit in {**(limits or {}), **named}.items()]
+        pairs += [(latency_metric(target, unit="ms"), limit) for target, limit in _pairs(latency, "latency", "ms")]
+        pairs += [(energy_metric(target), limit) for target, limit in _pairs(energy, "energy", "uJ")]
+        if not pairs:
+            raise ConfigError("Budget without a limit: give at least one, e.g. Budget(size=40_000)")
+        for metric, limit in pairs:
+            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < math.inf:
+                raise ConfigError(
+                    f"Budget: the limit on {metric.name} is {limit!r}: give a finite number above 0 [{metric.unit}]"
+                )
+        names = [metric.name for metric, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"Budget: {', '.join(twice)} is limited twice: give the smaller limit")
+        object.__setattr__(self, "limits", tuple((metric, float(limit)) for metric, limit in pairs))
+
+
+def _pairs(given: Any, name: str, unit: str) -> list[tuple[Any, float]]:
+    pairs = [given] if isinstance(given, tuple) and given and not isinstance(given[0], (tuple, list)) else list(given)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ConfigError(f"Budget: {name} is a pair (target, limit in {unit}), or a list of pairs; got {pair!r}")
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+class BudgetPenalty(nn.Module):
+    """The penalty for being outside the limits, and what it has learned about how hard to press.
+
+    Attributes:
+        limits: (metric, limit) pairs.
+        multipliers, strengths: one per limit, buffers of shape `(limits,)`.
+        reached: whether the network has been inside every limit once, a buffer of shape `()`.
+    """
+
+    multipliers: Tensor
+    strengths: Tensor
+    reached: Tensor
+
+    def __init__(self, limits: Sequence[tuple[AnyMetric, float]]) -> None:
+        super().__init__()
+        self.limits = tuple(limits)
+        self.register_buffer("multipliers", torch.zeros(len(limits)))
+        self.register_buffer("strengths", torch.full((len(limits),), START))
+        self.register_buffer("reached", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, costs: Sequence[Tensor]) -> Tensor:
+        """A scalar: the penalty for `costs`, one scalar per limit; its backward pass takes the dual step."""
+        violations = torch.stack([cost / limit - 1 for cost, (_, limit) in zip(costs, self.limits)])
+        return _Penalty.apply(violations.to(self.multipliers.dtype), self.multipliers, self.strengths, self.reached)
+
+    def check(self, smallest: Callable[[AnyMetric], float], largest: Callable[[AnyMetric], float]) -> None:
+        """Before a search: the `smallest` network must be inside every limit, and the `largest` should not be.
+
+        Raises:
+            ConfigError: a limit lies below what the smallest network of the space costs.
+        """
+        with torch.no_grad():
+            for metric, limit in self.limits:
+                if limit < (least := smallest(metric)):
+                    raise ConfigError(
+                        f"Budget: the limit on {metric.name} is {limit:,g} {metric.unit}, but the smallest network of this "
+                        f"search space costs {least:,g} {metric.unit}: raise the limit, search more of the model (explain() "
+                        "tells what is fixed and why), or start from a smaller seed"
+                    )
+            if all(largest(metric) <= limit for metric, limit in self.limits):
+                warnings.warn(
+                    "the Budget has no effect: the seed is inside every limit already", NoEffectWarning, stacklevel=4
+                )
+
+    def warn_outside(self, cost: Callable[..., float], settles: bool = True) -> None:
+        """Warn of every limit that the decisions, at `cost(metric, discrete=True)`, break, if they can `settle_budget`."""
+        for metric, limit in self.limits:
+            if (now := cost(metric, discrete=True)) > limit:
+                settle = ", or call settle_budget() before the last epochs" if settles else ""
+                warnings.warn(
+                    f"the search has not come inside its budget yet: {metric.name} is {now:,g} of {limit:,g} "
+                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters{settle}",
+                    BudgetWarning,
+                    stacklevel=4,
+                )
+
+
+class _Penalty(torch.autograd.Function):
+    """`(violations (n,), multipliers (n,), strengths (n,), reached ()) -> scalar`; backward also takes the dual step."""
+
+    @staticmethod
+    def forward(ctx: Any, violations: Tensor, multipliers: Tensor, strengths: Tensor, reached: Tensor) -> Tensor:
+        """The penalty, 0 inside the limits once the multipliers have faded."""
+        pressure = (multipliers + strengths * violations).clamp(min=0)
+        ctx.violations, ctx.state = violations.detach(), (multipliers, strengths, reached)
+        ctx.pressure = pressure
+        return (pressure.square() / (2 * strengths)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """The gradient to the violations; multipliers and strengths move on."""
+        multipliers, strengths, reached = ctx.state
+        with torch.no_grad():
+            outside = ctx.violations > 0
+            multipliers.copy_((multipliers + strengths * ctx.violations.clamp(max=1)).clamp(0, _MOST))
+            strengths.copy_(torch.where(outside, strengths * _GROWTH, strengths).clamp(max=_MOST))
+            reached.logical_or_(~outside.any())
+        return gradients[0] * ctx.pressure, None, None, None
 
 
 @dataclass(frozen=True)

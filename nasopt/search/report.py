@@ -1,4 +1,4 @@
-"""What does a search model look like now? Layers, channels and costs as a dict and as a readable table."""
+"""Reports of a search model: layers, channels and costs as a dict and as a table; groups of channels with their reasons."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nasopt.graph.groups import Analysis
+from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
 
 if TYPE_CHECKING:
     from nasopt.search.model import SearchModel
 
 
-def layer_summary(analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut]) -> dict[str, dict[str, Any]]:
-    """Per layer with a cost: kind, channels and kernel, now and in the seed, and why it is fixed."""
+def layer_summary(
+    analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut], searched: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Per layer with a cost: kind, channels and kernel, now and in the seed, and why it is fixed, where layers are `searched`."""
     layers: dict[str, dict[str, Any]] = {}
     groups = {name: group for group in reversed(analysis.groups) for name in group.writers}
     for term in analysis.costs:
@@ -36,7 +38,11 @@ def layer_summary(analysis: Analysis, keep: Tensor, kernels: Mapping[str, Kernel
             "seed_kernel_size": list(term.kernel),
             "dilation": _dilation(layer, cut),
             "searchable": searchable or cut is not None,
-            "reason": "" if searchable else group.reason if group is not None else "its channels are fixed",
+            "reason": ""
+            if searchable or not searched
+            else group.reason
+            if group is not None
+            else "its channels are fixed",
         }
     return layers
 
@@ -54,6 +60,26 @@ def _can_shrink(analysis: Analysis, channels: int | Tensor) -> bool:
 def _dilation(layer: Any, cut: KernelCut | None) -> list[int]:
     dilation = list(getattr(layer, "dilation", ()))
     return [d * axis.step for d, axis in zip(dilation, cut)] if cut else dilation
+
+
+def searchable_share(analysis: Analysis) -> dict[str, Any]:
+    """`channels`, `searchable_channels`, `weights`, `searchable_weights` (of layers that can lose something), `unpriced`."""
+    weights = {path: p.numel() for path, p in analysis.module.named_parameters()}
+    cut = {
+        path for (path, _), labels in analysis.propagation.slices.items() if bool((analysis.atom[labels] >= 0).any())
+    }
+    return {
+        "channels": sum(group.size for group in analysis.groups if not group.follows_choice),
+        "searchable_channels": sum(group.size for group in analysis.searchable if not group.follows_choice),
+        "weights": sum(weights.values()),
+        "searchable_weights": sum(count for path, count in weights.items() if path in cut),
+        "unpriced": list(analysis.propagation.unpriced),
+    }
+
+
+def cost_range(cost: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`now` and `seed` of every metric."""
+    return {name: {"now": of["now"], "seed": of["seed"]} for name, of in cost.items()}
 
 
 def _choice_line(name: str, choice: Mapping[str, Any]) -> str:
@@ -87,3 +113,54 @@ def describe(model: SearchModel) -> str:
     if space["unpriced"]:
         lines.append(f"  without a price: {', '.join(space['unpriced'])}")
     return "\n".join(lines)
+
+
+class Explanation:
+    """Every group of channels of a model: who writes it, who reads it, searchable or fixed and why.
+
+    `print(explanation)` shows a table; `graph` is a `networkx.DiGraph` with an edge from every writer to its group and from
+    the group to every reader.
+
+    Attributes:
+        groups: the groups, searchable ones first.
+        unknown: calls that have no rule; their channels are fixed.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.groups: list[Group] = analysis.groups
+        self.unknown: list[str] = list(analysis.propagation.unknown)
+
+    @property
+    def graph(self) -> Any:
+        """`networkx.DiGraph`: nodes are layers (`kind="layer"`) and groups (`kind="group"`, `size`, `searchable`, `reason`)."""
+        import networkx
+
+        graph = networkx.DiGraph()
+        for group in self.groups:
+            node = f"channels of {group.name}"
+            graph.add_node(node, kind="group", size=group.size, searchable=group.searchable, reason=group.reason)
+            for layer in group.writers:
+                graph.add_node(layer, kind="layer")
+                graph.add_edge(layer, node)
+            for layer in group.readers:
+                graph.add_node(layer, kind="layer")
+                graph.add_edge(node, layer)
+        return graph
+
+    def __str__(self) -> str:
+        lines = []
+        for group in self.groups:
+            state = "searchable" if group.searchable else f"fixed: {group.reason}"
+            lines.append(f"{group.name}: {group.size} channels, {state}")
+            lines.append(f"    written by {_listed(group.writers)}; read by {_listed(group.readers)}")
+        if self.unknown:
+            lines.append(f"without a rule (their channels are fixed): {_listed(tuple(self.unknown))}")
+        return "\n".join(lines) or "no layer of this model writes channels"
+
+    __repr__ = __str__
+
+
+def _listed(names: tuple[str, ...], most: int = 6) -> str:
+    if not names:
+        return "nobody"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Which layers does a user mean? Names, globs and classes, checked against the model."""
+"""Checks of a seed before a search, and of the names, globs and classes that a user gives for its layers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.trace import matches_module
+from nasopt.search.parameters import ParameterHalves
 
 
 def layer_patterns(value: Any, name: str) -> tuple[Any, ...]:
@@ -25,6 +26,11 @@ def layer_patterns(value: Any, name: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def excluded_layers(names: Any, types: Any) -> tuple[Any, ...]:
+    """`exclude_names` and `exclude_types` as one tuple of patterns; errors as in `layer_patterns`."""
+    return layer_patterns(names, "exclude_names") + layer_patterns(types, "exclude_types")
+
+
 def check_layer_patterns(exclude: Sequence[Any], model: nn.Module) -> None:
     """Raise a `ConfigError` where a pattern of `exclude_names` or `exclude_types` matches no layer."""
     modules = [(name, module) for name, module in model.named_modules() if name]
@@ -36,4 +42,27 @@ def check_layer_patterns(exclude: Sequence[Any], model: nn.Module) -> None:
         raise ConfigError(
             f"{which}: {pattern!r} matches no layer of {type(model).__name__}. Names are those of "
             f"model.named_modules(), globs like 'layer1.*' are allowed.{hint}"
+        )
+
+
+def check_seed(model: Any, method: str) -> None:
+    """Raise a `ConfigError` where a method cannot wrap `model`: no module, without values, or search models inside."""
+    if isinstance(model, ParameterHalves):
+        raise ConfigError(
+            f"{method} got a {type(model).__name__}, which is under search already: wrap the seed, or "
+            "what model.arch_export() returns"
+        )
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{method} wraps an nn.Module, got {type(model).__name__}")
+    inner = next((name for name, module in model.named_modules() if isinstance(module, ParameterHalves)), None)
+    if inner is not None:
+        raise ConfigError(
+            f"{method}: {inner!r} in {type(model).__name__} is under search already: build the model of "
+            "seeds, or of what arch_export() returns"
+        )
+    empty = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+    if empty is not None:
+        raise ConfigError(
+            f"{method}: {empty!r} in {type(model).__name__} is on the meta device and has no values, so "
+            "nothing can be trained: build the model on a real device, or call model.to_empty(device=...) and load weights"
         )

@@ -1,4 +1,4 @@
-"""How is a result kept without pickle? A found structure as plain values, and the network rebuilt from seed and structure."""
+"""Found structures as plain values (JSON), and the network rebuilt from seed and structure, without pickle."""
 
 from __future__ import annotations
 

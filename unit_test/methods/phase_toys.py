@@ -40,7 +40,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "pit": lambda: PIT(convnet(), SHAPE, regularizer="macs", relative=True),
     "supernet": lambda: SuperNet(alternatives(), SHAPE, relative=True, temperature=exponential(5, 0.5, 3)),
     "supernet_gumbel": lambda: SuperNet(alternatives(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
-    "pit_supernet": lambda: PITSuperNet(alternatives(), SHAPE, relative=True, freeze_masks_epochs=2, temperature=2.0),
+    "pit_supernet": lambda: PITSuperNet(alternatives(), SHAPE, relative=True, temperature=2.0),
     "nasb": lambda: nasb(relative=True),
 }
 

@@ -62,7 +62,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "supernet_gumbel": lambda: SuperNet(choices(), SHAPE, relative=True, gumbel_softmax=True),
     "supernet_sampled": lambda: SuperNet(choices(), SHAPE, relative=True, hard_softmax=True, paths="sampled"),
     "supernet_two": lambda: SuperNet(choices(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
-    "pit_supernet": lambda: PITSuperNet(PlainChoices(), SHAPE, relative=True, paths="two", freeze_masks_epochs=1),
+    "pit_supernet": lambda: PITSuperNet(PlainChoices(), SHAPE, relative=True, paths="two"),
     "nasb_alternating": lambda: nasb("stage1.0", keep=2),
 }
 SLOW: dict[str, Callable[[], Any]] = {

@@ -101,10 +101,10 @@ def test_schedules_count_from_the_first_epoch_of_the_search() -> None:
     warm = [(5.0, 0.0)] * 2
     assert seen == [*warm, (5.0, 0.0), (2.3208, 0.5), (1.0772, 1.0), (0.5, 0.0)]
     masks = METHODS["pit_supernet"]()
-    phases = PhaseSchedule(masks, warmup=1, search=3, strength=1.0)
+    phases = PhaseSchedule(masks, warmup=1, search=3, strength=1.0, freeze={"masks": 2})
     frozen = []
     for _ in range(5):
-        frozen.append(masks.masks_are_frozen)
+        frozen.append("alpha" in masks.held)
         phases.step()
     assert frozen == [True, True, True, False, False]
     assert phases.phase == "search"  # without fine-tuning the search goes on
@@ -149,6 +149,8 @@ def test_a_budget_needs_no_strength_and_is_settled_before_fine_tuning() -> None:
         ({"search": True}, "search must be an int >= 1"),
         ({"warmup": -1}, "warmup must be an int >= 0"),
         ({"finetune": "3"}, "finetune must be an int >= 0"),
+        ({"freeze": {"mask": 2}}, "Did you mean 'masks'"),
+        ({"freeze": {"masks": -1}}, "must be a finite number >= 0"),
         ({"strength": None}, "needs a strength"),
         ({"strength": -1.0}, "strength must be a number >= 0"),
         ({"strength": float("nan")}, "strength must be a number >= 0"),

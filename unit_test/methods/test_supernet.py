@@ -176,7 +176,7 @@ def test_branches_are_drawn_by_their_probabilities() -> None:
     with torch.no_grad():
         model.choice_logits.copy_(torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0]))
     logits, temperatures = model.choice_logits, model.temperatures
-    drawn = torch.stack([model._choices.draw(logits, temperatures).chosen for _ in range(4000)])
+    drawn = torch.stack([model._prepared.decisions.choices.draw(logits, temperatures).chosen for _ in range(4000)])
     shares = torch.bincount(drawn[:, 0], minlength=3) / 4000
     # Three standard deviations of a share are 0.024 at most; the temperature does not matter for what is drawn.
     assert shares.tolist() == pytest.approx(torch.softmax(torch.tensor([0.0, 1.0, 2.0]), 0).tolist(), abs=0.024)
@@ -267,12 +267,13 @@ def test_temperature_follows_its_schedule() -> None:
 
 
 def test_frozen_masks_get_no_gradient_and_do_not_prune() -> None:
-    model = PITSuperNet(Plain(), SHAPE, freeze_masks_epochs=2).train()
+    with pytest.warns(DeprecationWarning, match="PhaseSchedule"):
+        model = PITSuperNet(Plain(), SHAPE, freeze_masks_epochs=2).train()
     x = torch.randn(2, *SHAPE)
     (model(x).sum() + model.get_regularization_loss()).backward()
     assert model.alpha.grad is None
     assert model.choice_logits.grad is not None
-    with pytest.warns(NoEffectWarning, match="frozen until epoch 2"):
+    with pytest.warns(NoEffectWarning, match="alpha, beta, gamma were held"):
         model.arch_export()
     model.set_epoch(2)
     (model(x).sum() + model.get_regularization_loss()).backward()

@@ -13,7 +13,7 @@ from supernet_toys import SUPER_TOYS
 import nasopt
 from nasopt import Budget, PITSuperNet, SuperNet
 from nasopt.cost import network_cost
-from nasopt.search.settle import Price, settle_branches
+from nasopt.search.settle import Cost, settle_branches
 
 SAMPLED = {"paths": "sampled", "hard_softmax": True}
 METHODS: dict[str, Any] = {
@@ -100,7 +100,7 @@ def test_the_exchange_that_loses_least_comes_first() -> None:
     scores = {"a": [-0.1, -0.5, -4.0], "b": [-0.1, -0.2, -5.0]}
 
     def use(limit: float) -> Any:
-        return lambda found: Price(sum(prices[choice][branch] for choice, branch in found.items()) / limit)
+        return lambda found: Cost(sum(prices[choice][branch] for choice, branch in found.items()) / limit)
 
     start = {"a": 0, "b": 0}
     # From 20: b to 1 saves 1 for 0.1, a to 1 saves 6 for 0.4, which is more for its price.
@@ -117,6 +117,6 @@ def test_exchanges_that_turn_out_to_be_needless_are_taken_back() -> None:
     found = settle_branches(
         {"a": 0, "b": 0},
         scores,
-        lambda found: Price(sum(prices[choice][branch] for choice, branch in found.items()) / 12),
+        lambda found: Cost(sum(prices[choice][branch] for choice, branch in found.items()) / 12),
     )
     assert found == {"a": 0, "b": 1}

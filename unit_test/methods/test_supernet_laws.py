@@ -259,11 +259,13 @@ def test_something_always_survives(setting: str, toy: SuperToy) -> None:
 @every_small_toy
 def test_the_smallest_network_is_the_smallest(toy: SuperToy) -> None:
     model = SuperNet(toy.seed(), toy.shape, regularizer="memory")
-    names, sizes = model._choices.names, model._choices.sizes
+    names, sizes = model._prepared.decisions.choices.names, model._prepared.decisions.choices.sizes
     prices = {"macs": [], "memory": []}
     for falls in itertools.product(*(range(size) for size in sizes)):
         with torch.no_grad():
-            model.choice_logits.copy_(model._choices.one_hot(dict(zip(names, falls)), model.choice_logits))
+            model.choice_logits.copy_(
+                model._prepared.decisions.choices.one_hot(dict(zip(names, falls)), model.choice_logits)
+            )
         for metric, found in prices.items():
             found.append(model.get_cost(metric, discrete=True))
     smallest = {metric: cost["smallest"] for metric, cost in model.search_space()["cost"].items()}

@@ -22,10 +22,10 @@ from nasopt.methods.nasb.layout import Layout
 from nasopt.methods.nasb.memory import CellMemory
 from nasopt.methods.nasb.origins import cell_origins, own_name
 from nasopt.methods.nasb.sampling import Active, draw_choices
+from nasopt.methods.nasb.search_model import CostOf, SearchModel
 from nasopt.methods.nasb.settings import Settings, make_settings
 from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
 from nasopt.methods.nasb.summary import kept_rows, summarise_cells, summary_text
-from nasopt.search.model import CostOf, SearchModel
 from nasopt.search.structure import register_restorer, structure_head
 from nasopt.uncompiled import uncompiled
 

@@ -1,0 +1,108 @@
+"""Points of the search space: from architecture parameters to the expected, found, seed and smallest architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.graph.kernels import KernelCut
+from nasopt.search.choices import Choices
+from nasopt.search.masks import HALF, Masks
+from nasopt.search.price import Architecture, NetworkCost
+from nasopt.search.settle import Cost, Decided, cheapest_branches, settle
+from nasopt.uncompiled import uncompiled
+
+# Of the smooth peak that breaks ties between networks of equal peaks: a step of half the peak's height counts e^-10.
+_SHARPNESS = 20.0
+
+# "alpha", "beta", "gamma", "choice_logits" -> parameter; of nothing to decide it is empty, and beta and gamma may be absent.
+ArchParameters = Mapping[str, Tensor]
+
+
+@dataclass
+class Decisions:
+    """What masks and choices of one model decide, and what that costs.
+
+    Attributes:
+        masks, choices, price: of the model.
+        is_masked: whether masks are searched.
+    """
+
+    masks: Masks
+    choices: Choices
+    price: NetworkCost
+    is_masked: bool
+    _settled: tuple[list[Tensor], Decided] | None = None
+
+    # --- what is decided
+
+    def likeliest(self, parameters: ArchParameters) -> Decided:
+        """The largest logits, and masks as they are."""
+        return Decided(self.choices.decisions(parameters["choice_logits"]), HALF)
+
+    @uncompiled
+    def settled(self, parameters: ArchParameters, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
+        """What is inside the limits; the last answer is remembered, it is a function of the parameters alone."""
+        key = [parameter.detach().clone() for parameter in parameters.values()]
+        if self._settled is None or not all(torch.equal(one, other) for one, other in zip(key, self._settled[0])):
+            with torch.no_grad():
+                self._settled = (key, self._settle(parameters, limits))
+        return self._settled[1]
+
+    def _settle(self, parameters: ArchParameters, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
+        def use(decided: Decided) -> float:
+            at = self.of(parameters, decided)
+            return max(float(self.price(metric, at)) / limit for metric, limit in limits)
+
+        def branch_cost(decided: Decided) -> Cost:
+            at = self.of(parameters, decided)
+            costs = [(self._cost(metric, at), limit) for metric, limit in limits]
+            return Cost(max(c.value / limit for c, limit in costs), sum(c.tie_break / limit for c, limit in costs))
+
+        likeliest = self.likeliest(parameters).branches
+        scores = self.choices.scores(parameters["choice_logits"])
+        return settle(likeliest, scores, self.masks.scores(parameters) if self.is_masked else [], use, branch_cost)
+
+    def kept(self, parameters: ArchParameters, decided: Decided) -> tuple[Tensor, dict[str, KernelCut]]:
+        """What export keeps: one bool per label, and taps by layer."""
+        slots = self.masks.slots(parameters, self._one_hot(parameters, decided.branches), decided.thresholds)
+        return self.masks.kept_labels(slots), self.masks.kernel_cuts(parameters, decided.thresholds)
+
+    # --- architectures
+
+    def of(self, parameters: ArchParameters, decided: Decided) -> Architecture:
+        """The decided architecture."""
+        return self.at(parameters, self._one_hot(parameters, decided.branches), decided)
+
+    def at(self, parameters: ArchParameters, branches: Tensor, decided: Decided) -> Architecture:
+        """That of given probabilities of branches, `(branches,)`, differentiable, and of decided masks."""
+        slots = self.masks.slots(parameters, branches, decided.thresholds)
+        return Architecture(self.masks.counts(slots, parameters, decided.thresholds), branches)
+
+    def seed(self, parameters: ArchParameters) -> Architecture:
+        """Everything, with the first branch of every choice."""
+        first = self._one_hot(parameters, dict.fromkeys(self.choices.names, 0))
+        return Architecture(self.masks.seed_counts(first.device), first)
+
+    def smallest(self, parameters: ArchParameters, metric: AnyMetric) -> Architecture:
+        """The cheapest one, as far as it is found."""
+
+        def at(branches: Mapping[str, int]) -> Architecture:
+            one_hot = self._one_hot(parameters, branches)
+            return Architecture(self.masks.smallest_counts(one_hot.device, one_hot), one_hot)
+
+        sizes = dict(zip(self.choices.names, self.choices.sizes))
+        return at(cheapest_branches(sizes, lambda branches: self._cost(metric, at(branches))) if sizes else {})
+
+    def _cost(self, metric: AnyMetric, at: Architecture) -> Cost:
+        """For comparisons: beside a peak that others hold a branch makes no difference, so a smooth peak breaks ties."""
+        if not isinstance(metric, PeakMetric):
+            return Cost(float(self.price(metric, at)))
+        return Cost(float(self.price(metric, at)), float(self.price(replace(metric, sharpness=_SHARPNESS), at)))
+
+    def _one_hot(self, parameters: ArchParameters, branches: Mapping[str, int]) -> Tensor:
+        return self.choices.one_hot(branches, parameters["choice_logits"].detach())

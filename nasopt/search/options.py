@@ -1,0 +1,28 @@
+"""Keyword arguments that all search methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from torch import nn
+
+
+class SearchOptions(TypedDict, total=False):
+    """What every search method takes beside its own arguments.
+
+    Attributes:
+        input_example: in place of `input_shape`: a batch as a tensor, a tuple of tensors, or a dict of keyword arguments.
+        regularizer: what a search pays for: `"size"` (default), `"macs"`, `"memory"`, `"latency:TARGET"`, a
+            `nasopt.cost.Metric`, a target, or a dict of several with weights; or a `nasopt.Budget` of limits. Expected over
+            the branches of choices.
+        relative: express every cost as a fraction of the seed's (of first branches), so that one strength fits every model.
+        leaf_modules: names, globs or classes of modules that are not traced into: units with fixed channels.
+        strict: raise for an operation without a rule, in place of fixing its channels.
+    """
+
+    input_example: Any
+    regularizer: Any
+    relative: bool
+    leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module]
+    strict: bool
