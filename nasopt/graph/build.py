@@ -30,7 +30,7 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
         decide(module, decisions)
     analysis = analyse(module, example)
     keep = torch.ones(len(analysis.labels), dtype=torch.bool)
-    written: dict[str, Tensor] = dict(analysis.propagation.writers)
+    written: dict[str, Tensor] = dict(analysis.facts.writers)
     for layer, kept in structure["channels"].items():
         if layer not in written or max(kept, default=-1) >= len(written[layer]) or not kept:
             have = len(written[layer]) if layer in written else "no"

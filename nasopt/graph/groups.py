@@ -1,4 +1,4 @@
-"""What can be removed from a model? Groups of channels, with writers, readers and reasons."""
+"""Groups of channels: what can be removed from a model, with writers, readers and reasons."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nasopt.graph.branches.inline import inline_alternatives
 from nasopt.graph.branches.markers import Alternatives, choices_of
 from nasopt.graph.branches.regions import ALWAYS
 from nasopt.graph.example import Example
-from nasopt.graph.facts import CostTerm, Read
-from nasopt.graph.propagate import Propagation
+from nasopt.graph.facts import CostTerm, Facts, Read
+from nasopt.graph.propagate import propagate
 from nasopt.graph.registry import find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, trace
 from nasopt.graph.values import annotate
@@ -70,15 +70,15 @@ class Analysis:
         self.module = module
         apart = set(choices_of(module)) if branches_apart else set()
         while True:
-            self.propagation = Propagation(module, batch, strict, apart).run()
-            self.labels = self.propagation.labels
+            self.facts = propagate(module, batch, strict, apart)
+            self.labels = self.facts.labels
             if keep_outputs is not None:
                 self._exclude(keep_outputs)
             self.roots = self.labels.find(torch.arange(len(self.labels)))
             tied = self._tied_choices()
             if not tied:
                 break
-            apart = self.propagation.apart - tied
+            apart = self.facts.apart - tied
         self.groups = self._group()
         self.searchable = [group for group in self.groups if group.searchable]
         self.atom = torch.full((len(self.labels),), -1)
@@ -89,14 +89,19 @@ class Analysis:
         self.atom_group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
 
     @property
+    def propagation(self) -> Facts:
+        """The facts, under the name that `search/` and `cost/` use."""
+        return self.facts
+
+    @property
     def reads(self) -> list[Read]:
         """Where layers mix channels."""
-        return self.propagation.reads
+        return self.facts.reads
 
     @property
     def costs(self) -> list[CostTerm]:
         """What the calls cost."""
-        return self.propagation.costs
+        return self.facts.costs
 
     def deployed_costs(self) -> list[CostTerm]:
         """The same terms for a network without choices: calls that share weights share their bias, too."""
@@ -121,12 +126,12 @@ class Analysis:
         read = self._mark(r.labels for r in self.reads)
         return {
             derived.choice
-            for derived in self.propagation.derived
+            for derived in self.facts.follows
             if bool((members[self.roots[derived.labels]] > 1).any()) or not bool(read[self.roots[derived.labels]].all())
         }
 
     def _exclude(self, keep_outputs: Callable[[str, nn.Module], bool]) -> None:
-        for node, value in self.propagation.values.items():
+        for node, value in self.facts.values.items():
             if node.op == "call_module" and isinstance(value, Tensor):
                 name = str(node.target)
                 if keep_outputs(name, self.module.get_submodule(name)):
@@ -140,10 +145,10 @@ class Analysis:
         for use in self._uses():
             weight = torch.randint(-(2**62), 2**62, (), generator=generator)
             signature.index_add_(0, self.roots[use], weight.expand(len(use)))
-        behind = self._mark(derived.labels for derived in self.propagation.derived)
-        written = self._mark(labels for _, labels in self.propagation.writers)
+        behind = self._mark(derived.labels for derived in self.facts.follows)
+        written = self._mark(labels for _, labels in self.facts.writers)
         # What a choice keeps apart is read through it.
-        passed = [(d.choice, labels) for d in self.propagation.derived for labels in d.branches]
+        passed = [(d.choice, labels) for d in self.facts.follows for labels in d.branches]
         uses = [*((r.layer, r.labels) for r in self.reads), *passed]
         read = self._mark(labels for _, labels in uses)
         first_reason = torch.full((count,), -1)
@@ -154,7 +159,7 @@ class Analysis:
         keys = zip(signature[candidates].tolist(), first_reason[candidates].tolist())
         for root, key in zip(candidates.tolist(), keys):
             by_signature.setdefault(key, []).append(root)
-        writers = self._names_by_root(self.propagation.writers)
+        writers = self._names_by_root(self.facts.writers)
         readers = self._names_by_root(uses)
         groups, names = [], set()
         for (_, reason_index), roots in by_signature.items():
@@ -182,7 +187,7 @@ class Analysis:
         return sorted(groups, key=lambda group: (not group.searchable, group.follows_choice))
 
     def _uses(self) -> Iterable[Tensor]:
-        yield from self.propagation.slices.values()
+        yield from self.facts.slices.values()
         for term in self.costs:
             for count in (term.in_channels, term.out_channels):
                 if isinstance(count, Tensor):

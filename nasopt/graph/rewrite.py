@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from nasopt.graph.call import flatten
+from nasopt.graph.facts import flatten
 from nasopt.graph.groups import Analysis
 
 
@@ -26,12 +26,12 @@ class Rewrite:
 
     def labels(self, argument: Any) -> Any:
         """Label tensors of an argument of the original node."""
-        return self.analysis.propagation.resolve(argument)
+        return self.analysis.facts.resolve(argument)
 
     @property
     def result(self) -> Any:
         """Label tensors of the result."""
-        return self.analysis.propagation.values[self.original]
+        return self.analysis.facts.values[self.original]
 
     def kept(self, labels: Tensor, dim: int) -> Tensor:
         """One bool per position along `dim`, shape `(n,)`."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from nasopt.errors import ExportError
-from nasopt.graph.call import flatten
 from nasopt.graph.edit import remove_dead_code
+from nasopt.graph.facts import flatten
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, cut_kernel
 from nasopt.graph.rewrite import REWRITERS, Rewrite
@@ -52,11 +52,11 @@ def _slice_tensors(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> N
     paths += [path for path, _ in small.named_buffers(remove_duplicate=False)]
     sliced: dict[str, Tensor] = {}
     dims: dict[str, list[tuple[int, Tensor]]] = {}
-    for (path, dim), labels in analysis.propagation.slices.items():
+    for (path, dim), labels in analysis.facts.slices.items():
         if not bool(keep[labels].all()):
             dims.setdefault(path, []).append((dim, torch.nonzero(keep[labels]).reshape(-1)))
     for path in paths:
-        canonical = analysis.propagation.canonical(path)
+        canonical = analysis.facts.canonical(path)
         if canonical not in dims:
             continue
         owner, name = _owner(small, path)
@@ -80,7 +80,7 @@ def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 def _set_attributes(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> None:
     nodes = {node.name: node for node in small.graph.nodes}
-    for attribute in analysis.propagation.attributes:
+    for attribute in analysis.facts.attributes:
         value = int(keep[attribute.labels].sum()) * attribute.factor
         if attribute.module is not None:
             setattr(small.get_submodule(attribute.module), str(attribute.name), value)
@@ -134,7 +134,7 @@ def _check_shapes(node: fx.Node, original: fx.Node, rewrite: Rewrite) -> None:
     if node.op == "get_attr" or node.meta["value"] is UNKNOWN:
         return
     found = [tuple(x.shape) for x in flatten(node.meta["value"]) if isinstance(x, Tensor)]
-    labels = [x for x in flatten(rewrite.analysis.propagation.values.get(original)) if isinstance(x, Tensor)]
+    labels = [x for x in flatten(rewrite.analysis.facts.values.get(original)) if isinstance(x, Tensor)]
     expected = [rewrite.new_shape(x) for x in labels]
     # A unit may have further outputs in one mode only (attention weights); those carry no channels.
     if len(labels) == len(found) and found != expected:

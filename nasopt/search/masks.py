@@ -183,7 +183,7 @@ class Masks:
     def _make_links(self) -> list[_Link]:
         layout = branch_layout(self._analysis)
         links = []
-        for derived in self._analysis.propagation.derived:
+        for derived in self._analysis.propagation.follows:
             first, count = layout[derived.choice]
             branches = torch.stack([self._slots_of(labels) for labels in derived.branches])
             links.append(

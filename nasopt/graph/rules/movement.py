@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from nasopt.graph.call import Call, flatten, no_labels
+from nasopt.graph.call import Call
+from nasopt.graph.facts import flatten, no_labels
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.graph.rules.convolution import unite_groups
 from nasopt.graph.rules.elementwise import meet, named
