@@ -1,9 +1,9 @@
-"""Kept labels in, smaller network out: sliced layers and parameters, rewritten shape constants, no dead code."""
+"""The smaller network: sliced layers and parameters, rewritten shape constants, no dead code."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from nasopt.graph.edit import remove_dead_code
 from nasopt.graph.facts import flatten
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, cut_kernel
-from nasopt.graph.rewrite import REWRITERS, Rewrite
+from nasopt.graph.registry import find_rule
+from nasopt.graph.rewrite import Rewrite
 from nasopt.graph.values import UNKNOWN, Evaluator
 
 
@@ -106,18 +107,12 @@ def _rewrite_nodes(
         if original is None or node.op == "output":
             node.meta["value"] = evaluate(node)
             continue
-        rewrite = Rewrite(analysis, keep, node, original)
-        rewriter = _rewriter(node, small)
-        if rewriter is not None and rewrite.is_cut():
-            rewriter(rewrite)
+        rewrite = Rewrite(analysis.facts, keep, node, original)
+        entry = find_rule(node, small.get_submodule(str(node.target)) if node.op == "call_module" else None)
+        if entry is not None and entry.rewrite is not None and rewrite.is_cut():
+            entry.rewrite(rewrite)
         node.meta["value"] = _evaluate(evaluate, node)
         _check_shapes(node, original, rewrite)
-
-
-def _rewriter(node: fx.Node, module: fx.GraphModule) -> Callable[[Rewrite], None] | None:
-    if node.op == "call_module":
-        return REWRITERS.get(type(module.get_submodule(str(node.target))))
-    return REWRITERS.get(node.target)
 
 
 def _evaluate(evaluate: Evaluator, node: fx.Node) -> Any:
@@ -134,7 +129,7 @@ def _check_shapes(node: fx.Node, original: fx.Node, rewrite: Rewrite) -> None:
     if node.op == "get_attr" or node.meta["value"] is UNKNOWN:
         return
     found = [tuple(x.shape) for x in flatten(node.meta["value"]) if isinstance(x, Tensor)]
-    labels = [x for x in flatten(rewrite.analysis.facts.values.get(original)) if isinstance(x, Tensor)]
+    labels = [x for x in flatten(rewrite.facts.values.get(original)) if isinstance(x, Tensor)]
     expected = [rewrite.new_shape(x) for x in labels]
     # A unit may have further outputs in one mode only (attention weights); those carry no channels.
     if len(labels) == len(found) and found != expected:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasopt.graph.groups import Analysis
-from nasopt.graph.kernels import KernelCut
+from nasopt.graph.kernels import KernelCut, kernel_size
 from nasopt.graph.masked import WeightMask
 from nasopt.search.channels import THRESHOLD, ChannelMasks
 from nasopt.search.counts import Counts
@@ -161,7 +161,7 @@ class Masks:
         if taps is None:
             return {}
         layers = {layer for layer, _ in self.axes}
-        sizes = {name: _kernel_size(self._analysis.module.get_submodule(name)) for name in layers}
+        sizes = {name: kernel_size(self._analysis.module.get_submodule(name)) for name in layers}
         return self._kernels.cuts(taps, sizes)
 
     # --- building
@@ -237,8 +237,3 @@ def _own_name(analysis: Analysis, layer: str, weight: str) -> str:
     """Name that a layer gives to the parameter of that canonical path."""
     names = dict(analysis.module.get_submodule(layer).named_parameters(remove_duplicate=False))
     return next(name for name in names if analysis.propagation.canonical(f"{layer}.{name}") == weight)
-
-
-def _kernel_size(layer: nn.Module) -> Sequence[int]:
-    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    return layer.kernel_size
