@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 
 import nasopt.graph.rules  # noqa: F401  (fills the table)
-from nasopt.graph.branches.inline import inline_alternatives
+from nasopt.graph.branches.inline import inline_alternatives, sequential_layers
 from nasopt.graph.branches.markers import Alternatives, choices_of
 from nasopt.graph.branches.regions import ALWAYS
 from nasopt.graph.example import Example
 from nasopt.graph.facts import CostTerm, Facts, Read
 from nasopt.graph.propagate import propagate
-from nasopt.graph.registry import find_layer_rule, own_functions
-from nasopt.graph.trace import LeafModules, trace
+from nasopt.graph.registry import alteration, find_layer_rule, own_functions
+from nasopt.graph.trace import LeafModules, matches_module, trace
 from nasopt.graph.values import annotate
 
 
@@ -214,9 +214,15 @@ def trace_model(model: nn.Module, example: Example, leaf_modules: LeafModules = 
     Errors: see `nasopt.graph.trace.trace` and `nasopt.graph.branches.inline.inline_alternatives`.
     """
 
+    def opens(name: str, module: nn.Module) -> bool:
+        return not alteration(module) and not matches_module(name, module, leaf_modules)
+
+    def chain_of(branch: nn.Module, full_name: Callable[[str], str]) -> list[tuple[str, nn.Module]] | None:
+        return sequential_layers(branch, opens, _is_layer, full_name)
+
     def trace_part(part: nn.Module, example: Example, full_name: Callable[[str], str] | None) -> fx.GraphModule:
         traced = trace(part, example, _is_layer, leaf_modules, own_functions(), full_name)
-        return inline_alternatives(traced, example, trace_part, full_name or str)
+        return inline_alternatives(traced, example, trace_part, chain_of, full_name or str)
 
     return trace_part(model, example, None)
 
