@@ -15,13 +15,10 @@ from torch import Tensor, fx, nn
 
 from nasopt.graph.facts import Attribute, CostTerm, Count, Derived, Read
 from nasopt.graph.labels import NO_LABEL
-from nasopt.graph.layer_shape import Kind
+from nasopt.graph.layer_shape import Kind, facts_of
 
 if TYPE_CHECKING:
     from nasopt.graph.propagate import Propagation
-
-# Kinds of layers into which a scale and a shift per channel can be folded.
-_ABSORBING = ("conv", "conv_transpose", "depthwise", "linear")
 
 
 class Call:
@@ -220,7 +217,7 @@ class Call:
         for region, producer in producers:
             term = self._propagation.term_of_node.get(producer)
             # A scale per channel does not fit into signs.
-            absorbs = term is not None and term.kind in _ABSORBING and term.weight_bits != 1
+            absorbs = term is not None and facts_of(term.kind).absorbs and term.weight_bits != 1
             if absorbs and self._propagation.has_one_user(producer, region):
                 assert term is not None
                 term.bias_regions.append(region)
