@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from nasopt.cost import cost_report, get_target, target_names
-from nasopt.cost.report_text import align
+from nasopt.cost.report import align
 from nasopt.errors import ConfigError, NasoptError, nearest
 
 

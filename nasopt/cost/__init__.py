@@ -1,7 +1,6 @@
-"""What a network costs: metrics over `LayerShape`, embedded targets, peak memory, and the sum over a network."""
+"""Costs of networks: metrics over `LayerShape`, embedded targets, peak memory, and the sum over a network."""
 
-from nasopt.cost.energy import energy_metric
-from nasopt.cost.latency import latency_metric
+from nasopt.cost.latency import energy_metric, latency_metric
 from nasopt.cost.latency_table import LatencyTable
 from nasopt.cost.metrics import (
     MACS,
@@ -15,6 +14,7 @@ from nasopt.cost.metrics import (
     Tabulation,
     get_metric,
     metric_names,
+    register_converter,
     register_family,
     register_metric,
 )
@@ -45,6 +45,7 @@ __all__ = [
     "metric_names",
     "network_calls",
     "network_cost",
+    "register_converter",
     "register_family",
     "register_metric",
     "register_target",

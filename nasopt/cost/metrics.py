@@ -1,4 +1,4 @@
-"""Which numbers does a network cost? Sums over layers, pure functions of a `LayerShape`; and peaks over its steps."""
+"""Metrics: costs that are sums over layers, pure functions of a `LayerShape`, and peaks over the steps of a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.layer_shape import LayerShape, facts_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def layer_size(shape: LayerShape) -> Any:
     `out * in / groups * taps`, plus one bias per output channel where `shape.bias` is set. A product of activations
     stores nothing, nor does a pooling.
     """
-    if shape.kind in ("matmul", "pool"):
+    if not facts_of(shape.kind).stores:
         return 0 * shape.out_channels
     return (shape.in_channels * shape.taps / shape.groups + shape.bias) * shape.out_channels
 
@@ -89,7 +89,7 @@ def layer_macs(shape: LayerShape) -> Any:
     Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
     Bias, norms, activations, lookups and elementwise weights are free.
     """
-    if shape.kind in ("norm", "pool", "parameter", "embedding"):
+    if not facts_of(shape.kind).multiplies:
         return 0 * shape.out_channels
     return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
@@ -133,6 +133,7 @@ MEMORY = PeakMetric()
 
 _METRICS: dict[str, AnyMetric] = {}
 _FAMILIES: dict[str, Callable[[str], AnyMetric]] = {}
+_CONVERTERS: dict[type, Callable[[Any], AnyMetric]] = {}
 
 
 def register_metric(metric: AnyMetric) -> AnyMetric:
@@ -156,6 +157,16 @@ def register_family(prefix: str, make: Callable[[str], AnyMetric]) -> None:
         raise ConfigError(f"a family of metrics named {prefix!r} exists already: choose another name")
 
 
+def register_converter(kind: type, make: Callable[[Any], AnyMetric]) -> None:
+    """Let objects of a class stand for a metric: `get_metric(x)` is `make(x)` for every `x` of that class.
+
+    Raises:
+        ConfigError: the class has another converter.
+    """
+    if _CONVERTERS.setdefault(kind, make) is not make:
+        raise ConfigError(f"{kind.__name__} objects stand for another metric already: give each class one converter")
+
+
 def metric_names() -> list[str]:
     """Names that a regularizer may use; `"latency:TARGET"` stands for any of `target_names()`."""
     return sorted([*_METRICS, *(f"{prefix}:TARGET" for prefix in _FAMILIES)])
@@ -169,10 +180,9 @@ def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
     """
     if isinstance(metric, (Metric, PeakMetric)):
         return metric
-    if isinstance(metric, Target):
-        from nasopt.cost.latency import latency_metric  # imports this module
-
-        return latency_metric(metric)
+    for kind, make in _CONVERTERS.items():
+        if isinstance(metric, kind):
+            return make(metric)
     if isinstance(metric, str):
         prefix, _, argument = metric.partition(":")
         if metric in _METRICS:

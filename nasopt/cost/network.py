@@ -1,4 +1,4 @@
-"""What does a plain network cost? Its layer calls as `LayerShape`s, and their sum under a metric."""
+"""Costs of a plain network: its layer calls as `LayerShape`s, and their sum under a metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasopt.cost.memory import live_sets, memory_graph
+from nasopt.cost.memory import live_elements
 from nasopt.cost.metrics import AnyMetric, PeakMetric, get_metric
 from nasopt.graph.activations import ActivationMemory, activation_memory
 from nasopt.graph.example import make_example
@@ -54,11 +54,7 @@ class NetworkCalls:
         """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""
         metric = get_metric(metric)
         if isinstance(metric, PeakMetric):
-            graph = memory_graph(self.memory)
-            # Without any step the inputs are all there is.
-            sets = live_sets(graph) or [tuple(graph.given)]
-            live = [sum(graph.sizes[buffer] for buffer in buffers) for buffers in sets]
-            return _plain(metric.peak(torch.tensor(live, dtype=torch.float64)))
+            return _plain(metric.peak(torch.tensor(live_elements(self.memory), dtype=torch.float64)))
         seen: set[str] = set()
         total: Any = 0
         for call in self.calls:

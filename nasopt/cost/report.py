@@ -1,4 +1,4 @@
-"""What does every layer of a model cost, and on which chip? One record per priced call, totals, and what has no price."""
+"""`cost_report`: what every layer of a model costs, per target, with totals and what has no price; as text, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from nasopt.cost.latency import layer_cycles
-from nasopt.cost.memory import PeakReport, live_sets, memory_graph, peak_report
+from nasopt.cost.memory import PeakReport, live_elements, peak_report
 from nasopt.cost.metrics import MACS, SIZE
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
-from nasopt.cost.report_text import report_text
 from nasopt.cost.targets import Target, get_target
 from nasopt.graph.layer_shape import LayerShape
 
@@ -72,7 +71,7 @@ class CostReport:
             "macs": sum(layer.macs for layer in self.layers),
             "memory": self.memory.given.size,
             "memory_best_order": self.memory.best.size,
-            "memory_peak_at": str(self.memory.given.step),
+            "memory_peak_at": self.memory.given.step,
             "cycles": cycles,
             "ms": ms,
             "energy_uj": {t.name: ms[t.name] * t.active_power_mw for t in self.targets if t.active_power_mw > 0},
@@ -124,7 +123,7 @@ class CostReport:
         return json.dumps(content, indent=2)
 
     def __str__(self) -> str:
-        return report_text(self)
+        return _text(self)
 
 
 def cost_report(
@@ -156,13 +155,9 @@ def cost_report(
     export = getattr(model, "arch_export", None)
     network = export(verify=False) if callable(export) else model
     calls = network_calls(network, input_shape, input_example=input_example, leaf_modules=leaf_modules)
-    graph = memory_graph(calls.memory)
-    live = {
-        str(step): sum(graph.sizes[buffer] for buffer in buffers)
-        for step, buffers in zip(graph.steps, live_sets(graph))
-    }
+    live = {step.node: size for step, size in zip(calls.memory.steps, live_elements(calls.memory))}
     layers = tuple(_layers(calls, live, platforms))
-    return CostReport(layers, platforms, peak_report(graph), calls.unpriced, calls.free)
+    return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free)
 
 
 def _layers(calls: NetworkCalls, live: dict[str, Any], targets: Sequence[Target]) -> list[LayerReport]:
@@ -183,3 +178,78 @@ def _cycles(target: Target, call: LayerCall) -> int | None:
 
 def _percent(part: int | None, whole: int) -> float | None:
     return None if part is None or not whole else round(100 * part / whole, 2)
+
+
+def _text(report: CostReport) -> str:
+    """Table of the layers, then totals, peak memory, and everything that has no price."""
+    totals = report.totals()
+    header = ["layer", "kind", "shape", "params", "MACs", "%", "live B"]
+    for target in report.targets:
+        header += [f"{target.name} cycles", "ms", "%"]
+    lines = [header]
+    for row in report.rows():
+        line = [row["layer"], row["kind"], _shape(row), f"{row['params']:,}", f"{row['macs']:,}"]
+        line += [_share(row["macs_percent"]), _whole(row["live_bytes"])]
+        for target in report.targets:
+            ms = row[f"{target.name}_ms"]
+            line += [_whole(row[f"{target.name}_cycles"]), "?" if ms is None else f"{ms:.3f}"]
+            line.append(_share(row[f"{target.name}_percent"]))
+        lines.append(line)
+    last = ["total", "", "", f"{totals['params']:,}", f"{totals['macs']:,}", "", _whole(totals["memory"])]
+    for target in report.targets:
+        last += [_whole(totals["cycles"][target.name]), f"{totals['ms'][target.name]:.3f}", ""]
+    text = align([*lines, last], left=3)
+    text += ["", _memory(report)]
+    for target in report.targets:
+        if missing := totals["without_law"][target.name]:
+            text.append(f"{target.name} has no law for {listed(missing)}: its total is a lower bound")
+        energy = totals["energy_uj"].get(target.name)
+        if energy is not None:
+            text.append(f"energy on {target.name}: {energy:,.1f} uJ at {target.active_power_mw:g} mW")
+    if report.unpriced:
+        text.append(f"without a price, in no total: {listed(report.unpriced)}")
+    if report.free:
+        text.append(f"free by convention: {listed(report.free)}")
+    return "\n".join(text)
+
+
+def _memory(report: CostReport) -> str:
+    given, best = report.memory.given, report.memory.best
+    text = f"peak memory {_whole(given.size)} B (8 bit) at {given.step}, live: {', '.join(given.live)}"
+    if best.size < given.size:
+        proof = "the smallest there is" if report.memory.exact else "found by a greedy search"
+        text += f"; {_whole(best.size)} B in another order, {proof}"
+    return text
+
+
+def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Rows as lines of equal columns; the first `left` columns are flush left, numbers flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    ]
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names after another, the first few."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _shape(row: dict[str, Any]) -> str:
+    text = f"{row['in']}->{row['out']}"
+    if row["kernel"]:
+        text += f" {row['kernel']}"
+    if any(size != "1" for size in row["stride"].split("x") if size):
+        text += f"/{row['stride'].split('x')[0]}"
+    if row["groups"] not in (1, row["in"]):
+        text += f" g{row['groups']}"
+    return text + (f" @{row['output']}" if row["output"] else "")
+
+
+def _whole(number: Any) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _share(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.1f}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nasopt.cost import Target, cost_report, get_target
-from nasopt.cost.report_text import align, listed
+from nasopt.cost.report import align, listed
 from nasopt.export.subject import Subject
 
 

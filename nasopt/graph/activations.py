@@ -1,4 +1,4 @@
-"""Which activations does a traced model hold in memory, and when? Its buffers, and the steps that make and read them.
+"""Activation memory of a traced model: its buffers, and the steps that make and read them.
 
 A result lives in a buffer of its own, except where its rule says otherwise (`memory` of a `RuleEntry`): views and what does
 nothing at inference share their input's buffer and are no step at all; element-by-element operations write over the
@@ -10,13 +10,14 @@ them alone, are weights and no activations.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from nasopt.errors import ConfigError
 from nasopt.graph.branches.decided import DecidedGraph, DecidedGraphs, is_changed_in_place
 from nasopt.graph.branches.markers import Choice, choices_of, is_marker
 from nasopt.graph.call import flatten
@@ -59,10 +60,22 @@ class Step:
     writes: tuple[str, ...]
     overwrites: str | None = None
 
+    def buffers(self) -> tuple[str, ...]:
+        """All buffers that it touches, each once."""
+        over = () if self.overwrites is None else (self.overwrites,)
+        return tuple(dict.fromkeys((*self.reads, *over, *self.writes)))
+
 
 @dataclass
 class ActivationMemory:
     """Buffers of a network by name, and its steps in the order in which it runs.
+
+    `activation_memory` makes it of an analysed model; something that is no model is described by hand:
+
+    >>> memory = ActivationMemory()
+    >>> memory.add_input("x", Buffer(3, 1024))
+    >>> memory.add_step("conv", ["x"], {"a": Buffer(16, 1024)})
+    >>> memory.keep("a")
 
     Attributes:
         buffers: all of them.
@@ -77,6 +90,60 @@ class ActivationMemory:
     outputs: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+
+    def add_input(self, name: str, buffer: Buffer) -> None:
+        """A buffer that exists before the first step.
+
+        Raises:
+            ConfigError: the name is taken, or the size is negative.
+        """
+        self._add_buffer(name, buffer)
+        self.inputs.append(name)
+
+    def add_step(
+        self,
+        node: str,
+        reads: Sequence[str],
+        writes: Mapping[str, Buffer],
+        overwrites: str | None = None,
+        layer: str | None = None,
+    ) -> None:
+        """One operation, after all that were added before; arguments as in `Step`, `writes` with their buffers.
+
+        Raises:
+            ConfigError: a name is used twice, or a buffer is read before it is written.
+        """
+        if any(step.node == node for step in self.steps):
+            raise ConfigError(f"memory: step {node!r} is added twice: give every step a name of its own")
+        for name in (*reads, *([] if overwrites is None else [overwrites])):
+            if name not in self.buffers:
+                raise ConfigError(
+                    f"memory: step {node!r} reads {name!r}, which no earlier step writes: add steps in execution "
+                    f"order, and the network's inputs with add_input"
+                )
+        for name, buffer in writes.items():
+            self._add_buffer(name, buffer)
+        others = tuple(name for name in reads if name != overwrites)
+        self.steps.append(Step(node, node if layer is None else layer, others, tuple(writes), overwrites))
+
+    def keep(self, *names: str) -> None:
+        """Mark the network's outputs: they are live until the last step.
+
+        Raises:
+            ConfigError: no such buffer.
+        """
+        for name in names:
+            if name not in self.buffers:
+                raise ConfigError(f"memory: output {name!r} is written by no step: keep one of {list(self.buffers)}")
+            if name not in self.outputs:
+                self.outputs.append(name)
+
+    def _add_buffer(self, name: str, buffer: Buffer) -> None:
+        if name in self.buffers:
+            raise ConfigError(f"memory: buffer {name!r} is written twice: give every buffer a name of its own")
+        if buffer.elements() < 0:
+            raise ConfigError(f"memory: buffer {name!r} has {buffer.elements()} elements: sizes cannot be negative")
+        self.buffers[name] = buffer
 
 
 def activation_memory(analysis: Analysis) -> ActivationMemory:

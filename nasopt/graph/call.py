@@ -14,10 +14,7 @@ from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.regions import has_one_user, producers
 from nasopt.graph.facts import Attribute, CostTerm, Count, Facts, Follows, Read, flatten, no_labels
-from nasopt.graph.layer_shape import Kind
-
-# Kinds of layers into which a scale and a shift per channel can be folded.
-_ABSORBING = ("conv", "conv_transpose", "depthwise", "linear")
+from nasopt.graph.layer_shape import Kind, facts_of
 
 
 class Call:
@@ -219,7 +216,7 @@ class Call:
         for region, producer in found:
             term = facts.term_of_node.get(producer)
             # A scale per channel does not fit into signs.
-            absorbs = term is not None and term.kind in _ABSORBING and term.weight_bits != 1
+            absorbs = term is not None and facts_of(term.kind).absorbs and term.weight_bits != 1
             if absorbs and has_one_user(facts.module, facts.regions, producer, region):
                 assert term is not None
                 term.bias_regions.append(region)

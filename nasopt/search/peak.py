@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import PeakMetric
-from nasopt.cost.memory import highest, live_sets, memory_graph
+from nasopt.cost.memory import highest, live_sets
 from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.regions import ALWAYS, Region, happens
 from nasopt.graph.facts import Count
@@ -163,11 +163,10 @@ class NetworkPeak:
 
     def _rows(self, decisions: Mapping[str, int]) -> _Rows:
         layout = self._walks.under(decisions)
-        graph = memory_graph(layout)
         # The inputs exist before the first step, even where there is none.
-        sets: dict[Region, list[frozenset[object]]] = {ALWAYS: [frozenset(graph.given)]}
-        for step, live in zip(graph.steps, live_sets(graph)):
-            sets.setdefault(self._regions[str(step)], []).append(frozenset(live))
+        sets: dict[Region, list[frozenset[str]]] = {ALWAYS: [frozenset(layout.inputs)]}
+        for step, live in zip(layout.steps, live_sets(layout)):
+            sets.setdefault(self._regions[step.node], []).append(frozenset(live))
         names = {name: i for i, name in enumerate(layout.buffers)}
         sizes = torch.stack([self._row(b.channels) * b.per_channel for b in layout.buffers.values()])
         found: _Rows = {}
@@ -175,6 +174,6 @@ class NetworkPeak:
             steps = highest(several)
             member = torch.zeros(len(steps), len(names), dtype=sizes.dtype)
             for i, buffers in enumerate(steps):
-                member[i, [names[str(buffer)] for buffer in buffers]] = 1
+                member[i, [names[buffer] for buffer in buffers]] = 1
             found[region] = member @ sizes
         return found

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, get_metric
-from nasopt.cost.energy import energy_metric
-from nasopt.cost.latency import latency_metric
+from nasopt.cost.latency import energy_metric, latency_metric
 from nasopt.errors import BudgetWarning, ConfigError, NoEffectWarning
 
 START = 1e-2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
 import torch
 
-from nasopt.cost.memory import live_sets, memory_graph
+from nasopt.cost.memory import live_sets
 from nasopt.graph.activations import ActivationMemory, Step
 from nasopt.methods.nasb.cell import CellBody
 
@@ -40,8 +41,8 @@ class BackboneMemory:
 
     def __init__(self, memory: ActivationMemory) -> None:
         self._steps = memory.steps
-        self._graph = memory_graph(memory)
-        self._sets = live_sets(self._graph)
+        self._memory = memory
+        self._sets = live_sets(memory)
         self.live = torch.tensor([self._elements(live) for live in self._sets], dtype=torch.float64)
 
     def last_step(self, cell: str, branch: int, i: int) -> int:
@@ -50,7 +51,7 @@ class BackboneMemory:
 
     def behind(self, step: int) -> int:
         """Elements that are live between a step and the next one."""
-        later = self._sets[step + 1] if step + 1 < len(self._sets) else self._graph.kept
+        later = self._sets[step + 1] if step + 1 < len(self._sets) else self._memory.outputs
         return self._elements(set(self._sets[step]) & set(later))
 
     def node(self, name: str, cell: CellBody, branch: int, i: int) -> NodeMemory:
@@ -64,12 +65,12 @@ class BackboneMemory:
             buffer = _result(self._steps[begin - 1])
             if cell.branches > 1 and i in cell.joints:  # the last branch, and one addition per branch but the first
                 begin = self.last_step(name, cell.branches - 1, i - 1) + cell.branches
-        size = self._graph.sizes[buffer]
+        size = self._memory.buffers[buffer].elements()
         overwritten = next((k for k in range(begin, len(self._steps)) if self._steps[k].overwrites == buffer), None)
         if overwritten is not None:
             released_at: float = overwritten
             released_behind: float = overwritten
-        elif buffer in self._graph.kept:
+        elif buffer in self._memory.outputs:
             released_at = released_behind = math.inf
         else:
             released_behind = max(k for k, live in enumerate(self._sets) if buffer in live)
@@ -83,8 +84,8 @@ class BackboneMemory:
         path = f"{cell}.steps.{branch}.{i}."
         return [k for k, step in enumerate(self._steps) if step.layer.startswith(path)]
 
-    def _elements(self, buffers: object) -> int:
-        return sum(self._graph.sizes[buffer] for buffer in buffers)  # type: ignore[attr-defined]
+    def _elements(self, buffers: Iterable[str]) -> int:
+        return sum(self._memory.buffers[buffer].elements() for buffer in buffers)
 
 
 def _result(step: Step) -> str:

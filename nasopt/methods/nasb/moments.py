@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import nn
 
-from nasopt.cost.memory import live_sets, memory_graph
+from nasopt.cost.memory import live_sets
 from nasopt.graph.activations import activation_memory
 from nasopt.graph.chain import NodeShape
 from nasopt.graph.example import make_example
@@ -43,13 +43,12 @@ def layer_moments(layers: Iterable[nn.Module], shape: NodeShape, writable: bool)
     """
     network = sequence_graph(layers)
     layout = activation_memory(analyse(network, make_example(network, shape, None)))
-    graph = memory_graph(layout)
     (given,) = layout.inputs
     moments, overwritten = [], False
-    for step, live in zip(layout.steps, live_sets(graph)):
+    for step, live in zip(layout.steps, live_sets(layout)):
         overwrites = step.overwrites == given and not overwritten
         overwritten |= overwrites
-        own = sum(graph.sizes[buffer] for buffer in live if buffer != given or overwritten)
+        own = sum(layout.buffers[buffer].elements() for buffer in live if buffer != given or overwritten)
         moments.append(Moment(own, (not overwritten and given in live) or (overwrites and not writable)))
     return tuple(moments)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from numba import njit
 
+from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
 
@@ -31,21 +32,9 @@ CALL_CYCLES = 500
 
 
 @njit(KERNEL_SIGNATURE, cache=True)
-def cycles(
-    kind: int,
-    cin: int,
-    cout: int,
-    k0: int,
-    k1: int,
-    h: int,
-    w: int,
-    s0: int,
-    s1: int,
-    groups: int,
-    bits: int,
-    law: Any,
-) -> int:
+def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the bandwidth between L2 and L1 [B/cycle] and the cycles of a call."""
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits = row
     if kind >= 8:  # add, pool: on the cores
         outputs = h * w * cout
         reads = outputs * (2 if kind == 8 else k0 * k1)

@@ -1,6 +1,6 @@
 """Arm Cortex-M33 with the ST X-CUBE-AI 7.3 stack, as on the STM32U575 at 160 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks_mlperf_tiny.validate_targets` on the four MLPerf Tiny v1.0
+Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
 results of the NUCLEO-U575ZI-Q (X-CUBE-AI 7.3.0: ic 139.7, kws 44.2, vww 133.4, ad 4.85 ms); power is their mean.
 """
 

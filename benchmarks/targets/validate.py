@@ -1,6 +1,6 @@
-"""How far are the targets' predictions from published and measured figures? Run it:
+"""Predicted against published and measured latencies of every target:
 
-    NASOPT_DATA=path/to/data python -m benchmarks_mlperf_tiny.validate_targets [--plot errors.png] [--csv pairs.csv]
+    NASOPT_DATA=path/to/data python -m benchmarks.targets.validate [--plot errors.png] [--csv pairs.csv]
 
 prints one table row per target and class of figures: mean, median and largest absolute relative error with the shipped
 constants, and of predictions for figures that the fit had not seen. Left out are, for the Cortex-M boards, one network
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks_mlperf_tiny import target_fits as fits
-from benchmarks_mlperf_tiny import target_measurements as data
+from benchmarks.targets import fits
+from benchmarks.targets import measurements as data
 from nasopt.cost.latency import evaluate
 from nasopt.cost.targets import get_target
 

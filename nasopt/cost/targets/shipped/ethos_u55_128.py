@@ -19,6 +19,7 @@ from typing import Any
 
 from numba import njit
 
+from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
 
@@ -27,21 +28,9 @@ LINEAR_CYCLES_PER_1000_WEIGHTS = 750
 
 
 @njit(KERNEL_SIGNATURE, cache=True)
-def cycles(
-    kind: int,
-    cin: int,
-    cout: int,
-    k0: int,
-    k1: int,
-    h: int,
-    w: int,
-    s0: int,
-    s1: int,
-    groups: int,
-    bits: int,
-    law: Any,
-) -> int:
+def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is cycles per 1000 weights of a convolution and of a linear layer."""
+    kind, cin, cout, k0, k1, h, w, _, _, groups, _ = row
     outputs = h * w * cout
     if kind == 8:
         return (3 * outputs + 1) // 2

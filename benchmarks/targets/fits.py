@@ -1,4 +1,4 @@
-"""How are the constants of the fitted targets found? Small least-squares fits through the shipped kernels themselves.
+"""Fits of the shipped targets' constants: small least squares through the kernels themselves.
 
 A kernel is linear in its constants, so its value with one constant set and the others zero is a column of the fit. All
 errors are relative: a layer that takes a thousand cycles counts as much as one that takes a million.
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks_mlperf_tiny.target_measurements import BOARDS, NETWORKS, Layer, board_cycles, network_rows
+from benchmarks.targets.measurements import BOARDS, NETWORKS, Layer, board_cycles, network_rows
 from nasopt.cost.latency import evaluate
 from nasopt.cost.targets import Target, get_target
 from nasopt.cost.targets.cortex_law import cortex_law
-from nasopt.cost.targets.efr32_mvp import CLASSES, LAW
+from nasopt.cost.targets.shipped.efr32_mvp import CLASSES, LAW
 
 Vector = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """Arm Cortex-M4 with plain CMSIS-NN kernels (through microTVM), as on the STM32L4R5 at 120 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks_mlperf_tiny.validate_targets` on the four MLPerf Tiny v1.0
+Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
 results of the NUCLEO-L4R5ZI with microTVM and CMSIS-NN (ic 389.6, kws 99.8, vww 301.2, ad 8.61 ms); power is their
 mean.
 """

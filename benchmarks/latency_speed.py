@@ -1,4 +1,4 @@
-"""How fast is a latency? Run `python -m benchmarks_mlperf_tiny.latency_speed`: all ratios are measured in one run.
+"""Speed of latency evaluations, of tables and of gradients: `python -m benchmarks.latency_speed`, all in one run.
 
 - evaluations of ResNet-8 per second and core, in batch, on the compiled kernel, and the same kernel in plain Python;
 - time to build all tables of MobileNetV1 x 0.25, after compilation;
@@ -17,7 +17,7 @@ import torch
 
 from nasopt.cost.latency import evaluate_networks, latency_metric, rows_of
 from nasopt.cost.latency_table import LatencyTable
-from nasopt.cost.targets import get_target
+from nasopt.cost.targets import Row, get_target
 from nasopt.graph.layer_shape import LayerShape
 
 
@@ -65,10 +65,10 @@ def rates(name: str, networks: int = 10_000) -> tuple[float, float]:
     target = get_target(name)
     batch = np.repeat(rows_of(resnet8())[None], networks, axis=0)  # (networks, 10, 11)
     compiled = networks / best_seconds(lambda: evaluate_networks(target, batch))
-    rows, law = rows_of(resnet8()).tolist(), target.law
+    rows, law = [Row(*row) for row in rows_of(resnet8()).tolist()], target.law
     kernel: Any = target.kernel
     source = kernel.py_func  # what numba compiled
-    plain = 20 / best_seconds(lambda: [sum(source(*row, law) for row in rows) for _ in range(20)])
+    plain = 20 / best_seconds(lambda: [sum(source(row, law) for row in rows) for _ in range(20)])
     return compiled, plain
 
 

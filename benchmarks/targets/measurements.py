@@ -1,4 +1,4 @@
-"""Which latencies have been published or measured? Reads the files of `$NASOPT_DATA/latency` into rows and cycles."""
+"""Published and measured latencies: the files of `$NASOPT_DATA/latency` as rows and cycles."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Arm Cortex-M0+ (no multiply-accumulate instruction, no SIMD), as on the STM32G0B1 at 64 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks_mlperf_tiny.validate_targets` on the four MLPerf Tiny v1.2
+Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.2
 results of the NUCLEO-G0B1RE with Bosch's lowering engine (ic 1522, kws 474.6, vww 1414, ad 40.9 ms). No energy was
 published, so there is no power.
 """

@@ -1,6 +1,6 @@
 """Arm Cortex-M85 (Helium vectors) with TensorFlow Lite Micro, as on the Renesas RA8D1 at 480 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks_mlperf_tiny.validate_targets` on the four MLPerf Tiny v1.2
+Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.2
 results of the EK-RA8D1 (ic 8.48, kws 3.46, vww 13.39, ad 0.53 ms). No energy was published, so there is no power.
 Vector kernels follow this scalar law less well than the other cores: see the table in the README of `nasopt/cost`.
 """

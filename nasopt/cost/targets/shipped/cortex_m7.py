@@ -1,6 +1,6 @@
 """Arm Cortex-M7 with the ST X-CUBE-AI 7.3 stack, as on the STM32H7A3 at 280 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks_mlperf_tiny.validate_targets` on the four MLPerf Tiny v1.0
+Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
 results of the NUCLEO-H7A3ZI-Q (X-CUBE-AI 7.3.0: ic 54.3, kws 16.8, vww 50.7, ad 1.83 ms); power is their mean.
 """
 

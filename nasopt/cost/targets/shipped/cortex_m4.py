@@ -1,6 +1,6 @@
 """Arm Cortex-M4 with the ST X-CUBE-AI 7.3 stack, as on the STM32L4R5 at 120 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks_mlperf_tiny.validate_targets` on the four MLPerf Tiny v1.0
+Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
 results of the NUCLEO-L4R5ZI (X-CUBE-AI 7.3.0: ic 226.9, kws 75.1, vww 230.5, ad 7.58 ms); power is their mean.
 """
 

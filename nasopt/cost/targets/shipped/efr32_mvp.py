@@ -5,7 +5,7 @@ Law: the accelerator's cycles `a * MAC + b * outputs + p * positions + c` per la
 the accelerator skips padding, which is most of the work where a kernel is longer than its input. Padding is assumed
 "same"; for unpadded layers the kernel errs by their border.
 
-Fitted by `python -m benchmarks_mlperf_tiny.validate_targets` on the layers measured on the device in the profiles that
+Fitted by `python -m benchmarks.targets.validate` on the layers measured on the device in the profiles that
 ship with the vendor's MLTK (https://github.com/SiliconLabs/mltk, commit a071446): accelerator cycles as counted, CPU
 cycles as the rest of the measured time. Power: mean of the four MLPerf Tiny v1.0 results of the xG24-DK2601B.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from numba import njit
 
+from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
 
@@ -35,21 +36,9 @@ LAW = (
 
 
 @njit(KERNEL_SIGNATURE, cache=True)
-def cycles(
-    kind: int,
-    cin: int,
-    cout: int,
-    k0: int,
-    k1: int,
-    h: int,
-    w: int,
-    s0: int,
-    s1: int,
-    groups: int,
-    bits: int,
-    law: Any,
-) -> int:
+def cycles(row: Row, law: Any) -> int:
     """Cycles of one call: accelerator and CPU one after the other."""
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row
     outputs = h * w * cout
     if kind == 2 or kind == 3:
         at, macs = 18, outputs * cin

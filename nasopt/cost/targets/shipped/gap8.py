@@ -18,6 +18,7 @@ from typing import Any
 
 from numba import njit
 
+from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
 
@@ -39,21 +40,9 @@ def _compute(kind: int, cin: int, cout: int, k0: int, k1: int, h: int, w: int) -
 
 
 @njit(KERNEL_SIGNATURE, cache=True)
-def cycles(
-    kind: int,
-    cin: int,
-    cout: int,
-    k0: int,
-    k1: int,
-    h: int,
-    w: int,
-    s0: int,
-    s1: int,
-    groups: int,
-    bits: int,
-    law: Any,
-) -> int:
+def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the size of L1 [B], DMA bytes per cycle and the cycles to start one transfer."""
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row
     cin = cin // groups
     cout = cout // groups
     depthwise = kind == 1
