@@ -15,7 +15,7 @@ from nasopt.graph.branches.regions import any_of
 from nasopt.graph.facts import CostTerm, Count
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import LayerShape
-from nasopt.search.events import Counted, Events
+from nasopt.search.events import Counted, RunProbabilities
 from nasopt.search.peak import NetworkPeak
 from nasopt.search.tabulated import TabulatedCost, tabulated_cost
 
@@ -73,7 +73,7 @@ class NetworkCost:
         self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
         self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
         self.choices = branch_layout(analysis)
-        self._events = Events(self.choices)
+        self._events = RunProbabilities(self.choices)
         shared: dict[str, list[CostTerm]] = {}
         for term in analysis.costs:
             shared.setdefault(term.key, []).append(term)
@@ -106,7 +106,7 @@ class NetworkCost:
                 return table(counts)
         program = self._on_device(counts.device, metric.per_call)
         columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
-        runs = None if branches is None or not self.choices else self._events.probabilities(branches.to(counts.dtype))
+        runs = None if branches is None or not self.choices else self._events(branches.to(counts.dtype))
         first, costs = 0, []
         for batch in program.batches:
             shape = batch.fill(columns[first : first + len(batch.soft)])
