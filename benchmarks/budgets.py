@@ -1,4 +1,4 @@
-"""Does a search end inside its limits, and does it use them? PIT with budgets on ResNet-8 and the embedded digits.
+"""Budget benchmark: PIT under twelve limits on ResNet-8 and the embedded digits; is each kept, and used up?
 
     python benchmarks/budgets.py                                      # 12 budgets
     python benchmarks/budgets.py --strengths 0.1 0.3 1 3              # plus hand-tuned strengths, for comparison
@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.epoch import Engine, epoch_seed

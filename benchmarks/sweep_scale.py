@@ -1,4 +1,4 @@
-"""What do thousands of jobs cost the process that leads a sweep? Real sweeps, runners and files; jobs that do nothing.
+"""Scale test of sweeps: what thousands of jobs cost the process that leads them. Real runners and files; jobs that do nothing.
 
     python benchmarks/sweep_scale.py                              # 2,000 jobs on a local Ray cluster
     python benchmarks/sweep_scale.py --jobs 500 2000 8000 --runner none
@@ -19,12 +19,15 @@ import json
 import logging
 import math
 import resource
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.ray_runner import STORE, RayRunner
 from benchmarks_mlperf_tiny.runner import Outcome, Runner
