@@ -1,6 +1,8 @@
 """Table and plot of what `joint_search` found: sizes and accuracies, the methods side by side at equal sizes.
 
-python -m benchmarks.joint_report joint.jsonl --plot joint.png
+    python -m benchmarks.joint_report joint.jsonl --plot joint.png
+
+Only seeds that are there for every method and strength count.
 """
 
 from __future__ import annotations
