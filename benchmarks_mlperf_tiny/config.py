@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from benchmarks_mlperf_tiny.budgets import parse_budget
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.limits import parse_budget
 from benchmarks_mlperf_tiny.methods import get_method
-from benchmarks_mlperf_tiny.task import Recipe, Task
+from benchmarks_mlperf_tiny.tasks import Recipe, Task
 
 REGULARIZERS = ("macs", "size", "ops", "size_bits")
 

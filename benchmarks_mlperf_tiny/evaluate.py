@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks_mlperf_tiny.data.official_keywords import CLASSES, official_keywords
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.task import top1
+from benchmarks_mlperf_tiny.tasks import top1
 
 
 def load_module(path: Path) -> nn.Module:

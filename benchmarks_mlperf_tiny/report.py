@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks_mlperf_tiny import published
-from benchmarks_mlperf_tiny.checkpoint import write_bytes, write_text
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.files import write_bytes, write_text
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer
 from benchmarks_mlperf_tiny.pareto import front, hypervolume
 from benchmarks_mlperf_tiny.plots import draw_fronts

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks_mlperf_tiny.checkpoint import write_text
 from benchmarks_mlperf_tiny.errors import DataError
-from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.files import locked, write_text
 
 BLOCK = 1 << 20  # bytes
 

@@ -22,10 +22,9 @@ from benchmarks_mlperf_tiny.data.cache import RemoteFile
 from benchmarks_mlperf_tiny.data.official_keywords import CLASSES
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.splits import TaskData
-from benchmarks_mlperf_tiny.epoch import Engine
 from benchmarks_mlperf_tiny.errors import DataError
-from benchmarks_mlperf_tiny.progress import Progress
 from benchmarks_mlperf_tiny.tasks import get_task
+from benchmarks_mlperf_tiny.training import Engine
 
 RNG = np.random.default_rng(0)
 
@@ -88,7 +87,7 @@ def loss_of_one_epoch(task_name: str, data: TaskData, batch: int) -> float:
     network = task.seed(data.num_classes)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     engine = Engine(task, few, "cpu", False, batch)
-    loss = engine.train_epoch(network.train(), None, optimizer, 0, Progress("", 1, 1, quiet=True))
+    loss = engine.train_epoch(engine.plain_step(network.train(), optimizer), 0)
     assert 0 <= engine.judge(network, data.test) <= 1
     return loss
 

@@ -1,19 +1,20 @@
-"""How does a run survive a kill? One file, replaced atomically: the old state or the new one, never a mixture."""
+"""Files that survive a kill: atomic replacement, checkpoints, and the lock on a folder that ends with its owner."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from benchmarks_mlperf_tiny.errors import CheckpointError
+from benchmarks_mlperf_tiny.errors import CheckpointError, FolderLockedError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -53,6 +54,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_atomic` for text in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Which settings differ, for a message; empty where all are equal."""
+    keys = sorted(there.keys() | here.keys())
+    differing = [key for key in keys if there.get(key) != here.get(key)]
+    return "; ".join(f"{key} {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
 
 
 def save_checkpoint(path: Path, config: dict[str, Any], state: dict[str, Any]) -> None:
@@ -98,15 +106,36 @@ def load_checkpoint(path: Path, config: dict[str, Any]) -> dict[str, Any] | None
         raise CheckpointError(
             f"checkpoint {path} has format {content['format']}, this version reads format {FORMAT}: {cure}"
         )
-    saved: dict[str, Any] = content["config"]
-    differing = [
-        f"{key} {saved.get(key)!r} there, {config.get(key)!r} here"
-        for key in sorted(saved.keys() | config.keys())
-        if saved.get(key) != config.get(key)
-    ]
+    differing = differences(content["config"], config)
     if differing:
-        raise CheckpointError(
-            f"checkpoint {path} belongs to a run with other settings ({'; '.join(differing)}): {cure}"
-        )
+        raise CheckpointError(f"checkpoint {path} belongs to a run with other settings ({differing}): {cure}")
     state: dict[str, Any] = content["state"]
     return state
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Own `folder`, which is created if need be, for the duration of the block.
+
+    Args:
+        folder: to own.
+        wait: until another owner is gone, instead of raising.
+
+    Raises:
+        FolderLockedError: another process owns it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise FolderLockedError(
+                f"folder {folder} is in use by process {owner}: wait for it to end, or choose another --out"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
