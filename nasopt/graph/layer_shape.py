@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["conv", "conv_transpose", "depthwise", "linear", "matmul", "norm", "pool", "parameter", "embedding"]
+Kind = Literal[
+    "conv", "conv_transpose", "depthwise", "linear", "matmul", "norm", "pool", "parameter", "embedding", "adder"
+]
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,12 @@ class LayerShape:
             per group), `"linear"`, `"matmul"` (a product of two activations: nothing stored), `"norm"` (a
             normalisation that no layer before it absorbs: scale and shift per channel), `"pool"` (a pooling that a search
             added: nothing stored; a seed's own poolings are free), `"parameter"` (weights that
-            are used elementwise, or whose use has no formula), `"embedding"` (a lookup table).
+            are used elementwise, or whose use has no formula), `"embedding"` (a lookup table), `"adder"` (a convolution
+            of absolute differences: two additions and no multiplication per tap).
         in_channels: channels read. For `"matmul"` the length of the sum behind one output element.
         out_channels: channels written.
-        kernel: taps along each spatial dimension; `()` where there is none.
+        kernel: taps along each spatial dimension; `()` where there is none. A multi-head depthwise layer has its heads in
+            front of them.
         positions: how often the kernel is applied, per output channel: output positions of a convolution, *input*
             positions of a transposed one, rows of a linear layer or a matrix product.
         output_size: spatial size of the output, `()` where there is none.

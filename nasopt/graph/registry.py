@@ -15,6 +15,9 @@ from nasopt.graph.call import Rule
 # How a layer runs with another weight in the place of its own.
 Runner = Callable[[Any, Tensor, Tensor], Tensor]
 
+# How a layer runs under a mask that may not be multiplied to its weight.
+MaskedRunner = Callable[[Any, Tensor, Tensor], Tensor]
+
 # Where a result lives: in memory of its own; in its input's memory, as it is; in its input's memory, written over it.
 Memory = Literal["new", "view", "in_place"]
 
@@ -30,6 +33,7 @@ class RuleEntry:
         takes_sizes: the function takes sizes of activations as sizes (a view, a constructor), not as values.
         prices: what the rule says covers all parameters of the call.
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
+        run_masked: `(layer, input, mask) -> output`: the layer under a mask of its weight, None: the mask is multiplied to it.
         memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
             still needed.
         masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
@@ -41,6 +45,7 @@ class RuleEntry:
     takes_sizes: bool = False
     prices: bool = True
     run: Runner | None = None
+    run_masked: MaskedRunner | None = None
     memory: Memory = "new"
     masks_input: bool = False
 
@@ -55,6 +60,7 @@ def layer_rule(
     *layers: type[nn.Module],
     searchable: str = "passes channels on",
     run: Runner | None = None,
+    run_masked: MaskedRunner | None = None,
     memory: Memory = "new",
     masks_input: bool = False,
 ) -> Callable[[Rule], Rule]:
@@ -77,6 +83,8 @@ def layer_rule(
         searchable: what of the layer can be searched, in words, for the support matrix.
         run: for a layer that mixes channels (`call.reads`): `(layer, input, weight) -> output`, the layer with another
             weight in the place of its own. Default: `torch.func.functional_call`.
+        run_masked: instead of `run`, where a weight of zero is not an absent one: `(layer, input, mask) -> output`, with a
+            mask that broadcasts to the layer's one masked weight.
         memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
             `"in_place"` (element by element: over its input where nobody needs that any more).
         masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
@@ -88,7 +96,15 @@ def layer_rule(
 
     def register(function: Rule) -> Rule:
         for layer in dict.fromkeys(layers):
-            entry = RuleEntry(function, layer, searchable, run=run, memory=memory, masks_input=masks_input)
+            entry = RuleEntry(
+                function,
+                layer,
+                searchable,
+                run=run,
+                run_masked=run_masked,
+                memory=memory,
+                masks_input=masks_input,
+            )
             _add(_LAYERS, layer, entry)
         return function
 

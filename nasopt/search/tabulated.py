@@ -71,8 +71,9 @@ def tabulated_cost(
 def _two_axes(
     term: CostTerm, channels: Callable[[Count], Tensor], taps: Callable[[CostTerm, int], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Taps along the two kernel axes of a row; a third dimension is never searched, and the first two merge."""
+    """Taps along the two kernel axes of a row; the first two of three dimensions merge, of which heads may be searched."""
     if len(term.kernel) > 2:
-        return channels(prod(term.kernel[:-1])), channels(term.kernel[-1])
+        fixed = prod(size for size in term.kernel[1:-1] if isinstance(size, int))
+        return channels(term.kernel[0]) * fixed, channels(term.kernel[-1])
     found = [taps(term, dim) for dim in range(len(term.kernel))] + [channels(1)] * 2
     return found[0], found[1]
