@@ -96,18 +96,22 @@ class AdderConv2d(nn.Module):
 
     def distances(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The output; `mask`, of a shape that broadcasts to one filter `(in / groups, K, K)`, weighs the taps."""
-        batch, _, height, width = x.shape
-        sizes = zip((height, width), self.kernel_size, self.stride, self.padding, self.dilation)
-        out = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes]
-        patches = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # (B, in taps, L)
-        taps = patches.shape[1] // self.groups
-        # (groups, B L, taps)
-        patches = patches.view(batch, self.groups, taps, -1).permute(1, 0, 3, 2).reshape(self.groups, -1, taps)
-        filters = self.weight.view(self.groups, -1, taps)  # (groups, out / groups, taps)
+        patches = self._patches(x)
+        groups, taps = self.groups, patches.shape[-1]
+        filters = self.weight.unflatten(0, (groups, -1)).permute(0, 1, 3, 4, 2).reshape(groups, -1, taps)
         if mask is not None:
-            mask = mask.expand(self.weight.shape[1:]).reshape(1, 1, taps)
-        y = _Distances.apply(patches, filters, mask, self.eta)  # (groups, B L, out / groups)
-        return y.view(self.groups, batch, *out, -1).permute(1, 0, 4, 2, 3).reshape(batch, -1, *out)
+            mask = mask.expand(self.weight.shape[1:]).permute(1, 2, 0).reshape(1, 1, taps)
+        y = _Distances.apply(patches.flatten(1, 3), filters, mask, self.eta)  # (groups, B H' W', out / groups)
+        return y.unflatten(1, patches.shape[1:4]).permute(1, 0, 4, 2, 3).flatten(1, 2)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """`(groups, B, H', W', taps)`; taps in the order (row, column, channel), which copies whole runs of channels."""
+        (bottom, right), (row, column) = self.padding, self.dilation
+        sizes = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size)]
+        x = F.pad(x, (right, right, bottom, bottom)).permute(0, 2, 3, 1).contiguous()
+        windows = x.unfold(1, sizes[0], self.stride[0]).unfold(2, sizes[1], self.stride[1])[..., ::row, ::column]
+        # (B, H', W', in, K, K)
+        return windows.unflatten(3, (self.groups, -1)).permute(3, 0, 1, 2, 5, 6, 4).flatten(4)
 
     def extra_repr(self) -> str:
         return describe_convolution(self) + f", eta={self.eta:g}"

@@ -90,12 +90,11 @@ class ReafConv2d(nn.Module):
     def dense_weight(self) -> Tensor:
         """The weight `(out, in, K, K)` of the dense convolution that computes the same."""
         size = self.in_channels // self.groups
-        dense = self.weight.new_zeros(self.out_channels, self.groups, size, *self.kernel_size)
-        blocks = self.weight.unflatten(1, (self.merge, size)).chunk(len(self.subsets))
-        rows = dense.chunk(len(self.subsets))
-        for row, block, subset in zip(rows, blocks, self.subsets):
-            row[:, list(subset)] = block
-        return dense.flatten(1, 2)
+        rows = self.weight.unflatten(0, (len(self.subsets), -1)).unflatten(2, (self.merge, size))
+        dense = rows.new_zeros(*rows.shape[:2], self.groups, size, *self.kernel_size)
+        for index, subset in enumerate(self.subsets):
+            dense[index, :, list(subset)] = rows[index]
+        return dense.flatten(2, 3).flatten(0, 1)
 
     def extra_repr(self) -> str:
         return describe_convolution(self) + f", merge={self.merge}"
