@@ -175,7 +175,7 @@ class Run:
             search = wrap(stage, self.model, self.task.input_shape, self.regularizer, share)
             self.model = search.to(config.device)
             self.forward = self.parallel()  # before anything is frozen: the schedule comes after it
-            lengths = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}
+            lengths: dict[str, Any] = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}
             strength = None if config.budget else rising(config.strength, lengths["search"])
             self.schedule = nasopt.PhaseSchedule(self.model, **lengths, strength=strength)
         if self.schedule is None:

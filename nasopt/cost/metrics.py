@@ -87,10 +87,16 @@ def layer_macs(shape: LayerShape) -> Any:
     """Multiply-accumulates of one call of a layer for one sample [MAC].
 
     Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
-    Bias, norms, activations, lookups and elementwise weights are free.
+    Bias, norms, activations, lookups and elementwise weights are free. An adder layer multiplies nothing: see
+    `layer_additions`, and `layer_ops` for a metric in which it is not free.
     """
     if not facts_of(shape.kind).multiplies:
         return 0 * shape.out_channels
+    return _products(shape)
+
+
+def _products(shape: LayerShape) -> Any:
+    """Pairs of a weight and an activation that one call brings together."""
     return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
 
@@ -110,13 +116,26 @@ def layer_ops(shape: LayerShape) -> Any:
     """Bit-aware work of one call [MAC]: MACs, of which those with 1-bit weights and 1-bit activations count 1/64.
 
     A layer with only its weights binary still multiplies real activations, and counts in full. A pooling that a search
-    added works on real values: one comparison or addition per tap and output but the first, 8 for a 3x3 window.
+    added works on real values: one comparison or addition per tap and output but the first, 8 for a 3x3 window. A tap of
+    an adder layer, a difference and a sum, counts like the product and sum of one MAC.
     """
     if shape.kind == "pool":
         return shape.out_channels * shape.positions * (shape.taps - 1)
+    if shape.kind == "adder":
+        return _products(shape)
     macs = layer_macs(shape)
     binary = _is_one(shape.weight_bits) * _is_one(shape.activation_bits)
     return macs * (1 - binary * (1 - 1 / BINARY_SPEEDUP))
+
+
+def layer_multiplications(shape: LayerShape) -> Any:
+    """Multiplications of one call [operations]: one per MAC, none in an adder layer."""
+    return layer_macs(shape)
+
+
+def layer_additions(shape: LayerShape) -> Any:
+    """Additions and subtractions of one call [operations]: one per MAC, two per tap of an adder layer."""
+    return 2 * _products(shape) if shape.kind == "adder" else layer_macs(shape)
 
 
 def _is_one(bits: Any) -> Any:
@@ -129,6 +148,8 @@ MACS = Metric("macs", "MAC", per_call=True, cost=layer_macs)
 
 SIZE_BITS = Metric("size_bits", "bit", per_call=False, cost=layer_size_bits)
 OPS = Metric("ops", "MAC", per_call=True, cost=layer_ops)
+MULTIPLICATIONS = Metric("multiplications", "operations", per_call=True, cost=layer_multiplications)
+ADDITIONS = Metric("additions", "operations", per_call=True, cost=layer_additions)
 MEMORY = PeakMetric()
 
 _METRICS: dict[str, AnyMetric] = {}
@@ -200,4 +221,6 @@ register_metric(SIZE)
 register_metric(SIZE_BITS)
 register_metric(MACS)
 register_metric(OPS)
+register_metric(MULTIPLICATIONS)
+register_metric(ADDITIONS)
 register_metric(MEMORY)

@@ -179,7 +179,7 @@ class Call:
         in_channels: Count,
         out_channels: Count,
         *,
-        kernel: Sequence[int] = (),
+        kernel: Sequence[Count] = (),
         positions: int = 1,
         output_size: Sequence[int] = (),
         stride: Sequence[int] = (),

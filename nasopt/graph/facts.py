@@ -34,7 +34,8 @@ class Extent(int):
 
 @dataclass
 class CostTerm:
-    """What one call costs: a `LayerShape` whose channel counts are label vectors where channels may go.
+    """What one call costs: a `LayerShape` whose channel counts are label vectors where channels may go;
+    so are the heads of a multi-head layer, which lead its kernel.
 
     `key` names the stored weights: terms of one key share them, and storage is counted once. The call runs in any of
     `regions`; the layer has a bias in any of `bias_regions`.
@@ -46,7 +47,7 @@ class CostTerm:
     kind: Kind
     in_channels: Count
     out_channels: Count
-    kernel: tuple[int, ...]
+    kernel: tuple[Count, ...]
     positions: int
     output_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -73,7 +74,7 @@ class CostTerm:
             kind=self.kind,
             in_channels=number(self.in_channels),
             out_channels=number(self.out_channels),
-            kernel=self.kernel,
+            kernel=tuple(number(size) for size in self.kernel),
             positions=self.positions,
             output_size=self.output_size,
             stride=self.stride,

@@ -138,7 +138,10 @@ class Analysis:
             if node.op == "call_module" and isinstance(value, Tensor):
                 name = str(node.target)
                 if keep_outputs(name, self.module.get_submodule(name)):
-                    self.labels.fix(value, f"{name}: it is excluded")
+                    # What a layer writes and nobody else sees, such as its heads, stays as well.
+                    written = [labels for layer, labels in self.propagation.writers if layer == name]
+                    for labels in (value, *written):
+                        self.labels.fix(labels, f"{name}: it is excluded")
 
     def _group(self) -> list[Group]:
         count = len(self.labels)

@@ -18,6 +18,7 @@ Kind = Literal[
     "embedding",
     "add",
     "pool",
+    "adder",
 ]
 
 
@@ -53,6 +54,7 @@ KINDS: dict[str, KindFacts] = {
     "embedding": KindFacts(one_count=True),
     "add": KindFacts(stores=False, one_count=True),
     "pool": KindFacts(stores=False, one_count=True),
+    "adder": KindFacts(grouped=True),
 }
 """Facts of every kind; its place is the code by which compiled kernels know it, so new ones go to the end."""
 
@@ -84,10 +86,12 @@ class LayerShape:
             normalisation that no layer before it absorbs: scale and shift per channel), `"add"` (an elementwise
             operation of two tensors: nothing stored), `"pool"` (a pooling that a search added: nothing stored; a seed's
             own poolings are free), `"parameter"` (weights that are used elementwise, or whose use has no formula),
-            `"embedding"` (a lookup table).
+            `"embedding"` (a lookup table), `"adder"` (a convolution of absolute differences: two additions and no
+            multiplication per tap).
         in_channels: channels read. For `"matmul"` the length of the sum behind one output element.
         out_channels: channels written.
-        kernel: taps along each spatial dimension; `()` where there is none.
+        kernel: taps along each spatial dimension; `()` where there is none. A multi-head depthwise layer has its heads in
+            front of them.
         positions: how often the kernel is applied, per output channel: output positions of a convolution, *input*
             positions of a transposed one, rows of a linear layer or a matrix product.
         output_size: spatial size of the output, `()` where there is none.

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.branches.run import compile_graph, nest
 from nasopt.graph.groups import Analysis
-from nasopt.graph.registry import Runner, find_layer_rule
+from nasopt.graph.registry import MaskedRunner, Runner, find_layer_rule
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,10 @@ def _product(dims: tuple[int, ...]) -> Callable[[Tensor, Sequence[Tensor]], Tens
 
 def _layer_runner(layer: nn.Module, masks: Sequence[WeightMask]) -> Callable[..., Any]:
     entry = find_layer_rule(layer)
+    if entry is not None and entry.run_masked is not None:
+        (mask,) = masks
+        weight = layer.get_parameter(mask.weight)
+        return _run_under_mask(entry.run_masked, _vector_product(tuple(mask.vectors), weight.dim()))
     if entry is not None and entry.run is not None and len(masks) == 1:
         weight = layer.get_parameter(masks[0].weight)
         combine = _vector_product(tuple(masks[0].vectors), weight.dim())
@@ -125,6 +129,13 @@ def _layer_runner(layer: nn.Module, masks: Sequence[WeightMask]) -> Callable[...
 def _run_with_weight(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
     def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
         return run(layer, x, layer.weight * combine(vectors).to(layer.weight.dtype))
+
+    return run_masked
+
+
+def _run_under_mask(run: MaskedRunner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
+    def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+        return run(layer, x, combine(vectors).to(x.dtype))
 
     return run_masked
 
