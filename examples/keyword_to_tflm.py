@@ -2,8 +2,8 @@
 
     python -m examples.keyword_to_tflm            # under three minutes; needs pip install "nasopt[bench,litert]"
 
-The seed hears keywords well and does not fit: its tensors alone take more than 64 KB. Four steps: train it, search with a limit on
-memory, fine-tune, write the file. The file has run in the real interpreter before it gets its name, so the last number is no
+The seed hears keywords well and does not fit: its tensors alone take more than 64 KB. Four steps: train it, search with a
+limit on memory, fine-tune, write the file. The file has run in the real interpreter before it gets its name, so the last number is no
 estimate. Before: `examples/own_model.py` shows the three lines of a search.
 """
 
@@ -125,7 +125,8 @@ def main(arguments: list[str] | None = None) -> ExportReport:
     # every test recording, and only then gets its name.
     report = to_tflite(found, options.out, batches, test, targets=["cortex_m4"], max_batches=5, c_array=True)
     print(report)
-    assert report.device is not None and report.device.arena is not None
+    assert report.device is not None
+    assert report.device.arena is not None
     needed = report.device.arena.needed
     print(f"\n{needed:,} B of {ARENA:,} B: {'it fits' if needed <= ARENA else 'it does not fit, lower the limit'}.")
     main_file = report.device.files[-1]

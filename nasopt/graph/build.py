@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.decided import decide, short_names
 from nasopt.graph.branches.markers import choices_of
+from nasopt.graph.containers import like_seed
 from nasopt.graph.example import Example
 from nasopt.graph.groups import Analysis, analyse
 from nasopt.graph.kernels import AxisCut, KernelCut, kernel_size
@@ -33,7 +34,10 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
     keep = _keep(analysis, structure["channels"])
     kernels = {layer: _kernel_cut(analysis, layer, axes) for layer, axes in structure["kernels"].items()}
     network = slim(analysis, keep, kernels, example.inputs)
-    return short_names(network, decisions) if decisions else network
+    if decisions:
+        return short_names(network, decisions)
+    like_seed(network)
+    return network
 
 
 def _keep(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
 from nasopt.graph.branches.regions import Region, happens, regions
+from nasopt.graph.containers import like_seed
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.registry import memory_of
 
@@ -166,4 +167,5 @@ def short_names(module: fx.GraphModule, decisions: Mapping[str, int]) -> fx.Grap
     for name, part in renamed.named_modules():
         if type(part) is nn.Module or not name:
             part.training = modes.get(name, module.training)
+    like_seed(renamed, short)
     return renamed
