@@ -3,8 +3,8 @@
     python -m examples.keyword_to_tflm            # under three minutes; needs pip install "nasopt[bench,litert]"
 
 The seed hears keywords well and does not fit: its tensors alone take more than 64 KB. Four steps: train it, search with a
-limit on memory, fine-tune, write the file. The file has run in the real interpreter before it gets its name, so the last number is no
-estimate. Before: `examples/own_model.py` shows the three lines of a search.
+limit on memory, fine-tune, write the file. The file has run in the real interpreter before it gets its name, so the last
+number is no estimate. Before: `examples/own_model.py` shows the three lines of a search.
 """
 
 from __future__ import annotations

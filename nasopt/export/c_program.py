@@ -169,7 +169,7 @@ def _main(names: Names, file: File) -> str:
             ]
     allowed = "1" if any(port.scale for port in file.outputs) else "1e-4"
     lines = [
-        "// Written by nasopt. Runs the test vector in TensorFlow Lite for Microcontrollers; returns 0 where the answer is right.",
+        "// Written by nasopt. Runs the test vector in TensorFlow Lite for Microcontrollers; 0 where the answer is right.",
         "#include <cstring>",
         "",
         f'#include "{names.header.name}"',
