@@ -17,9 +17,12 @@ from nasopt.cost.metrics import (
     register_converter,
     register_family,
     register_metric,
+    runtime_flash,
+    runtime_memory,
 )
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
 from nasopt.cost.report import CostReport, cost_report
+from nasopt.cost.runtime import Runtime, get_runtime, register_runtime, runtime_names
 from nasopt.cost.targets import Target, get_target, register_target, target_from_table, target_names
 
 __all__ = [
@@ -35,11 +38,13 @@ __all__ = [
     "Metric",
     "NetworkCalls",
     "PeakMetric",
+    "Runtime",
     "Tabulation",
     "Target",
     "cost_report",
     "energy_metric",
     "get_metric",
+    "get_runtime",
     "get_target",
     "latency_metric",
     "metric_names",
@@ -48,7 +53,11 @@ __all__ = [
     "register_converter",
     "register_family",
     "register_metric",
+    "register_runtime",
     "register_target",
+    "runtime_flash",
+    "runtime_memory",
+    "runtime_names",
     "target_from_table",
     "target_names",
 ]

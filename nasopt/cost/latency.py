@@ -303,7 +303,7 @@ def _layer_energy(target: Target, shape: LayerShape) -> Any:
     return target.milliseconds(layer_cycles(target, shape)) * target.active_power_mw
 
 
-register_family("latency", latency_metric)
-register_family("latency_ms", partial(latency_metric, unit="ms"))
-register_family("energy", energy_metric)
+register_family("latency", latency_metric, "TARGET")
+register_family("latency_ms", partial(latency_metric, unit="ms"), "TARGET")
+register_family("energy", energy_metric, "TARGET")
 register_converter(Target, latency_metric)

@@ -16,11 +16,11 @@ may run, take the one after which the least is live.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nasopt.errors import ConfigError
-from nasopt.graph.activations import ActivationMemory
+from nasopt.graph.buffers import ActivationMemory
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,20 @@ def live_sets(memory: ActivationMemory, order: Sequence[str] | None = None) -> l
     return [tuple(buffers) for buffers in live]
 
 
+def lifetimes(memory: ActivationMemory) -> dict[str, tuple[int, int]]:
+    """First and last step at which each buffer exists, in the order of `memory.buffers`."""
+    sets = live_sets(memory) or [tuple(memory.buffers)]
+    found: dict[str, tuple[int, int]] = dict.fromkeys(memory.buffers, (0, 0))
+    for i in reversed(range(len(sets))):
+        for name in sets[i]:
+            found[name] = (i, max(i, found[name][1]))
+    return found
+
+
 def live_elements(memory: ActivationMemory, order: Sequence[str] | None = None) -> list[int]:
     """Sum of the live buffers at each step; of the inputs, where there is no step at all."""
     sets = live_sets(memory, order) or [tuple(memory.inputs)]
     return [sum(memory.buffers[buffer].elements() for buffer in buffers) for buffers in sets]
-
-
-def highest(sets: Iterable[frozenset[str]]) -> list[frozenset[str]]:
-    """Those sets of live buffers that can be the peak, whatever the sizes: no set within another."""
-    kept: list[frozenset[str]] = []
-    for one in sorted(dict.fromkeys(sets), key=len, reverse=True):
-        if not any(one <= other for other in kept):
-            kept.append(one)
-    return kept
 
 
 def peak(memory: ActivationMemory, order: Sequence[str] | None = None) -> Peak:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nasopt.cost.runtime import LIVE, Runtime, get_runtime
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.layer_shape import LayerShape, facts_of
@@ -32,6 +34,7 @@ class Metric:
         per_call: True for work and time (counted at every call of a layer), False for storage (counted once,
             however often the layer is called).
         cost: `LayerShape -> number`; fields of the shape may be ints or float64 tensors `(n,)`.
+        constant: what every network costs besides its layers.
         table: a faster form of the same costs, for training steps, or None.
     """
 
@@ -40,6 +43,7 @@ class Metric:
     per_call: bool
     cost: Callable[[LayerShape], Any]
     table: Tabulation | None = None
+    constant: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,16 @@ class PeakMetric:
         unit: of the result.
         bits: of one element.
         sharpness: None for the true maximum, whose gradient goes to the step at the peak; a positive number for a
-            smooth one, as in `nasopt.cost.memory.peak`.
+            smooth one, the `log(sum(exp(b m_i / m))) m / b` of the steps' memories `m_i` with maximum `m`, which is
+            larger by at most `log(steps) / b` of the peak and also moves steps that are nearly as high.
+        runtime: whose memory this is: live tensors in a perfect placement, or what an inference engine needs.
     """
 
     name: str = "memory"
     unit: str = "B"
     bits: int = 8
     sharpness: float | None = None
+    runtime: Runtime = LIVE
 
     def peak(self, elements: Tensor) -> Tensor:
         """Cost of a network from the live elements at its steps, shape `(steps,)`: a scalar, differentiable."""
@@ -152,8 +159,41 @@ MULTIPLICATIONS = Metric("multiplications", "operations", per_call=True, cost=la
 ADDITIONS = Metric("additions", "operations", per_call=True, cost=layer_additions)
 MEMORY = PeakMetric()
 
+
+def runtime_memory(runtime: str | Runtime) -> PeakMetric:
+    """The metric "memory that a runtime needs" [B], activations in int8; `"memory:NAME"` for regularizers.
+
+    Raises:
+        ConfigError: no runtime has that name.
+    """
+    runtime = get_runtime(runtime)
+    return PeakMetric(f"memory:{runtime.name}", runtime=runtime)
+
+
+def runtime_flash(runtime: str | Runtime) -> Metric:
+    """The metric "flash that a network needs with a runtime" [B]: weights, 4 B per bias, code; `"flash:NAME"`.
+
+    Weights count at their width, at most 8 bit: a layer that is wider while it is trained is deployed in int8.
+
+    Raises:
+        ConfigError: no runtime has that name.
+    """
+    runtime = get_runtime(runtime)
+    return Metric(f"flash:{runtime.name}", "B", False, partial(_layer_flash, runtime), constant=runtime.code_bytes)
+
+
+def _layer_flash(runtime: Runtime, shape: LayerShape) -> Any:
+    if not facts_of(shape.kind).stores:
+        return 0 * shape.out_channels
+    bits = shape.weight_bits
+    bits = bits.clamp(max=8) if isinstance(bits, Tensor) else min(bits, 8)
+    weights = shape.in_channels * shape.out_channels * shape.taps / shape.groups * (bits / 8)
+    described = runtime.layer_code_bytes + runtime.layer_file_bytes + runtime.channel_file_bytes * shape.out_channels
+    return weights + 4 * shape.bias * shape.out_channels + described
+
+
 _METRICS: dict[str, AnyMetric] = {}
-_FAMILIES: dict[str, Callable[[str], AnyMetric]] = {}
+_FAMILIES: dict[str, tuple[Callable[[str], AnyMetric], str]] = {}
 _CONVERTERS: dict[type, Callable[[Any], AnyMetric]] = {}
 
 
@@ -168,13 +208,18 @@ def register_metric(metric: AnyMetric) -> AnyMetric:
     return metric
 
 
-def register_family(prefix: str, make: Callable[[str], AnyMetric]) -> None:
+def register_family(prefix: str, make: Callable[[str], AnyMetric], argument: str) -> None:
     """Make metrics with an argument available by name: `"latency:cortex_m4"` is `make("cortex_m4")` of `"latency"`.
+
+    Args:
+        prefix: the name up to the colon.
+        make: the argument -> the metric.
+        argument: what it is, in capitals, for `metric_names` and errors.
 
     Raises:
         ConfigError: another family has the same prefix.
     """
-    if _FAMILIES.setdefault(prefix, make) is not make:
+    if _FAMILIES.setdefault(prefix, (make, argument))[0] is not make:
         raise ConfigError(f"a family of metrics named {prefix!r} exists already: choose another name")
 
 
@@ -189,8 +234,8 @@ def register_converter(kind: type, make: Callable[[Any], AnyMetric]) -> None:
 
 
 def metric_names() -> list[str]:
-    """Names that a regularizer may use; `"latency:TARGET"` stands for any of `target_names()`."""
-    return sorted([*_METRICS, *(f"{prefix}:TARGET" for prefix in _FAMILIES)])
+    """Names that a regularizer may use; `TARGET` stands for any of `target_names()`, `RUNTIME` of `runtime_names()`."""
+    return sorted([*_METRICS, *(f"{prefix}:{argument}" for prefix, (_, argument) in _FAMILIES.items())])
 
 
 def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
@@ -209,7 +254,7 @@ def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
         if metric in _METRICS:
             return _METRICS[metric]
         if prefix in _FAMILIES and argument:
-            return _FAMILIES[prefix](argument)
+            return _FAMILIES[prefix][0](argument)
     known = metric_names()
     hint = nearest(metric, known) if isinstance(metric, str) else ""
     raise ConfigError(
@@ -224,3 +269,5 @@ register_metric(OPS)
 register_metric(MULTIPLICATIONS)
 register_metric(ADDITIONS)
 register_metric(MEMORY)
+register_family("memory", runtime_memory, "RUNTIME")
+register_family("flash", runtime_flash, "RUNTIME")

@@ -13,8 +13,9 @@ from torch import nn
 
 from nasopt.cost.latency import layer_cycles
 from nasopt.cost.memory import PeakReport, live_elements, peak_report
-from nasopt.cost.metrics import MACS, SIZE
+from nasopt.cost.metrics import MACS, SIZE, runtime_flash, runtime_memory
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
+from nasopt.cost.runtime import Runtime, get_runtime
 from nasopt.cost.targets import Target, get_target
 from nasopt.graph.layer_shape import LayerShape
 
@@ -41,6 +42,46 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """What a network needs in a runtime.
+
+    Attributes:
+        runtime: which.
+        ram, flash: for activations and the runtime's own data; for weights and code [B].
+    """
+
+    runtime: Runtime
+    ram: int
+    flash: int
+
+    def plain(self, targets: Sequence[Target]) -> dict[str, Any]:
+        """As a dict of plain values, with `"fits"` by target."""
+        fits = {target.name: self.fits(target) for target in targets}
+        return {"name": self.runtime.name, "ram": self.ram, "flash": self.flash, "fits": fits}
+
+    def fits(self, target: Target) -> bool | None:
+        """Whether a chip has enough of both; None where it is not known how much it has."""
+        if (target.ram_bytes and self.ram > target.ram_bytes) or (
+            target.flash_bytes and self.flash > target.flash_bytes
+        ):
+            return False
+        return True if target.ram_bytes and target.flash_bytes else None
+
+    def __str__(self) -> str:
+        return f"in {self.runtime.name}: {self.ram:,} B of RAM, {self.flash:,} B of flash"
+
+    def verdict(self, target: Target) -> str:
+        """Whether it fits, in words."""
+        fits = self.fits(target)
+        parts = []
+        for what, needed, there in (("RAM", self.ram, target.ram_bytes), ("flash", self.flash, target.flash_bytes)):
+            if there and (fits is not False or needed > there):
+                parts.append(f"{needed:,} of {there:,} B {what}")
+        start = {True: "fits", False: "does not fit", None: "may fit"}[fits]
+        return f"{start} {target.name}: {', '.join(parts) or 'its memory is not known'}"
+
+
+@dataclass(frozen=True)
 class CostReport:
     """Costs of a model, batch 1; `print` shows a table, `csv()` and `json()` give the same numbers.
 
@@ -50,6 +91,7 @@ class CostReport:
         memory: peak of live activations as written and in the best order, int8 [B].
         unpriced: calls that nobody can price: their weights, MACs and cycles are in no total.
         free: calls that cost nothing by convention (activations, pooling, sums of activations, views ...).
+        deployment: what the network needs in a runtime, if one was named.
     """
 
     layers: tuple[LayerReport, ...]
@@ -57,16 +99,19 @@ class CostReport:
     memory: PeakReport
     unpriced: tuple[str, ...]
     free: tuple[str, ...]
+    deployment: Deployment | None = None
 
     def totals(self) -> dict[str, Any]:
         """`{"params", "macs", "memory", "memory_best_order", "cycles", "ms", "energy_uj", "without_law"}`.
 
         The latter four by target; energy only where the power is known; `without_law` lists the layers that are missing
-        in a target's total.
+        in a target's total. With a runtime also `"runtime"`: its name, `"ram"` and `"flash"` [B], and `"fits"` by target,
+        None where a target's memory is not known.
         """
         cycles = {t.name: sum(layer.cycles[t.name] or 0 for layer in self.layers) for t in self.targets}
         ms = {t.name: t.milliseconds(cycles[t.name]) for t in self.targets}
-        return {
+        deployed = {} if self.deployment is None else {"runtime": self.deployment.plain(self.targets)}
+        return deployed | {
             "params": sum(layer.params for layer in self.layers),
             "macs": sum(layer.macs for layer in self.layers),
             "memory": self.memory.given.size,
@@ -132,6 +177,7 @@ def cost_report(
     *,
     input_example: Any = None,
     targets: Sequence[str | Target] = (),
+    runtime: str | Runtime | None = None,
     leaf_modules: Sequence[Any] = (),
 ) -> CostReport:
     """Costs of any traceable model, layer by layer; of a search model those of what `arch_export` would give now.
@@ -145,10 +191,12 @@ def cost_report(
         input_shape: of one sample, without batch; several inputs: a sequence of shapes.
         input_example: instead: a batch as a tensor, a tuple of tensors, or a dict of keyword arguments.
         targets: embedded targets, by name or object.
+        runtime: an inference engine, by name or object: the report says what RAM and flash it needs for this network,
+            and whether that fits the targets.
         leaf_modules: names, globs or classes of modules that are not traced into: they are listed as unpriced.
 
     Raises:
-        ConfigError: an unknown target, or the model fails on the input.
+        ConfigError: an unknown target or runtime, or the model fails on the input.
         TraceError: the model's `forward` depends on data.
     """
     platforms = tuple(get_target(target) for target in targets)
@@ -157,7 +205,12 @@ def cost_report(
     calls = network_calls(network, input_shape, input_example=input_example, leaf_modules=leaf_modules)
     live = {step.node: size for step, size in zip(calls.memory.steps, live_elements(calls.memory))}
     layers = tuple(_layers(calls, live, platforms))
-    return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free)
+    deployment = None if runtime is None else _deployment(calls, get_runtime(runtime))
+    return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free, deployment)
+
+
+def _deployment(calls: NetworkCalls, runtime: Runtime) -> Deployment:
+    return Deployment(runtime, int(calls.total(runtime_memory(runtime))), int(calls.total(runtime_flash(runtime))))
 
 
 def _layers(calls: NetworkCalls, live: dict[str, Any], targets: Sequence[Target]) -> list[LayerReport]:
@@ -200,6 +253,8 @@ def _text(report: CostReport) -> str:
         last += [_whole(totals["cycles"][target.name]), f"{totals['ms'][target.name]:.3f}", ""]
     text = align([*lines, last], left=3)
     text += ["", _memory(report)]
+    if report.deployment is not None:
+        text += [str(report.deployment), *(report.deployment.verdict(target) for target in report.targets)]
     for target in report.targets:
         if missing := totals["without_law"][target.name]:
             text.append(f"{target.name} has no law for {listed(missing)}: its total is a lower bound")

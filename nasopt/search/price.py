@@ -125,7 +125,7 @@ class NetworkCost:
             cost = metric.cost(shape)
             costs.append((cost if runs is None else cost * runs.index_select(0, batch.events)).sum())
             first += len(batch.soft)
-        return sum(costs[1:], start=costs[0]) if costs else counts.new_zeros(())
+        return sum(costs[1:], start=costs[0]) + metric.constant if costs else counts.new_full((), metric.constant)
 
     def _on_device(self, device: torch.device, per_call: bool) -> _Program:
         if (device, per_call) not in self._programs:

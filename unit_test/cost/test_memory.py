@@ -8,7 +8,7 @@ import pytest
 
 from nasopt.cost.memory import dependencies, live_elements, live_sets, peak, peak_report
 from nasopt.errors import ConfigError
-from nasopt.graph.activations import ActivationMemory, Buffer
+from nasopt.graph.buffers import ActivationMemory, Buffer
 
 
 class Description(ActivationMemory):

@@ -10,7 +10,7 @@ from math import prod
 import torch
 
 from nasopt.cost.memory import live_sets
-from nasopt.graph.activations import ActivationMemory, Step
+from nasopt.graph.buffers import ActivationMemory, Step
 from nasopt.methods.nasb.cell import CellBody
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import PeakMetric
-from nasopt.graph.activations import ActivationMemory
+from nasopt.graph.buffers import ActivationMemory
 from nasopt.methods.nasb.layout import Layout
 from nasopt.methods.nasb.memory_odds import make_odds
 from nasopt.methods.nasb.memory_plan import make_plan

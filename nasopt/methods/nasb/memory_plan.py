@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasopt.graph.activations import ActivationMemory
+from nasopt.graph.buffers import ActivationMemory
 from nasopt.methods.nasb.backbone_memory import BackboneMemory, NodeMemory
 from nasopt.methods.nasb.candidates import ZERO, takes_source
 from nasopt.methods.nasb.cell import Edge, NASBCell
