@@ -1,4 +1,4 @@
-"""How does a search model run? The traced graph, with masks multiplied to the weights of the layers that read channels.
+"""The forward pass of a search model: the traced graph, with masks multiplied to the weights of layers that read channels.
 
 Masks enter as one more argument of the graph's function, so a search model keeps no tensors between steps and its layers
 stay plain layers.
@@ -26,7 +26,7 @@ class WeightMask:
     """A mask on one weight: the product of vectors, each along one dimension.
 
     Attributes:
-        weight: parameter path.
+        weight: parameter path, or name of the node whose value a function takes.
         vectors: dimension of the weight -> position in the tuple of masks that the graph's function takes.
     """
 
@@ -46,7 +46,7 @@ def masked_function(
     Args:
         analysis: of the traced module.
         masks_of_layer: masks on the weights of layers, by the layer's path.
-        masks_of_node: masks on parameters passed directly to functions, by the node's name.
+        masks_of_node: masks on weights and activations that functions take, by the node's name.
     """
     graph = copy.deepcopy(analysis.module.graph)
     first = next(iter(graph.nodes))
@@ -84,10 +84,14 @@ def _mask_argument(
     graph: fx.Graph, analysis: Analysis, node: fx.Node, mask: WeightMask, pick: Callable[[int], fx.Node]
 ) -> None:
     canonical = analysis.facts.canonical
-    weight = next(n for n in node.all_input_nodes if n.op == "get_attr" and canonical(str(n.target)) == mask.weight)
+    weight = next(n for n in node.all_input_nodes if _key(n, canonical) == mask.weight)
     with graph.inserting_before(node):
         product = graph.call_function(_product(tuple(mask.vectors)), (weight, [pick(p) for p in mask.vectors.values()]))
     node.replace_input_with(weight, product)
+
+
+def _key(node: fx.Node, canonical: Callable[[str], str]) -> str:
+    return canonical(str(node.target)) if node.op == "get_attr" else node.name
 
 
 def _vector_product(dims: tuple[int, ...], rank: int) -> Callable[[Sequence[Tensor]], Tensor]:
