@@ -1,4 +1,4 @@
-"""What does int8 cost? Found networks as float and int8 ONNX files, judged on the test split beside the torch network.
+"""Cost of int8: found networks as float and int8 ONNX files, judged on the test split beside the torch network.
 
     python -m benchmarks_mlperf_tiny.export_int8                                     # all tasks: searches, then exports
     python -m benchmarks_mlperf_tiny.export_int8 --task ic --module results/.../found_module.pt

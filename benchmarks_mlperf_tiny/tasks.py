@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks_mlperf_tiny.data.coco_people import visual_wake_words
 from benchmarks_mlperf_tiny.data.images import cifar10, cifar10_subset, digits
 from benchmarks_mlperf_tiny.data.keywords import spoken_digits, synthetic_words
-from benchmarks_mlperf_tiny.data.machines import generated_machines
-from benchmarks_mlperf_tiny.data.people import person_crops, synthetic_figures
+from benchmarks_mlperf_tiny.data.machines import generated_machines, toycar
+from benchmarks_mlperf_tiny.data.people import person_crops, synthetic_figures, visual_wake_words
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.speech_commands import speech_commands
 from benchmarks_mlperf_tiny.data.splits import Split, TaskData
-from benchmarks_mlperf_tiny.data.toycar import toycar
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8
 from nasopt import with_candidates

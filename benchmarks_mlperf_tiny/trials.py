@@ -95,7 +95,7 @@ class Trials:
         return study
 
     def jobs(self, trials: int) -> Iterator[Path]:
-        """Jobs to execute until the study has so many trials, each asked for when it is drawn.
+        """Jobs to execute until the study has that many trials, each asked for when it is drawn.
 
         What an earlier process has left comes first: trials that were interrupted go on, trials that failed are tried
         again.
@@ -119,7 +119,7 @@ class Trials:
             self.tell()
 
     def missing(self, trials: int) -> int:
-        """How many trials the study lacks to have so many that are complete."""
+        """How many trials the study lacks to have that many complete ones."""
         return max(trials - len(self.study.get_trials(states=(self.optuna.trial.TrialState.COMPLETE,))), 0)
 
     def ask(self) -> Any:

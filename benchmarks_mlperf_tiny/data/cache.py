@@ -1,4 +1,4 @@
-"""How does a file from the internet become a file that can be trusted? Download, resume, checksum, rename."""
+"""Cache of downloaded files: download, resume, checksum, rename."""
 
 from __future__ import annotations
 
