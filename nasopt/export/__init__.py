@@ -6,5 +6,15 @@ from nasopt.export.onnx_file import to_onnx
 from nasopt.export.program import to_exported_program
 from nasopt.export.report import ExportReport, TargetCost
 from nasopt.export.runtime import open_session
+from nasopt.export.torch_layers import to_torch_layers
 
-__all__ = ["ExportReport", "TargetCost", "open_session", "to_exported_program", "to_int8_onnx", "to_onnx", "top1"]
+__all__ = [
+    "ExportReport",
+    "TargetCost",
+    "open_session",
+    "to_exported_program",
+    "to_int8_onnx",
+    "to_onnx",
+    "to_torch_layers",
+    "top1",
+]
