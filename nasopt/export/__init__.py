@@ -7,6 +7,7 @@ from nasopt.export.program import to_exported_program
 from nasopt.export.report import ExportReport, TargetCost
 from nasopt.export.runtime import open_session
 from nasopt.export.tflite import to_tflite
+from nasopt.export.torch_layers import to_torch_layers
 
 __all__ = [
     "ExportReport",
@@ -16,5 +17,6 @@ __all__ = [
     "to_int8_onnx",
     "to_onnx",
     "to_tflite",
+    "to_torch_layers",
     "top1",
 ]

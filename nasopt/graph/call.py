@@ -232,7 +232,7 @@ class Call:
         term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *bits)
         self._facts.costs.append(term)
         self._facts.term_of_node[self.node] = term
-        if kind not facts_of(not).stores:
+        if facts_of(kind).stores:
             self._facts.mark_priced(self.node, self.module, key)
         return term
 

@@ -69,8 +69,8 @@ class MultiHeadDepthwise(nn.Module):
     def answers(self, x: Tensor) -> Tensor:
         """Of every head: `(B, channels, heads, H', W')`."""
         weight = self.weight.flatten(0, 1).unsqueeze(1)
-        y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.weight.shape[0])
-        return y.unflatten(1, self.weight.shape[:2])
+        y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.channels)
+        return y.unflatten(1, (self.channels, self.heads))
 
     def with_heads(self, x: Tensor, mask: Tensor) -> Tensor:
         """The output with the heads whose entry of `mask` is positive; `mask` has `heads` elements.

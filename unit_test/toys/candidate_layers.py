@@ -14,19 +14,17 @@ from nasopt.nn import (
     QuantNoise,
     ReafConv2d,
     ReafPlus,
-    adder_separable,
     fractal_block,
 )
 from toys.table import chain, toy
 
 
-@toy("adder", (3, 8, 8), channels=4 + 6 + 5 + 4 // 2 + 4 // 2, multiplies=False)
+@toy("adder", (3, 6, 6), channels=4 + 6 // 2 + 8 // 2, multiplies=False)
 def adder() -> nn.Module:
-    # Dense; depthwise, which passes channels on; dense; two groups, whose channels live and die in pairs.
-    norms = [nn.BatchNorm2d(width) for width in (4, 6, 5, 4)]
-    first = [AdderConv2d(3, 4, 3, 1, 1), norms[0], nn.ReLU(), AdderConv2d(4, 6, 3, 2, 1), norms[1], nn.ReLU()]
-    second = [AdderConv2d(6, 6, 3, 1, 1, groups=6), nn.BatchNorm2d(6), nn.ReLU(), AdderConv2d(6, 5, 1), norms[2]]
-    return chain(*first, *second, nn.Conv2d(5, 4, 1, bias=False), nn.GELU(), AdderConv2d(4, 4, 3, groups=2), norms[3])
+    # Dense; depthwise, which passes channels on; two groups, whose channels live and die in pairs.
+    norms = [nn.BatchNorm2d(width) for width in (4, 4, 6, 8)]
+    first = [AdderConv2d(3, 4, 3, 1, 1), norms[0], nn.ReLU(), AdderConv2d(4, 4, 3, 2, 1, groups=4), norms[1], nn.ReLU()]
+    return chain(*first, AdderConv2d(4, 6, 1), norms[2], nn.GELU(), AdderConv2d(6, 8, 3, 1, 1, groups=2), norms[3])
 
 
 @toy("multi_head", (3, 8, 8), channels=2 + 6 + 3 + 5)
@@ -69,13 +67,8 @@ class LightResiduals(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-@toy("fractal", (3, 6, 6), channels=4 + 6 + 5)
+@toy("fractal", (3, 6, 6), channels=4 + 6)
 def fractal() -> nn.Module:
-    # Shortcuts tie all layers of the block to the four channels that enter it.
-    block = fractal_block(3, lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)))
-    return chain(nn.Conv2d(3, 4, 3), nn.ReLU(), block, ReafPlus(4, 6, groups=2), nn.ReLU(), nn.Conv2d(6, 5, 1))
-
-
-@toy("adder_separable", (3, 8, 8), channels=4 + 6, multiplies=False)
-def adder_blocks() -> nn.Module:
-    return chain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), adder_separable(4, 6, 3, 2), nn.BatchNorm2d(6))
+    # Shortcuts tie all layers of the block to the six channels that enter it, made by two norms, ReLUs and convolutions.
+    block = fractal_block(2, lambda: nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)))
+    return chain(nn.Conv2d(3, 4, 3), nn.GELU(), ReafPlus(4, 6, groups=2), block)
