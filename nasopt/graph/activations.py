@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from nasopt.graph.branches.decided import is_changed_in_place
-from nasopt.graph.branches.flow import Flow, Flows
+from nasopt.graph.branches.decided import DecidedGraph, DecidedGraphs, is_changed_in_place
 from nasopt.graph.branches.markers import Choice, choices_of, is_marker
 from nasopt.graph.call import flatten
 from nasopt.graph.edit import is_in_place
@@ -90,7 +89,7 @@ class ActivationWalks:
 
     def __init__(self, analysis: Analysis) -> None:
         self.propagation = analysis.propagation
-        self._flows = Flows(analysis.module, analysis.propagation.regions)
+        self._flows = DecidedGraphs(analysis.module, analysis.propagation.regions)
         self._module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
 
@@ -111,7 +110,7 @@ class ActivationWalks:
 class _Walk:
     """One pass over the graph."""
 
-    def __init__(self, walks: ActivationWalks, flow: Flow) -> None:
+    def __init__(self, walks: ActivationWalks, flow: DecidedGraph) -> None:
         self.walks, self.flow = walks, flow
         self.propagation = walks.propagation
         self.found = ActivationMemory()

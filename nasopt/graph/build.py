@@ -1,4 +1,4 @@
-"""Plain values in, network out: the channels, kernel taps and branches that a structure names, cut out of a traced seed."""
+"""Building a network from a structure: the channels, taps and branches that it names, cut out of a traced seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.decided import decide, short_names
@@ -15,6 +15,7 @@ from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.example import Example
 from nasopt.graph.groups import analyse
 from nasopt.graph.kernels import AxisCut, KernelCut
+from nasopt.graph.registry import has_searchable_kernel
 from nasopt.graph.slim import slim
 
 
@@ -30,7 +31,7 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
         decide(module, decisions)
     analysis = analyse(module, example)
     keep = torch.ones(len(analysis.labels), dtype=torch.bool)
-    written: dict[str, Tensor] = dict(analysis.propagation.writers)
+    written: dict[str, Tensor] = dict(analysis.facts.writers)
     for layer, kept in structure["channels"].items():
         if layer not in written or max(kept, default=-1) >= len(written[layer]) or not kept:
             have = len(written[layer]) if layer in written else "no"
@@ -41,8 +42,10 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
         keep[analysis.roots[labels[dead]]] = False
     keep = keep[analysis.roots]
     kernels: dict[str, KernelCut] = {}
+    layers = dict(analysis.module.named_modules())
     for layer, axes in structure["kernels"].items():
-        if not isinstance(dict(analysis.module.named_modules()).get(layer), (nn.Conv1d, nn.Conv2d)):
+        found = layers.get(layer)
+        if found is None or not has_searchable_kernel(found):
             raise ConfigError(f"the structure cuts the kernel of {layer!r}, which is no convolution of the seed")
         kernels[layer] = tuple(AxisCut(*axis) for axis in axes)
     network = slim(analysis, keep, kernels, example.inputs)

@@ -1,24 +1,20 @@
-"""What does a rule say about one call in a graph? Channels, cost and slicing of a layer or function, in one object.
+"""One call of a layer or function, as its rule sees it: channels, slicing and cost.
 
 A rule is a function of a `Call`. It returns the labels of the output and, where the layer has parameters, says how they are
-sliced and what the layer costs.
+sliced and what the layer costs. What it says is written into the `Facts` of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from nasopt.graph.facts import Attribute, CostTerm, Count, Derived, Read
-from nasopt.graph.labels import NO_LABEL
+from nasopt.graph.branches.regions import has_one_user, producers
+from nasopt.graph.facts import Attribute, CostTerm, Count, Facts, Follows, Read, flatten, no_labels
 from nasopt.graph.layer_shape import Kind
-
-if TYPE_CHECKING:
-    from nasopt.graph.propagate import Propagation
 
 # Kinds of layers into which a scale and a shift per channel can be folded.
 _ABSORBING = ("conv", "conv_transpose", "depthwise", "linear")
@@ -34,35 +30,35 @@ class Call:
         value: fake value of the result: shapes and dtypes.
     """
 
-    def __init__(self, propagation: Propagation, node: fx.Node) -> None:
-        self._propagation = propagation
-        self.labels = propagation.labels
+    def __init__(self, facts: Facts, node: fx.Node) -> None:
+        self._facts = facts
+        self.labels = facts.labels
         self.node = node
         self.module: nn.Module | None = None
         self.name = node.name
         if node.op == "call_module":
             self.name = str(node.target)
-            self.module = propagation.module.get_submodule(self.name)
+            self.module = facts.module.get_submodule(self.name)
         self.value = node.meta["value"]
-        self.regions = list(propagation.needed[node])
+        self.regions = list(facts.used_in[node])
 
     # --- arguments
 
     @cached_property
     def args(self) -> tuple[Any, ...]:
         """Positional arguments: label tensors in place of tensors, Python values elsewhere."""
-        return tuple(self._propagation.resolve(arg) for arg in self.node.args)
+        return tuple(self._facts.resolve(arg) for arg in self.node.args)
 
     @cached_property
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments, in the same form."""
-        return {key: self._propagation.resolve(arg) for key, arg in self.node.kwargs.items()}
+        return {key: self._facts.resolve(arg) for key, arg in self.node.kwargs.items()}
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument given by position or by name, in the same form."""
         if position < len(self.node.args):
-            return self._propagation.resolve(self.node.args[position])
-        return self._propagation.resolve(self.node.kwargs[name]) if name in self.node.kwargs else default
+            return self._facts.resolve(self.node.args[position])
+        return self._facts.resolve(self.node.kwargs[name]) if name in self.node.kwargs else default
 
     def argument_node(self, position: int, name: str) -> Any:
         """The graph's own argument: a node or a constant, None where it is not given."""
@@ -73,7 +69,7 @@ class Call:
         node = self.argument_node(position, name)
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
-        return self._propagation.module.get_submodule(str(node.target))
+        return self._facts.module.get_submodule(str(node.target))
 
     def parameter_path(self, position: int, name: str) -> str | None:
         """Path of the parameter or buffer that is passed directly as this argument, else None."""
@@ -88,12 +84,12 @@ class Call:
     @cached_property
     def batch(self) -> int:
         """Samples in the example batch."""
-        return self._propagation.batch
+        return self._facts.batch
 
     @property
     def of_parameters(self) -> bool:
         """Whether the result is made of parameters and constants only: their labels are one per element."""
-        return self.node not in self._propagation.activations
+        return self.node not in self._facts.activations
 
     # --- channels
 
@@ -121,9 +117,9 @@ class Call:
         """Fix everything that comes in, parameters passed directly included; what goes out has no labels."""
         for node in self.node.all_input_nodes:
             if node.op == "get_attr":
-                self._propagation.use_whole(str(node.target), f"{self.name}: {reason}")
+                self._facts.use_whole(str(node.target), f"{self.name}: {reason}")
             else:
-                self.fix(self._propagation.resolve(node), reason)
+                self.fix(self._facts.resolve(node), reason)
         return no_labels(self.value)
 
     def unite(self, left: Tensor, right: Tensor) -> None:
@@ -138,42 +134,42 @@ class Call:
         A layer that is called again writes the same labels. With `repeat`, the `count` labels stand `repeat` times in
         a row of groups.
         """
-        known = self._propagation.slices.get((self._propagation.canonical(self._path(parameter)), dim))
+        known = self._facts.slices.get((self._facts.canonical(self._path(parameter)), dim))
         labels = self.labels.fresh(count).repeat(repeat) if known is None else known
         self.slices(parameter, dim, labels)
-        self._propagation.writers.append((self.name, labels))
+        self._facts.writers.append((self.name, labels))
         return labels
 
     def follows(self, outputs: Sequence[Tensor]) -> Tensor | None:
         """Fresh labels behind a choice that may keep the channels of its branches apart; None where it may not."""
         dims = {dim for x in outputs for dim in self.labels.varying(x)}
         calls = sum(node.target == self.node.target for node in self.node.graph.nodes)
-        if self.name not in self._propagation.apart or len(dims) != 1 or calls > 1:
-            self._propagation.apart.discard(self.name)
+        if self.name not in self._facts.apart or len(dims) != 1 or calls > 1:
+            self._facts.apart.discard(self.name)
             return None
         (dim,) = dims
         lines = tuple(self.labels.line(x, dim) for x in outputs)
         fresh = self.labels.fresh(len(lines[0]))
-        self._propagation.derived.append(Derived(self.name, fresh, lines, dim - self.value.dim()))
-        self._propagation.writers.append((self.name, fresh))
+        self._facts.follows.append(Follows(self.name, fresh, lines, dim - self.value.dim()))
+        self._facts.writers.append((self.name, fresh))
         return self.spread(fresh, dim)
 
     def slices(self, parameter: str, dim: int, labels: Tensor) -> None:
         """Position i of a parameter or buffer along `dim` belongs to the channel `labels[i]`; absent ones are passed over."""
         path = self._path(parameter)
-        if self._propagation.tensor(path) is not None:
-            self._propagation.slice(path, dim, labels)
+        if self._facts.tensor(path) is not None:
+            self._facts.slice(path, dim, labels)
 
     def reads(self, weight: str, dim: int, labels: Tensor) -> None:
         """The layer mixes channels, and position i of `weight` along `dim` multiplies channel `labels[i]`."""
         path = self._path(weight)
-        self._propagation.slice(path, dim, labels)
-        self._propagation.reads.append(Read(self.name, self.node.name, self._propagation.canonical(path), dim, labels))
+        self._facts.slice(path, dim, labels)
+        self._facts.reads.append(Read(self.name, self.node.name, self._facts.canonical(path), dim, labels))
 
     def attribute(self, name: str | int, labels: Tensor, factor: int = 1) -> None:
         """An int attribute of the layer (or argument of the function) is `factor` times the number of kept labels."""
         module = self.name if self.module is not None else None
-        self._propagation.attributes.append(Attribute(self.node.name, module, name, labels, factor))
+        self._facts.attributes.append(Attribute(self.node.name, module, name, labels, factor))
 
     def _path(self, parameter: str) -> str:
         return f"{self.name}.{parameter}" if self.module is not None else parameter
@@ -200,14 +196,16 @@ class Call:
 
         `weight` names the stored weights (default: those of the layer); they are counted once for all calls.
         """
-        key = self._propagation.canonical(self._path(weight)) if weight is not None else self.name
+        key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
         bits = (weight_bits, activation_bits)
         regions = list(self.regions)
         biased = list(regions) if bias else []
         counts = (kind, in_channels, out_channels, *sizes, groups)
         term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *bits)
-        self._propagation.add_cost(self, term)
+        self._facts.costs.append(term)
+        self._facts.term_of_node[self.node] = term
+        self._facts.mark_priced(self.node, self.module)
         return term
 
     def fold_bias_into(self, before: fx.Node) -> bool:
@@ -216,46 +214,25 @@ class Call:
         Behind a choice that depends on the branch: a price given after False is that of the remaining branches.
         """
         remaining = []
-        producers = [found for region in self.regions for found in self._propagation.producers(before, region)]
-        for region, producer in producers:
-            term = self._propagation.term_of_node.get(producer)
+        facts = self._facts
+        found = [one for region in self.regions for one in producers(facts.module, facts.regions, before, region)]
+        for region, producer in found:
+            term = facts.term_of_node.get(producer)
             # A scale per channel does not fit into signs.
             absorbs = term is not None and term.kind in _ABSORBING and term.weight_bits != 1
-            if absorbs and self._propagation.has_one_user(producer, region):
+            if absorbs and has_one_user(facts.module, facts.regions, producer, region):
                 assert term is not None
                 term.bias_regions.append(region)
             else:
                 remaining.append(region)
         self.regions = remaining
         if not remaining:
-            self._propagation.mark_priced(self)
+            facts.mark_priced(self.node, self.module)
         return not remaining
 
     def unpriced(self) -> None:
         """Nobody knows what this call costs: it is listed, never silently zero."""
-        self._propagation.unpriced.append(self.name)
+        self._facts.unpriced.append(self.name)
 
 
 Rule = Callable[[Call], Any]
-
-
-def flatten(value: Any) -> list[Any]:
-    """Leaves of nested lists, tuples, dicts and slices."""
-    if isinstance(value, (list, tuple)):
-        return [leaf for item in value for leaf in flatten(item)]
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in flatten(item)]
-    if isinstance(value, slice):
-        return flatten((value.start, value.stop, value.step))
-    return [value]
-
-
-def no_labels(value: Any) -> Any:
-    """A result of the form of `value`, with `NO_LABEL` at every position of its tensors."""
-    if isinstance(value, Tensor):
-        return torch.tensor(NO_LABEL).expand(value.shape)
-    if isinstance(value, (list, tuple)):
-        return tuple(no_labels(item) for item in value)
-    if isinstance(value, dict):
-        return {key: no_labels(item) for key, item in value.items()}
-    return value

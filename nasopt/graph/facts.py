@@ -1,14 +1,21 @@
-"""What do the rules say? Plain records: the price of a call, who reads channels, and the ints that follow them."""
+"""Facts that rules state about a model: prices of calls, readers and writers of channels, slices, and ints that follow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx, nn
 
-from nasopt.graph.branches.regions import ALWAYS, Region
+from nasopt.graph.branches.markers import BranchInput, Choice
+from nasopt.graph.branches.regions import ALWAYS, Region, regions, used_in
+from nasopt.graph.labels import NO_LABEL, Labels
 from nasopt.graph.layer_shape import Kind, LayerShape
+
+# Parameters used directly get one label per element; larger ones count as fixed.
+_MOST_DIRECT_ELEMENTS = 1 << 22
 
 # A number of channels: a constant, or the labels that are counted.
 Count = int | Tensor
@@ -89,10 +96,10 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Derived:
+class Follows:
     """Channels behind a choice whose branches keep channels of their own.
 
-    `labels[c]` lives iff `branches[i][c]` lives, where i is the branch that is chosen. They stand along `dim`, < 0.
+    `labels[c]` lives iff `branches[i][c]` lives, where i is the branch that is chosen. They lie along `dim`, < 0.
     """
 
     choice: str
@@ -113,3 +120,146 @@ class Attribute:
     name: str | int
     labels: Tensor
     factor: int = 1
+
+
+class Facts:
+    """What the rules stated about one traced model, and what they may ask of it.
+
+    Attributes:
+        module: the traced model.
+        batch: samples in the example batch.
+        labels: the classes of channels.
+        values: label tensors (or Python values) of every node.
+        slices: (parameter path, dim) -> labels along that dimension; paths are canonical (tied weights have one).
+        reads: where layers mix channels.
+        writers: (layer, labels) of every layer that makes channels.
+        attributes: ints that follow the number of channels.
+        costs: what the calls cost.
+        priced: canonical paths of the parameters that those costs cover.
+        unpriced: names of the calls that nobody can price.
+        unknown: names of the calls that have no rule.
+        activations: nodes that depend on the inputs of the model.
+        regions: in which branches every node lies.
+        used_in: in which branches every node's result is used.
+        apart: paths of choices whose branches keep channels of their own, as far as they can.
+        follows: channels behind such choices.
+    """
+
+    def __init__(self, module: fx.GraphModule, batch: int, apart: Collection[str] = ()) -> None:
+        self.module = module
+        self.batch = batch
+        self.labels = Labels()
+        self.values: dict[fx.Node, Any] = {}
+        self.slices: dict[tuple[str, int], Tensor] = {}
+        self.reads: list[Read] = []
+        self.writers: list[tuple[str, Tensor]] = []
+        self.attributes: list[Attribute] = []
+        self.costs: list[CostTerm] = []
+        self.priced: set[str] = set()
+        self.unpriced: list[str] = []
+        self.unknown: list[str] = []
+        self.activations: set[fx.Node] = set()
+        self.regions: dict[fx.Node, Region] = regions(module)
+        self.used_in = used_in(module, self.regions)
+        self.apart = set(apart)
+        self.follows: list[Follows] = []
+        self.term_of_node: dict[fx.Node, CostTerm] = {}
+        self.direct: dict[str, Tensor] = {}
+        self._whole: dict[str, str] = {}
+        everything: list[tuple[str, Tensor]] = list(module.named_parameters(remove_duplicate=False))
+        everything += module.named_buffers(remove_duplicate=False)
+        self._tensors: dict[str, Tensor] = dict(everything)
+        first: dict[int, str] = {}
+        self._canonical = {path: first.setdefault(id(tensor), path) for path, tensor in everything}
+
+    # --- values
+
+    def resolve(self, argument: Any) -> Any:
+        """Label tensors and Python values in place of the nodes in an argument."""
+        if isinstance(argument, fx.Node):
+            if argument.op == "get_attr" and argument not in self.values:
+                self.values[argument] = self._direct_labels(str(argument.target), argument.meta["value"])
+            return self.values[argument]
+        if isinstance(argument, (list, tuple)):
+            return tuple(self.resolve(item) for item in argument)
+        if isinstance(argument, dict):
+            return {key: self.resolve(item) for key, item in argument.items()}
+        if isinstance(argument, slice):
+            return slice(*(self.resolve(x) for x in (argument.start, argument.stop, argument.step)))
+        return argument
+
+    def _direct_labels(self, path: str, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.numel() > _MOST_DIRECT_ELEMENTS:
+            return no_labels(value)
+        path = self.canonical(path)
+        if path not in self.direct:
+            self.direct[path] = self.labels.fresh(value.numel()).reshape(value.shape)
+            if path in self._whole:
+                self.labels.fix(self.direct[path], self._whole[path])
+        return self.direct[path]
+
+    # --- parameters
+
+    def canonical(self, path: str) -> str:
+        """The one path of a parameter that may have several."""
+        return self._canonical.get(path, path)
+
+    def tensor(self, path: str) -> Tensor | None:
+        """Parameter or buffer of that path, None where there is none."""
+        return self._tensors.get(path)
+
+    def slice(self, path: str, dim: int, labels: Tensor) -> None:
+        """Register that a parameter is sliced along `dim`; a second registration unites the labels."""
+        path = self.canonical(path)
+        if path in self._whole:
+            self.labels.fix(labels, self._whole[path])
+        known = self.slices.setdefault((path, dim), labels)
+        self.labels.unite(known, labels, f"{path} is shared with a place without channels")
+
+    def use_whole(self, path: str, reason: str) -> None:
+        """A parameter is used as it is: it is never sliced, and what is sliced with it is fixed."""
+        path = self.canonical(path)
+        self._whole[path] = reason
+        for (sliced, _), labels in self.slices.items():
+            if sliced == path:
+                self.labels.fix(labels, reason)
+        if path in self.direct:
+            self.labels.fix(self.direct[path], reason)
+
+    def mark_priced(self, node: fx.Node, module: nn.Module | None = None) -> None:
+        """All parameters that a call uses are covered by what its rule said."""
+        # Branches hang below their choice, but their parameters are those of other calls.
+        if module is not None and not isinstance(module, (BranchInput, Choice)):
+            names = dict(module.named_parameters(remove_duplicate=False))
+            self.priced.update(self.canonical(f"{node.target}.{name}") for name in names)
+        for before in node.all_input_nodes:
+            if before.op == "get_attr":
+                self.priced.add(self.canonical(str(before.target)))
+
+    def called(self) -> list[str]:
+        """Names of all calls that work on activations: layers by their paths, functions by their nodes."""
+        work = [n for n in self.module.graph.nodes if n in self.activations and n.op.startswith("call")]
+        work = [n for n in work if any(isinstance(leaf, Tensor) for leaf in flatten(n.meta["value"]))]
+        return list(dict.fromkeys(str(n.target) if n.op == "call_module" else n.name for n in work))
+
+
+def flatten(value: Any) -> list[Any]:
+    """Leaves of nested lists, tuples, dicts and slices."""
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in flatten(item)]
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in flatten(item)]
+    if isinstance(value, slice):
+        return flatten((value.start, value.stop, value.step))
+    return [value]
+
+
+def no_labels(value: Any) -> Any:
+    """A result of the form of `value`, with `NO_LABEL` at every position of its tensors."""
+    if isinstance(value, Tensor):
+        return torch.tensor(NO_LABEL).expand(value.shape)
+    if isinstance(value, (list, tuple)):
+        return tuple(no_labels(item) for item in value)
+    if isinstance(value, dict):
+        return {key: no_labels(item) for key, item in value.items()}
+    return value

@@ -1,4 +1,4 @@
-"""What can be removed from a model? Groups of channels, with writers, readers and reasons."""
+"""Groups of channels: what can be removed from a model, with writers, readers and reasons."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 
 import nasopt.graph.rules  # noqa: F401  (fills the table)
-from nasopt.graph.branches.inline import inline_alternatives
+from nasopt.graph.branches.inline import inline_alternatives, sequential_layers
 from nasopt.graph.branches.markers import Alternatives, choices_of
 from nasopt.graph.branches.regions import ALWAYS
 from nasopt.graph.example import Example
-from nasopt.graph.facts import CostTerm, Read
-from nasopt.graph.propagate import Propagation
-from nasopt.graph.registry import find_layer_rule, own_functions
-from nasopt.graph.trace import LeafModules, trace
+from nasopt.graph.facts import CostTerm, Facts, Read
+from nasopt.graph.propagate import propagate
+from nasopt.graph.registry import alteration, find_layer_rule, own_functions
+from nasopt.graph.trace import LeafModules, matches_module, trace
 from nasopt.graph.values import annotate
 
 # A traced model: what packages above this one call it, which import no torch.fx.
@@ -73,15 +73,15 @@ class Analysis:
         self.module = module
         apart = set(choices_of(module)) if branches_apart else set()
         while True:
-            self.propagation = Propagation(module, batch, strict, apart).run()
-            self.labels = self.propagation.labels
+            self.facts = propagate(module, batch, strict, apart)
+            self.labels = self.facts.labels
             if keep_outputs is not None:
                 self._exclude(keep_outputs)
             self.roots = self.labels.find(torch.arange(len(self.labels)))
             tied = self._tied_choices()
             if not tied:
                 break
-            apart = self.propagation.apart - tied
+            apart = self.facts.apart - tied
         self.groups = self._group()
         self.searchable = [group for group in self.groups if group.searchable]
         self.atom = torch.full((len(self.labels),), -1)
@@ -92,14 +92,19 @@ class Analysis:
         self.atom_group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
 
     @property
+    def propagation(self) -> Facts:
+        """The facts, under the name that `search/` and `cost/` use."""
+        return self.facts
+
+    @property
     def reads(self) -> list[Read]:
         """Where layers mix channels."""
-        return self.propagation.reads
+        return self.facts.reads
 
     @property
     def costs(self) -> list[CostTerm]:
         """What the calls cost."""
-        return self.propagation.costs
+        return self.facts.costs
 
     def deployed_costs(self) -> list[CostTerm]:
         """The same terms for a network without choices: calls that share weights share their bias, too."""
@@ -124,12 +129,12 @@ class Analysis:
         read = self._mark(r.labels for r in self.reads)
         return {
             derived.choice
-            for derived in self.propagation.derived
+            for derived in self.facts.follows
             if bool((members[self.roots[derived.labels]] > 1).any()) or not bool(read[self.roots[derived.labels]].all())
         }
 
     def _exclude(self, keep_outputs: Callable[[str, nn.Module], bool]) -> None:
-        for node, value in self.propagation.values.items():
+        for node, value in self.facts.values.items():
             if node.op == "call_module" and isinstance(value, Tensor):
                 name = str(node.target)
                 if keep_outputs(name, self.module.get_submodule(name)):
@@ -143,10 +148,10 @@ class Analysis:
         for use in self._uses():
             weight = torch.randint(-(2**62), 2**62, (), generator=generator)
             signature.index_add_(0, self.roots[use], weight.expand(len(use)))
-        behind = self._mark(derived.labels for derived in self.propagation.derived)
-        written = self._mark(labels for _, labels in self.propagation.writers)
+        behind = self._mark(derived.labels for derived in self.facts.follows)
+        written = self._mark(labels for _, labels in self.facts.writers)
         # What a choice keeps apart is read through it.
-        passed = [(d.choice, labels) for d in self.propagation.derived for labels in d.branches]
+        passed = [(d.choice, labels) for d in self.facts.follows for labels in d.branches]
         uses = [*((r.layer, r.labels) for r in self.reads), *passed]
         read = self._mark(labels for _, labels in uses)
         first_reason = torch.full((count,), -1)
@@ -157,7 +162,7 @@ class Analysis:
         keys = zip(signature[candidates].tolist(), first_reason[candidates].tolist())
         for root, key in zip(candidates.tolist(), keys):
             by_signature.setdefault(key, []).append(root)
-        writers = self._names_by_root(self.propagation.writers)
+        writers = self._names_by_root(self.facts.writers)
         readers = self._names_by_root(uses)
         groups, names = [], set()
         for (_, reason_index), roots in by_signature.items():
@@ -185,7 +190,7 @@ class Analysis:
         return sorted(groups, key=lambda group: (not group.searchable, group.follows_choice))
 
     def _uses(self) -> Iterable[Tensor]:
-        yield from self.propagation.slices.values()
+        yield from self.facts.slices.values()
         for term in self.costs:
             for count in (term.in_channels, term.out_channels):
                 if isinstance(count, Tensor):
@@ -212,9 +217,15 @@ def trace_model(model: nn.Module, example: Example, leaf_modules: LeafModules = 
     Errors: see `nasopt.graph.trace.trace` and `nasopt.graph.branches.inline.inline_alternatives`.
     """
 
+    def opens(name: str, module: nn.Module) -> bool:
+        return not alteration(module) and not matches_module(name, module, leaf_modules)
+
+    def chain_of(branch: nn.Module, full_name: Callable[[str], str]) -> list[tuple[str, nn.Module]] | None:
+        return sequential_layers(branch, opens, _is_layer, full_name)
+
     def trace_part(part: nn.Module, example: Example, full_name: Callable[[str], str] | None) -> fx.GraphModule:
         traced = trace(part, example, _is_layer, leaf_modules, own_functions(), full_name)
-        return inline_alternatives(traced, example, trace_part, full_name or str)
+        return inline_alternatives(traced, example, trace_part, chain_of, full_name or str)
 
     return trace_part(model, example, None)
 

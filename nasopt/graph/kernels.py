@@ -1,4 +1,4 @@
-"""Fewer taps in a convolution: sliced weights, and padding that keeps every output where it was."""
+"""Kernel cuts: fewer taps in a convolution, and padding that keeps every output where it was."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ def cut_kernel(module: fx.GraphModule, name: str, cut: KernelCut) -> None:
     mode, layer.padding_mode = layer.padding_mode, "zeros"
     for node in [n for n in module.graph.nodes if n.op == "call_module" and n.target == name]:
         _pad_before(module, node, sides, left_right, mode)
+
+
+def kernel_size(layer: Any) -> tuple[int, ...]:
+    """Taps along each spatial dimension of a layer with a kernel."""
+    return tuple(layer.kernel_size)
 
 
 def padding_of(layer: Any) -> list[tuple[int, int]]:

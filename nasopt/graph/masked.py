@@ -83,7 +83,7 @@ def masked_function(
 def _mask_argument(
     graph: fx.Graph, analysis: Analysis, node: fx.Node, mask: WeightMask, pick: Callable[[int], fx.Node]
 ) -> None:
-    canonical = analysis.propagation.canonical
+    canonical = analysis.facts.canonical
     weight = next(n for n in node.all_input_nodes if n.op == "get_attr" and canonical(str(n.target)) == mask.weight)
     with graph.inserting_before(node):
         product = graph.call_function(_product(tuple(mask.vectors)), (weight, [pick(p) for p in mask.vectors.values()]))

@@ -1,10 +1,10 @@
-"""Which rule belongs to a layer or function? The table, and the decorators that fill it."""
+"""The table of rules: one record per layer type or function, and the decorators that fill it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
@@ -12,8 +12,14 @@ from torch.nn.utils import parametrize
 from nasopt.errors import ConfigError
 from nasopt.graph.call import Rule
 
+if TYPE_CHECKING:
+    from nasopt.graph.rewrite import Rewrite
+
 # How a layer runs with another weight in the place of its own.
 Runner = Callable[[Any, Tensor, Tensor], Tensor]
+
+# Changes a node of the smaller graph, in place.
+Rewriter = Callable[["Rewrite"], None]
 
 # Where a result lives: in memory of its own; in its input's memory, as it is; in its input's memory, written over it.
 Memory = Literal["new", "view", "in_place"]
@@ -28,21 +34,23 @@ class RuleEntry:
         layer: the class of the layer, None for a function.
         searchable: what of the layer can be searched, for the support matrix.
         takes_sizes: the function takes sizes of activations as sizes (a view, a constructor), not as values.
-        prices: what the rule says covers all parameters of the call.
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
         memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
             still needed.
         masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
+        searchable_kernel: taps of the weight's spatial dimensions may be cut.
+        rewrite: makes constants of the call (sizes, positions) those of a smaller network, or None.
     """
 
     function: Rule
     layer: type[nn.Module] | None = None
     searchable: str = ""
     takes_sizes: bool = False
-    prices: bool = True
     run: Runner | None = None
     memory: Memory = "new"
     masks_input: bool = False
+    searchable_kernel: bool = False
+    rewrite: Rewriter | None = None
 
 
 _LAYERS: dict[type[nn.Module], RuleEntry] = {}
@@ -57,6 +65,8 @@ def layer_rule(
     run: Runner | None = None,
     memory: Memory = "new",
     masks_input: bool = False,
+    searchable_kernel: bool = False,
+    rewrite: Rewriter | None = None,
 ) -> Callable[[Rule], Rule]:
     """Teach nasopt a layer type: how channels pass, what it costs, how it is sliced.
 
@@ -81,6 +91,9 @@ def layer_rule(
             `"in_place"` (element by element: over its input where nobody needs that any more).
         masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
             weight's dimension 1 runs over all of them (one group): a mask may then go where it is cheaper.
+        searchable_kernel: the layer is a convolution whose outputs stay the same when taps at the rim of its kernel are
+            zero and left out, as of `nn.Conv1d` and `nn.Conv2d`.
+        rewrite: for a layer with sizes of its own (`nn.Unflatten`): makes them those of a smaller network.
 
     Raises:
         ConfigError: a class has a rule already.
@@ -88,7 +101,16 @@ def layer_rule(
 
     def register(function: Rule) -> Rule:
         for layer in dict.fromkeys(layers):
-            entry = RuleEntry(function, layer, searchable, run=run, memory=memory, masks_input=masks_input)
+            entry = RuleEntry(
+                function,
+                layer,
+                searchable,
+                run=run,
+                memory=memory,
+                masks_input=masks_input,
+                searchable_kernel=searchable_kernel,
+                rewrite=rewrite,
+            )
             _add(_LAYERS, layer, entry)
         return function
 
@@ -96,7 +118,10 @@ def layer_rule(
 
 
 def function_rule(
-    *functions: Callable[..., Any] | str, takes_sizes: bool = False, memory: Memory = "new"
+    *functions: Callable[..., Any] | str,
+    takes_sizes: bool = False,
+    memory: Memory = "new",
+    rewrite: Rewriter | None = None,
 ) -> Callable[[Rule], Rule]:
     """Teach nasopt a function, or a tensor method by its name: how channels pass and what it costs.
 
@@ -108,6 +133,7 @@ def function_rule(
         functions: functions, or names of tensor methods.
         takes_sizes: the function takes sizes of activations as sizes, like `view`, so that they may shrink with the channels.
         memory: where the result lives, as for `layer_rule`.
+        rewrite: for a function whose arguments are sizes or positions: makes them those of a smaller network.
 
     Raises:
         ConfigError: a function has a rule already.
@@ -115,7 +141,7 @@ def function_rule(
 
     def register(function: Rule) -> Rule:
         for target in dict.fromkeys(functions):
-            entry = RuleEntry(function, takes_sizes=takes_sizes, memory=memory)
+            entry = RuleEntry(function, takes_sizes=takes_sizes, memory=memory, rewrite=rewrite)
             if isinstance(target, str):
                 _add(_QUALIFIED if "." in target else _METHODS, target, entry)
             else:
@@ -174,6 +200,12 @@ def memory_of(module: fx.GraphModule, node: fx.Node) -> Memory:
 def own_functions() -> set[Callable[..., Any]]:
     """Python functions with a rule that torch does not dispatch by itself: tracing must keep them whole."""
     return {f for f in _FUNCTIONS if hasattr(f, "__globals__") and not (f.__module__ or "").startswith("torch")}
+
+
+def has_searchable_kernel(module: nn.Module) -> bool:
+    """Whether taps of a layer's kernel may be cut."""
+    entry = find_layer_rule(module)
+    return entry is not None and entry.searchable_kernel
 
 
 def layer_table() -> list[RuleEntry]:

@@ -1,43 +1,40 @@
-"""Which constants in a graph are channel counts in disguise? Sizes of views, split sizes, slices, channel padding."""
+"""Rewriters: constants of a graph that are channel counts in disguise (sizes of views and splits, slices, channel padding)."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx
 
-from nasopt.graph.call import flatten
-from nasopt.graph.groups import Analysis
+from nasopt.graph.facts import Facts, flatten
 
 
 @dataclass
 class Rewrite:
     """One node of the smaller graph, beside its original with labels."""
 
-    analysis: Analysis
+    facts: Facts
     keep: Tensor
     node: Any
     original: Any
 
     def labels(self, argument: Any) -> Any:
         """Label tensors of an argument of the original node."""
-        return self.analysis.propagation.resolve(argument)
+        return self.facts.resolve(argument)
 
     @property
     def result(self) -> Any:
         """Label tensors of the result."""
-        return self.analysis.propagation.values[self.original]
+        return self.facts.values[self.original]
 
     def kept(self, labels: Tensor, dim: int) -> Tensor:
         """One bool per position along `dim`, shape `(n,)`."""
-        if not self.analysis.labels.varies(labels, dim):
+        if not self.facts.labels.varies(labels, dim):
             return torch.ones(labels.shape[dim], dtype=torch.bool)
-        return self.keep[self.analysis.labels.line(labels, dim)]
+        return self.keep[self.facts.labels.line(labels, dim)]
 
     def new_shape(self, labels: Tensor) -> tuple[int, ...]:
         """Shape in the smaller network."""
@@ -49,7 +46,7 @@ class Rewrite:
         return any(isinstance(x, Tensor) and self.new_shape(x) != tuple(x.shape) for x in tensors)
 
 
-def _sizes(rewrite: Rewrite) -> None:
+def view_sizes(rewrite: Rewrite) -> None:
     """`view(x, sizes)` and its like: constants, and computed sizes that do not follow, become the new sizes."""
     node, shape = rewrite.node, rewrite.new_shape(rewrite.result)
     keyword = next((k for k in ("size", "shape", "sizes") if k in node.kwargs), None)
@@ -71,7 +68,7 @@ def _follow(size: Any, new: int, old: int) -> Any:
     return size if new == old or value in (-1, new) else new
 
 
-def _unflatten(rewrite: Rewrite) -> None:
+def unflatten_sizes(rewrite: Rewrite) -> None:
     node, labels = rewrite.node, rewrite.result
     first = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
     sizes = node.args[2] if len(node.args) > 2 else node.kwargs["sizes"]
@@ -82,7 +79,7 @@ def _unflatten(rewrite: Rewrite) -> None:
     node.kwargs = {}
 
 
-def _unflatten_layer(rewrite: Rewrite) -> None:
+def unflatten_layer(rewrite: Rewrite) -> None:
     owner = rewrite.node.graph.owning_module
     assert owner is not None
     layer: Any = owner.get_submodule(str(rewrite.node.target))
@@ -90,7 +87,7 @@ def _unflatten_layer(rewrite: Rewrite) -> None:
     layer.unflattened_size = rewrite.new_shape(rewrite.result)[first : first + len(layer.unflattened_size)]
 
 
-def _split(rewrite: Rewrite) -> None:
+def split_sizes(rewrite: Rewrite) -> None:
     """`chunk` and `split` in any form become `split` with explicit sizes."""
     node = rewrite.node
     x = rewrite.labels(rewrite.original.args[0])
@@ -101,7 +98,7 @@ def _split(rewrite: Rewrite) -> None:
     node.op, node.target, node.args, node.kwargs = "call_function", torch.split, (node.args[0], sizes, dim), {}
 
 
-def _index(rewrite: Rewrite) -> None:
+def index(rewrite: Rewrite) -> None:
     """`x[...]` and `x[...] = y`: slices, lists and single positions along a dimension with channels."""
     container = rewrite.labels(rewrite.original.args[0])
     if not isinstance(container, Tensor):
@@ -161,7 +158,7 @@ def compact_positions(positions: list[int]) -> Any:
     return positions
 
 
-def _narrow(rewrite: Rewrite) -> None:
+def narrow(rewrite: Rewrite) -> None:
     """`narrow(x, dim, start, length)` and `select(x, dim, position)` along channels become indexing."""
     node = rewrite.node
     x = rewrite.labels(rewrite.original.args[0])
@@ -181,7 +178,7 @@ def _name(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _pad(rewrite: Rewrite) -> None:
+def channel_padding(rewrite: Rewrite) -> None:
     """Constant padding along channels: as many as are kept of the added ones."""
     node = rewrite.node
     x = rewrite.labels(rewrite.original.args[0])
@@ -195,26 +192,3 @@ def _pad(rewrite: Rewrite) -> None:
             pad[2 * i + 1] = int(kept[len(kept) - after :].sum())
     node.args = (node.args[0], tuple(pad), *node.args[2:])
     node.kwargs = {k: v for k, v in node.kwargs.items() if k != "pad"}
-
-
-_BY_NAME: dict[Callable[[Rewrite], None], str] = {
-    _sizes: "view reshape expand broadcast_to",
-    _unflatten: "unflatten",
-    _split: "chunk split split_with_sizes tensor_split",
-    _narrow: "narrow select",
-}
-
-REWRITERS: dict[Any, Callable[[Rewrite], None]] = {
-    operator.getitem: _index,
-    "__getitem__": _index,
-    operator.setitem: _index,
-    "__setitem__": _index,
-    F.pad: _pad,
-    torch._C._nn.pad: _pad,
-    nn.Unflatten: _unflatten_layer,
-}
-for _rewriter, _names in _BY_NAME.items():
-    for _word in _names.split():
-        REWRITERS[_word] = _rewriter
-        if hasattr(torch, _word):
-            REWRITERS[getattr(torch, _word)] = _rewriter

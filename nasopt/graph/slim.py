@@ -1,20 +1,21 @@
-"""Kept labels in, smaller network out: sliced layers and parameters, rewritten shape constants, no dead code."""
+"""The smaller network: sliced layers and parameters, rewritten shape constants, no dead code."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from nasopt.errors import ExportError
-from nasopt.graph.call import flatten
 from nasopt.graph.edit import remove_dead_code
+from nasopt.graph.facts import flatten
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, cut_kernel
-from nasopt.graph.rewrite import REWRITERS, Rewrite
+from nasopt.graph.registry import find_rule
+from nasopt.graph.rewrite import Rewrite
 from nasopt.graph.values import UNKNOWN, Evaluator
 
 
@@ -52,11 +53,11 @@ def _slice_tensors(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> N
     paths += [path for path, _ in small.named_buffers(remove_duplicate=False)]
     sliced: dict[str, Tensor] = {}
     dims: dict[str, list[tuple[int, Tensor]]] = {}
-    for (path, dim), labels in analysis.propagation.slices.items():
+    for (path, dim), labels in analysis.facts.slices.items():
         if not bool(keep[labels].all()):
             dims.setdefault(path, []).append((dim, torch.nonzero(keep[labels]).reshape(-1)))
     for path in paths:
-        canonical = analysis.propagation.canonical(path)
+        canonical = analysis.facts.canonical(path)
         if canonical not in dims:
             continue
         owner, name = _owner(small, path)
@@ -80,7 +81,7 @@ def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 def _set_attributes(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> None:
     nodes = {node.name: node for node in small.graph.nodes}
-    for attribute in analysis.propagation.attributes:
+    for attribute in analysis.facts.attributes:
         value = int(keep[attribute.labels].sum()) * attribute.factor
         if attribute.module is not None:
             setattr(small.get_submodule(attribute.module), str(attribute.name), value)
@@ -106,18 +107,12 @@ def _rewrite_nodes(
         if original is None or node.op == "output":
             node.meta["value"] = evaluate(node)
             continue
-        rewrite = Rewrite(analysis, keep, node, original)
-        rewriter = _rewriter(node, small)
-        if rewriter is not None and rewrite.is_cut():
-            rewriter(rewrite)
+        rewrite = Rewrite(analysis.facts, keep, node, original)
+        entry = find_rule(node, small.get_submodule(str(node.target)) if node.op == "call_module" else None)
+        if entry is not None and entry.rewrite is not None and rewrite.is_cut():
+            entry.rewrite(rewrite)
         node.meta["value"] = _evaluate(evaluate, node)
         _check_shapes(node, original, rewrite)
-
-
-def _rewriter(node: fx.Node, module: fx.GraphModule) -> Callable[[Rewrite], None] | None:
-    if node.op == "call_module":
-        return REWRITERS.get(type(module.get_submodule(str(node.target))))
-    return REWRITERS.get(node.target)
 
 
 def _evaluate(evaluate: Evaluator, node: fx.Node) -> Any:
@@ -134,7 +129,7 @@ def _check_shapes(node: fx.Node, original: fx.Node, rewrite: Rewrite) -> None:
     if node.op == "get_attr" or node.meta["value"] is UNKNOWN:
         return
     found = [tuple(x.shape) for x in flatten(node.meta["value"]) if isinstance(x, Tensor)]
-    labels = [x for x in flatten(rewrite.analysis.propagation.values.get(original)) if isinstance(x, Tensor)]
+    labels = [x for x in flatten(rewrite.facts.values.get(original)) if isinstance(x, Tensor)]
     expected = [rewrite.new_shape(x) for x in labels]
     # A unit may have further outputs in one mode only (attention weights); those carry no channels.
     if len(labels) == len(found) and found != expected:

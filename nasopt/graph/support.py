@@ -1,4 +1,4 @@
-"""Which layers does nasopt know? The support matrix, printed from the table of rules itself.
+"""The support matrix: which layers nasopt knows, printed from the table of rules itself.
 
 python -m nasopt.graph.support
 """

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import AxisCut, KernelCut
+from nasopt.graph.registry import has_searchable_kernel
 from nasopt.search.channels import THRESHOLD
 from nasopt.search.constants import Constants
 from nasopt.search.price import KernelAxis
@@ -74,7 +75,7 @@ def tap_axes(analysis: Analysis, excluded: Sequence[str]) -> list[TapAxis]:
     for term in analysis.costs:
         is_layer = analysis.nodes.get(term.node) is not None and analysis.nodes[term.node].op == "call_module"
         layer = analysis.module.get_submodule(term.layer) if is_layer else None
-        searched = isinstance(layer, (nn.Conv1d, nn.Conv2d)) and term.layer not in excluded
+        searched = layer is not None and has_searchable_kernel(layer) and term.layer not in excluded
         if not searched or len(owners[term.key]) > 1 or term.key in used_directly:
             continue
         for dim, taps in enumerate(term.kernel):

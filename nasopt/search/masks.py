@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.graph.groups import Analysis
-from nasopt.graph.kernels import KernelCut
+from nasopt.graph.kernels import KernelCut, kernel_size
 from nasopt.graph.masked import WeightMask
 from nasopt.search.channels import THRESHOLD, ChannelMasks, check_channel_block
 from nasopt.search.constants import Constants
@@ -206,7 +206,7 @@ class Masks:
         if taps is None:
             return {}
         layers = {layer for layer, _ in self.axes}
-        sizes = {name: _kernel_size(self._analysis.module.get_submodule(name)) for name in layers}
+        sizes = {name: kernel_size(self._analysis.module.get_submodule(name)) for name in layers}
         return self._kernels.cuts(taps, sizes)
 
     # --- building
@@ -228,7 +228,7 @@ class Masks:
     def _make_links(self) -> list[_Link]:
         layout = branch_layout(self._analysis)
         links = []
-        for derived in self._analysis.propagation.derived:
+        for derived in self._analysis.propagation.follows:
             first, count = layout[derived.choice]
             branches = torch.stack([self._slots_of(labels) for labels in derived.branches])
             followers = self._slots_of(derived.labels)
@@ -275,8 +275,3 @@ def _own_name(analysis: Analysis, layer: str, weight: str) -> str:
     """Name that a layer gives to the parameter of that canonical path."""
     names = dict(analysis.module.get_submodule(layer).named_parameters(remove_duplicate=False))
     return next(name for name in names if analysis.propagation.canonical(f"{layer}.{name}") == weight)
-
-
-def _kernel_size(layer: nn.Module) -> Sequence[int]:
-    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    return layer.kernel_size

@@ -108,7 +108,7 @@ def _runs(analysis: Analysis, layer: str, decisions: Mapping[str, int]) -> bool:
     """Whether a layer, or a function that is named after its node, is still called and its result needed."""
     nodes = analysis.module.graph.nodes
     calls = [node for node in nodes if layer == (str(node.target) if node.op == "call_module" else node.name)]
-    regions = [region for node in calls for region in analysis.propagation.needed[node]]
+    regions = [region for node in calls for region in analysis.propagation.used_in[node]]
     return any(happens(region, decisions) for region in regions) if calls else is_chosen(layer, decisions)
 
 

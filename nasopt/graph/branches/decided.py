@@ -1,17 +1,93 @@
-"""What remains of branches once they are decided? The chosen ones in the graph, under the names that a person would give them."""
+"""The decided graph: the chosen branch of every choice and nothing of the others, as a view and as an edit of the graph.
+
+`conv.branches.1.0` of a chosen branch 1 is renamed to `conv.0`: the names that a person would give.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
-from nasopt.graph.edit import is_in_place, remove_dead_code
+from nasopt.graph.branches.regions import Region, happens, regions
+from nasopt.graph.edit import is_in_place
 from nasopt.graph.registry import memory_of
+
+
+@dataclass(frozen=True)
+class DecidedGraph:
+    """What is left of a graph with branches once they are decided, in terms of its nodes; the graph stays as it is.
+
+    Attributes:
+        nodes: those that run, in order; without what only branches read that are not chosen.
+        inputs: node -> nodes whose results it reads.
+        users: node -> nodes that read its result.
+        source: node -> the node whose result has its value; another one for markers, which are in none of the above.
+        copies: choices that remain, as a copy of their input: a branch passes it on, and it is changed in place afterwards.
+    """
+
+    nodes: list[fx.Node]
+    inputs: dict[fx.Node, list[fx.Node]]
+    users: dict[fx.Node, list[fx.Node]]
+    source: dict[fx.Node, fx.Node]
+    copies: dict[fx.Node, fx.Node]
+
+
+class DecidedGraphs:
+    """The decided graphs of one traced model.
+
+    Args:
+        module: the model.
+        where: region of every node.
+    """
+
+    def __init__(self, module: fx.GraphModule, where: Mapping[fx.Node, Region]) -> None:
+        markers = {name: m for name, m in module.named_modules() if isinstance(m, (BranchInput, Choice))}
+        called = [node for node in module.graph.nodes if node.op == "call_module" and node.target in markers]
+        self._choices = {node for node in called if isinstance(markers[str(node.target)], Choice)}
+        self._entries = set(called) - self._choices
+        self._entry_of = {node: _entry_of(module, node) for node in module.graph.nodes} if markers else {}
+        self._changed = {node for node in self._choices if is_changed_in_place(module, node)}
+        self._stays = {n for n in module.graph.nodes if n.op in ("placeholder", "output") or is_in_place(n)}
+        self._nodes = [(node, where.get(node, ())) for node in module.graph.nodes]
+
+    def under(self, decisions: Mapping[str, int]) -> DecidedGraph:
+        """What runs under decisions: path of every choice -> index of its branch."""
+        before: dict[fx.Node, list[fx.Node]] = {}
+        source: dict[fx.Node, fx.Node] = {}
+        copies: dict[fx.Node, fx.Node] = {}
+        passed_on: set[fx.Node] = set()
+        for node, region in self._nodes:
+            if not happens(region, decisions):
+                continue
+            chosen: Any = self._entry_of.get(node)
+            if chosen is not None:
+                passed_on.add(node)
+            elif node in self._choices:
+                chosen = node.args[decisions[str(node.target)]]
+                if chosen in passed_on and node in self._changed:
+                    # The search model mixes into a new tensor, which may be changed in place; the input itself may not.
+                    copies[node] = source[chosen]
+                    before[node], chosen = [source[chosen]], None
+                elif chosen in passed_on:
+                    passed_on.add(node)
+            source[node] = node if chosen is None else source[chosen]
+            if source[node] is node and node not in self._entries and node not in before:
+                before[node] = list(dict.fromkeys(source[n] for n in node.all_input_nodes))
+        wanted: set[fx.Node] = set()
+        for node in reversed(before):
+            if node in wanted or node in self._stays:
+                wanted.update((node, *before[node]))
+        inputs = {node: read for node, read in before.items() if node in wanted}
+        users: dict[fx.Node, list[fx.Node]] = {node: [] for node in inputs}
+        for node, read in inputs.items():
+            for one in read:
+                users[one].append(node)
+        return DecidedGraph(list(inputs), inputs, users, source, copies)
 
 
 def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
@@ -22,30 +98,27 @@ def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
         decisions: path of every choice -> index of its branch.
     """
     graph = module.graph
-    for node in list(graph.nodes):
-        if is_marker(module, node, Choice):
-            chosen = node.args[decisions[str(node.target)]]
-            if entry_of(module, chosen) is not None and is_changed_in_place(module, node):
-                # The search model mixes into a new tensor, which may be changed in place; the input itself may not.
-                with graph.inserting_before(node):
-                    chosen = graph.call_method("clone", (chosen,))
-                chosen.meta = dict(node.meta)
-            node.replace_all_uses_with(chosen)
+    decided = DecidedGraphs(module, regions(module)).under(decisions)
+    stands_for: dict[fx.Node, fx.Node] = {}
+
+    def new(node: fx.Node) -> fx.Node:
+        found = decided.source[node]
+        return stands_for.get(found, found)
+
+    for node in decided.nodes:
+        if node in decided.copies:
+            with graph.inserting_before(node):
+                stands_for[node] = graph.call_method("clone", (new(decided.copies[node]),))
+            stands_for[node].meta = dict(node.meta)
+            continue
+        node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), new)
+    stays = (set(decided.nodes) - set(decided.copies)) | set(stands_for.values())
+    for node in reversed(list(graph.nodes)):
+        if node not in stays:
             graph.erase_node(node)
-    _erase_unused_branches(module, decisions)
-    for node in list(graph.nodes):
-        if is_marker(module, node, BranchInput):
-            # Several inputs come out as a tuple, of which every user picks one.
-            for user in list(node.users) if len(node.args) != 1 else ():
-                user.replace_all_uses_with(node.args[user.args[1]])  # type: ignore[index, arg-type]
-                graph.erase_node(user)
-            if len(node.args) == 1:
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-            graph.erase_node(node)
-    remove_dead_code(graph)
 
 
-def entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
+def _entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
     """What enters a branch by this node: a `BranchInput`, or one of the several values that one passes on; else None."""
     if not isinstance(node, fx.Node):
         return None
@@ -64,21 +137,6 @@ def is_changed_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
         is_in_place(user) or (memory_of(module, user) == "view" and is_changed_in_place(module, user))
         for user in node.users
     )
-
-
-def _erase_unused_branches(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
-    """Also what works in place in them, which dead code removal would keep."""
-    dead: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        if is_marker(module, node, BranchInput):
-            marker: Any = module.get_submodule(str(node.target))
-            if decisions[marker.choice] != marker.index:
-                dead.add(node)
-        if any(before in dead for before in node.all_input_nodes) and node.op != "output":
-            dead.add(node)
-    for node in reversed(list(module.graph.nodes)):
-        if node in dead and not node.users:
-            module.graph.erase_node(node)
 
 
 def short_names(module: fx.GraphModule, decisions: Mapping[str, int]) -> fx.GraphModule:
@@ -106,6 +164,6 @@ def short_names(module: fx.GraphModule, decisions: Mapping[str, int]) -> fx.Grap
     renamed = fx.GraphModule(objects, module.graph, type(module).__name__)
     renamed.meta = dict(module.meta)
     for name, part in renamed.named_modules():
-        if type(part) in (nn.Module, torch.nn.Module) or not name:
+        if type(part) is nn.Module or not name:
             part.training = modes.get(name, module.training)
     return renamed

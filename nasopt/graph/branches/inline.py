@@ -1,4 +1,7 @@
-"""How do the branches of a layer get into the graph around it? Each is traced on its own and inlined between markers."""
+"""Inlining: the branches of a layer, put into the graph around it between markers.
+
+Branches that are chains of known layers are written down as they are; any other one is traced on its own first.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from nasopt.graph.values import annotate
 
 # (holder of a branch, its example, names of its modules in the model) -> its traced graph, inner branches inlined.
 TraceBranch = Callable[[nn.Module, Example, Callable[[str], str]], fx.GraphModule]
+# (branch, names of its modules in the model) -> its layers as (path in the branch, layer), None where it must be traced.
+ChainOf = Callable[[nn.Module, Callable[[str], str]], "list[tuple[str, nn.Module]] | None"]
 
 
 class Branch(nn.Module):
@@ -32,7 +37,11 @@ class Branch(nn.Module):
 
 
 def inline_alternatives(
-    traced: fx.GraphModule, example: Example, trace_branch: TraceBranch, full_name: Callable[[str], str] = str
+    traced: fx.GraphModule,
+    example: Example,
+    trace_branch: TraceBranch,
+    chain_of: ChainOf,
+    full_name: Callable[[str], str] = str,
 ) -> fx.GraphModule:
     """`traced` with the branches of all its `Alternatives` inlined; without any, `traced` itself.
 
@@ -44,7 +53,7 @@ def inline_alternatives(
     """
     if not any(is_marker(traced, node, Alternatives) for node in traced.graph.nodes):
         return traced
-    inliner = _Inliner(traced, trace_branch, full_name)
+    inliner = _Inliner(traced, trace_branch, chain_of, full_name)
     for node in traced.graph.nodes:
         if is_marker(traced, node, Alternatives):
             inliner.env[node] = inliner.inline(node)
@@ -65,10 +74,17 @@ def inline_alternatives(
 
 
 class _Inliner:
-    def __init__(self, traced: fx.GraphModule, trace_branch: TraceBranch, outer_name: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        trace_branch: TraceBranch,
+        chain_of: ChainOf,
+        outer_name: Callable[[str], str],
+    ) -> None:
         self.traced = traced
         self.outer_name = outer_name
         self.trace_branch = trace_branch
+        self.chain_of = chain_of
         self.graph = fx.Graph()
         self.env: dict[fx.Node, Any] = {}
         # What the flat graph refers to, by path.
@@ -99,36 +115,59 @@ class _Inliner:
         tensors = [self.env[argument] for argument in arguments if isinstance(argument, fx.Node)]
         outputs = []
         for index, branch in enumerate(layer.branches):
+            full_name = partial(_full_name, path, index)
+            whole_name = partial(_compose, self.outer_name, full_name)
+            chain = self.chain_of(branch, whole_name) if len(arguments) == len(tensors) == 1 else None
+            if chain is not None:
+                outputs.append(self.write_chain(chain, path, index, tensors[0]))
+                continue
             holder = Branch(branch)
             inputs = tuple(example_input(_value(argument)) for argument in arguments)
-
-            full_name = partial(_full_name, path, index)
             try:
-                made = make_example(holder, None, inputs)
-                traced = self.trace_branch(holder, made, partial(_compose, self.outer_name, full_name))
+                traced = self.trace_branch(holder, make_example(holder, None, inputs), whole_name)
             except NasoptError as error:
                 raise type(error)(f"{who}, branch {index} ({type(branch).__name__}): {error}") from error
             outputs.append(self.splice(traced, path, index, tensors, full_name))
         self.objects[path] = Choice(tuple(_kind(branch) for branch in layer.branches), layer.settings)
         return self.graph.call_module(path, tuple(outputs))
 
+    def open(self, path: str, index: int, tensors: list[fx.Node]) -> fx.Node:
+        marker = f"{path}.inputs.{index}"
+        self.objects[marker] = BranchInput(path, index)
+        return self.graph.call_module(marker, tuple(tensors))
+
+    def write_chain(self, chain: list[tuple[str, nn.Module]], path: str, index: int, given: fx.Node) -> fx.Node:
+        """A branch that is one layer after the other, under the names that tracing would give."""
+        entry = x = self.open(path, index, [given])
+        for name, layer in chain:
+            if type(layer) is nn.Identity:
+                continue
+            held = "branch" + (f".{name}" if name else "")
+            if x is entry and getattr(layer, "inplace", False):
+                raise self.changes_input(path, index, held.replace(".", "_"))
+            target = _full_name(path, index, held)
+            self.objects.setdefault(target, layer)
+            x = self.graph.create_node("call_module", target, (x,), {}, name=held.replace(".", "_"))
+        return x
+
+    def changes_input(self, path: str, index: int, name: str) -> ConfigError:
+        return ConfigError(
+            f"{self.outer_name(path)!r}, branch {index}: {name} changes the branch's input in place, but the "
+            "other branches read it, too: use inplace=False there"
+        )
+
     def splice(
         self, traced: fx.GraphModule, path: str, index: int, tensors: list[fx.Node], full_name: Callable[[str], str]
     ) -> Any:
-        marker = f"{path}.inputs.{index}"
-        self.objects[marker] = BranchInput(path, index)
-        entry = self.graph.call_module(marker, tuple(tensors))
+        entry = self.open(path, index, tensors)
         parts = [entry]
         if len(tensors) != 1:
             parts = [self.graph.call_function(operator.getitem, (entry, k)) for k in range(len(tensors))]
         env: dict[fx.Node, Any] = {}
         remaining = iter(parts)
         for node in traced.graph.nodes:
-            if is_in_place(node) and any(x.op == "placeholder" for x in node.all_input_nodes[:1]):
-                raise ConfigError(
-                    f"{self.outer_name(path)!r}, branch {index}: {node.name} changes the branch's input in place, but the "
-                    "other branches read it, too: use inplace=False there"
-                )
+            if is_in_place(node) and any(env.get(x) in parts for x in node.all_input_nodes[:1]):
+                raise self.changes_input(path, index, node.name)
             if node.op == "placeholder":
                 env[node] = next(remaining)
             elif node.op == "output":
@@ -145,6 +184,33 @@ class _Inliner:
 
 def _does_nothing(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Identity
+
+
+def sequential_layers(
+    branch: nn.Module,
+    opens: Callable[[str, nn.Module], bool],
+    is_layer: Callable[[nn.Module], bool],
+    full_name: Callable[[str], str],
+) -> list[tuple[str, nn.Module]] | None:
+    """The layers of an `nn.Sequential`, nested ones included, or of a single layer; None for anything else.
+
+    Args:
+        branch: the branch.
+        opens: `(name in the model, module) -> bool`: whether an `nn.Sequential` is nothing but its layers.
+        is_layer: whether a module has a rule.
+        full_name: name in the model of a module of `Branch(branch)`.
+    """
+    layers: list[tuple[str, nn.Module]] = []
+    first: dict[int, str] = {}
+
+    def add(name: str, module: nn.Module) -> bool:
+        if type(module).forward is nn.Sequential.forward and opens(full_name(f"branch.{name}".rstrip(".")), module):
+            inner = module._modules.items()
+            return all(child is not None and add(f"{name}.{key}".lstrip("."), child) for key, child in inner)
+        layers.append((first.setdefault(id(module), name), module))
+        return is_layer(module) and not isinstance(module, Alternatives)
+
+    return layers if add("", branch) else None
 
 
 def _full_name(path: str, index: int, name: str) -> str:

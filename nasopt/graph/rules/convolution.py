@@ -18,7 +18,15 @@ def _run_convolution(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     return layer._conv_forward(x, weight, layer.bias)
 
 
-@layer_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, searchable="channels, kernel", run=_run_convolution, masks_input=True)
+@layer_rule(
+    nn.Conv1d,
+    nn.Conv2d,
+    searchable="channels, kernel",
+    run=_run_convolution,
+    masks_input=True,
+    searchable_kernel=True,
+)
+@layer_rule(nn.Conv3d, searchable="channels", run=_run_convolution, masks_input=True)
 def convolution_layer(call: Call) -> Any:
     layer = call.module
     assert isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt.graph.call import Call, no_labels
+from nasopt.graph.call import Call
+from nasopt.graph.facts import no_labels
 from nasopt.graph.labels import NO_LABEL, squash
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.nn import ByMode

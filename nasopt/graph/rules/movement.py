@@ -11,32 +11,38 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from nasopt.graph.call import Call, flatten, no_labels
+from nasopt.graph.call import Call
+from nasopt.graph.facts import flatten, no_labels
 from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.graph.rewrite import index, narrow, split_sizes, unflatten_layer, unflatten_sizes, view_sizes
 from nasopt.graph.rules.convolution import unite_groups
 from nasopt.graph.rules.elementwise import meet, named
 
 _MOVEMENT = named(
-    "cat concat concatenate stack hstack vstack dstack permute transpose t swapaxes swapdims movedim moveaxis chunk split "
-    "split_with_sizes tensor_split narrow repeat tile flip unfold",
+    "cat concat concatenate stack hstack vstack dstack permute transpose t swapaxes swapdims movedim moveaxis repeat tile "
+    "flip unfold",
     torch,
 )
 # The same elements in the same order, or elements that are read several times where they lie.
 _VIEWS = named(
-    "flatten unflatten view reshape reshape_as view_as unsqueeze squeeze expand broadcast_to ravel atleast_1d atleast_2d "
-    "atleast_3d",
+    "flatten reshape_as view_as unsqueeze squeeze ravel atleast_1d atleast_2d atleast_3d",
     torch,
 )
 _SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
 
 
 @function_rule(*_VIEWS, takes_sizes=True, memory="view")
+@function_rule(*named("view reshape expand broadcast_to", torch), takes_sizes=True, memory="view", rewrite=view_sizes)
+@function_rule(*named("unflatten", torch), takes_sizes=True, memory="view", rewrite=unflatten_sizes)
+@function_rule(*named("chunk split split_with_sizes tensor_split", torch), takes_sizes=True, rewrite=split_sizes)
+@function_rule(*named("narrow", torch), takes_sizes=True, rewrite=narrow)
 @function_rule(*_MOVEMENT, *_SHUFFLES, takes_sizes=True)
 def movement(call: Call) -> Any:
     return _execute(call, call.node.target, call.args, call.kwargs)
 
 
-@layer_rule(nn.Flatten, nn.Unflatten, memory="view")
+@layer_rule(nn.Flatten, memory="view")
+@layer_rule(nn.Unflatten, memory="view", rewrite=unflatten_layer)
 @layer_rule(nn.PixelShuffle, nn.PixelUnshuffle)
 def movement_layer(call: Call) -> Any:
     return _execute(call, call.module, call.args, call.kwargs)
@@ -70,15 +76,15 @@ def attribute(call: Call) -> Any:
     return call.fixed_unit(f"tensor attribute {name!r} has no rule")
 
 
-@function_rule(operator.getitem, "__getitem__", takes_sizes=True)
+@function_rule(operator.getitem, "__getitem__", takes_sizes=True, rewrite=index)
 def indexing(call: Call) -> Any:
-    container, index = call.args
+    container, at = call.args
     if not isinstance(container, Tensor):
-        return container[index]
-    if any(isinstance(leaf, Tensor) for leaf in flatten(index)):
-        return _index_with_tensors(call, container, index)
-    _fix_single_channels(call, container, index)
-    return _rectangles(call, container[index])
+        return container[at]
+    if any(isinstance(leaf, Tensor) for leaf in flatten(at)):
+        return _index_with_tensors(call, container, at)
+    _fix_single_channels(call, container, at)
+    return _rectangles(call, container[at])
 
 
 def _fix_single_channels(call: Call, container: Tensor, index: Any) -> None:
@@ -96,14 +102,14 @@ def _fix_single_channels(call: Call, container: Tensor, index: Any) -> None:
             dim += 1
 
 
-@function_rule(torch.select, "select", takes_sizes=True)
+@function_rule(torch.select, "select", takes_sizes=True, rewrite=narrow)
 def selection(call: Call) -> Any:
     x, dim, position = call.args[0], call.argument(1, "dim"), call.argument(2, "index")
     _fix_single_channels(call, x, (*(slice(None),) * (dim % x.dim()), int(position)))
     return _rectangles(call, x.select(dim, position))
 
 
-@function_rule(operator.setitem, "__setitem__", takes_sizes=True, memory="in_place")
+@function_rule(operator.setitem, "__setitem__", takes_sizes=True, memory="in_place", rewrite=index)
 def assignment(call: Call) -> Any:
     """What is assigned meets what is overwritten; the slices follow the channels."""
     target: Any = call.args[0]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nasopt.graph.call import Call, flatten
+from nasopt.graph.call import Call
+from nasopt.graph.facts import flatten
 from nasopt.graph.registry import function_rule
 
 _REASON = "a product of activations sums over its channels"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt.graph.call import Call, no_labels
+from nasopt.graph.call import Call
+from nasopt.graph.facts import no_labels
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.graph.rules.elementwise import meet, named
 

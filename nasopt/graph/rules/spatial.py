@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from nasopt.graph.call import Call
 from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.graph.rewrite import channel_padding
 
 _POOL_LAYERS = [
     getattr(nn, f"{kind}{n}d")
@@ -78,7 +79,7 @@ def pad_layer(call: Call) -> Any:
     return over_space(call, len(layer.padding) // 2)
 
 
-@function_rule(F.pad, torch._C._nn.pad, memory="view")
+@function_rule(F.pad, torch._C._nn.pad, memory="view", rewrite=channel_padding)
 def pad_function(call: Call) -> Any:
     """Padding along space is free; constant padding along channels adds channels that follow what they meet."""
     x, pad = call.argument(0, "input"), tuple(call.argument(1, "pad"))
