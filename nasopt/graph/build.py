@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.decided import decide, short_names
 from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.example import Example
-from nasopt.graph.groups import analyse
-from nasopt.graph.kernels import AxisCut, KernelCut
+from nasopt.graph.groups import Analysis, analyse
+from nasopt.graph.kernels import AxisCut, KernelCut, kernel_size
 from nasopt.graph.registry import has_searchable_kernel
 from nasopt.graph.slim import slim
 
@@ -30,26 +30,60 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
         module = copy.deepcopy(module)
         decide(module, decisions)
     analysis = analyse(module, example)
+    keep = _keep(analysis, structure["channels"])
+    kernels = {layer: _kernel_cut(analysis, layer, axes) for layer, axes in structure["kernels"].items()}
+    network = slim(analysis, keep, kernels, example.inputs)
+    return short_names(network, decisions) if decisions else network
+
+
+def _keep(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Tensor:
+    """One bool per label, from the positions that layers keep.
+
+    Raises:
+        ConfigError: a layer does not exist or has fewer channels, channels are fixed in this seed, or layers whose channels
+            live and die together keep different ones.
+    """
     keep = torch.ones(len(analysis.labels), dtype=torch.bool)
     written: dict[str, Tensor] = dict(analysis.facts.writers)
-    for layer, kept in structure["channels"].items():
-        if layer not in written or max(kept, default=-1) >= len(written[layer]) or not kept:
+    for layer, kept in channels.items():
+        if layer not in written or max(kept) >= len(written[layer]):
             have = len(written[layer]) if layer in written else "no"
             raise ConfigError(f"the structure keeps channels {kept} of {layer!r}, the seed has {have} channels there")
         labels = written[layer]
         dead = torch.ones(len(labels), dtype=torch.bool)
-        dead[kept] = False
+        dead[list(kept)] = False
+        if bool((analysis.atom[labels[dead]] < 0).any()):
+            reasons = {group.reason for group in analysis.groups if layer in group.writers and group.reason}
+            raise ConfigError(
+                f"the structure removes channels of {layer!r} that are fixed in this seed: {'; '.join(sorted(reasons))}. It "
+                "belongs to another model"
+            )
         keep[analysis.roots[labels[dead]]] = False
     keep = keep[analysis.roots]
-    kernels: dict[str, KernelCut] = {}
-    layers = dict(analysis.module.named_modules())
-    for layer, axes in structure["kernels"].items():
-        found = layers.get(layer)
-        if found is None or not has_searchable_kernel(found):
-            raise ConfigError(f"the structure cuts the kernel of {layer!r}, which is no convolution of the seed")
-        kernels[layer] = tuple(AxisCut(*axis) for axis in axes)
-    network = slim(analysis, keep, kernels, example.inputs)
-    return short_names(network, decisions) if decisions else network
+    for layer, labels in written.items():
+        found = torch.nonzero(keep[labels]).reshape(-1).tolist()
+        wanted = list(channels.get(layer, range(len(labels))))
+        if found != wanted:
+            raise ConfigError(
+                f"the structure contradicts itself: {layer!r} keeps {len(wanted)} of {len(labels)} channels, and layers whose "
+                f"channels live and die with them {len(found)} others. It is damaged, or belongs to another model"
+            )
+    return keep
+
+
+def _kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) -> KernelCut:
+    modules = dict(analysis.module.named_modules())
+    found: Any = modules.get(layer)
+    if found is None or not has_searchable_kernel(found):
+        raise ConfigError(f"the structure cuts the kernel of {layer!r}, which is no convolution of the seed")
+    sizes = kernel_size(found)
+    cut = tuple(AxisCut(*axis) for axis in axes)
+    if len(cut) != len(sizes) or any(a.first + (a.count - 1) * a.step >= size for a, size in zip(cut, sizes)):
+        raise ConfigError(
+            f"the structure keeps taps {list(map(list, axes))} ([first, step, count] per dimension) of {layer!r}, the seed has a "
+            f"kernel of {tuple(sizes)} there"
+        )
+    return cut
 
 
 def _decisions(module: fx.GraphModule, decided: Mapping[str, int]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,21 +88,93 @@ def restore(
     Raises:
         ConfigError: the dict is no structure of this version, or names layers or channels that the seed does not have.
     """
+    check_structure(structure)
+    if input_example is None:
+        input_example = _example_inputs(seed, structure["inputs"])
+    if structure.get("method") in _RESTORERS:
+        return _RESTORERS[structure["method"]](seed, structure, input_example, leaf_modules)
+    example = make_example(seed, None, input_example)
+    return build(trace_model(seed, example, leaf_modules), example, structure)
+
+
+def _example_inputs(seed: nn.Module, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Zeros like the inputs of the search; floating ones have the dtype of the seed that is given now."""
+    like = next((p for p in seed.parameters() if p.is_floating_point()), torch.empty(0))
+    found = {}
+    for name, spec in inputs.items():
+        dtype = getattr(torch, spec["dtype"])
+        found[name] = like.new_zeros(spec["shape"], dtype=like.dtype if dtype.is_floating_point else dtype)
+    return found
+
+
+def check_structure(structure: Any) -> None:
+    """Raise a `ConfigError` where a value is no structure of this version; it may come from a file of anybody's.
+
+    Names of layers and numbers of channels are compared with the seed when the network is built.
+    """
+    _check(isinstance(structure, Mapping), "structure", structure, "a dict as arch_structure() returns it")
     if structure.get("format") != _FORMAT or structure.get("version") != _VERSION:
         raise ConfigError(
             f"not a structure that this version reads: format {structure.get('format')!r}, version "
             f"{structure.get('version')!r}; wanted {_FORMAT!r}, {_VERSION}"
         )
-    device = next((p.device for p in seed.parameters()), torch.device("cpu"))
-    if input_example is None:
-        input_example = {
-            name: torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device)
-            for name, spec in structure["inputs"].items()
-        }
-    if structure.get("method") in _RESTORERS:
-        return _RESTORERS[structure["method"]](seed, structure, input_example, leaf_modules)
-    example = make_example(seed, None, input_example)
-    return build(trace_model(seed, example, leaf_modules), example, structure)
+    _check(isinstance(structure.get("method"), str), "method", structure.get("method"), "the name of a method")
+    own_parts = structure["method"] in _RESTORERS
+    for part in ("inputs",) if own_parts else ("inputs", "channels", "kernels"):
+        _check(_is_named(structure.get(part)), part, structure.get(part), "a dict by name")
+    for name, spec in structure["inputs"].items():
+        _check_input(f"inputs[{name!r}]", spec)
+    if own_parts:
+        return
+    known = {"format", "version", "method", "inputs", "choices", "channels", "kernels"}
+    for key in structure:
+        _check(key in known, "structure", key, f"none but {', '.join(sorted(known))}")
+    choices = structure.get("choices", {})
+    _check(_is_named(choices), "choices", choices, "a dict by name")
+    for name, branch in choices.items():
+        fits = _is_count(branch) or (_is_positions(branch) and len(branch) > 0)
+        _check(fits, f"choices[{name!r}]", branch, "the index of a branch, or a rising list of indices")
+    for name, kept in structure["channels"].items():
+        fits = _is_positions(kept) and len(kept) > 0
+        _check(fits, f"channels[{name!r}]", kept, "a rising list of at least one position")
+    for name, axes in structure["kernels"].items():
+        is_list = isinstance(axes, (list, tuple)) and len(axes) > 0
+        fits = is_list and all(isinstance(a, (list, tuple)) and len(a) == 3 and all(map(_is_count, a)) for a in axes)
+        _check(fits and all(step and count for _, step, count in axes), f"kernels[{name!r}]", axes, _AXES)
+
+
+_AXES = "[first tap, step, count] for every spatial dimension, step and count above 0"
+# An input of more elements is no example of anything, and would not fit into memory.
+_MOST_ELEMENTS = 1 << 28
+
+
+def _check_input(where: str, spec: Any) -> None:
+    _check(_is_named(spec) and set(spec) == {"shape", "dtype"}, where, spec, "a dict of shape and dtype")
+    shape, dtype = spec["shape"], spec["dtype"]
+    _check(isinstance(shape, (list, tuple)) and all(map(_is_count, shape)), where, shape, "a shape of ints >= 0")
+    _check(math.prod(shape) <= _MOST_ELEMENTS, where, shape, f"a shape of at most {_MOST_ELEMENTS:,} elements")
+    fits = isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)
+    _check(fits, where, dtype, "the name of a torch dtype, e.g. 'float32'")
+
+
+def _check(fits: bool, where: str, given: Any, wanted: str) -> None:
+    if not fits:
+        raise ConfigError(
+            f"damaged structure, {where}: got {str(given)[:80]!r}, wanted {wanted}. Save arch_structure() again, or take the "
+            "last good file"
+        )
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_positions(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_count, value)) and list(value) == sorted(set(value))
 
 
 def _runs(analysis: Analysis, layer: str, decisions: Mapping[str, int]) -> bool:
