@@ -90,10 +90,12 @@ class Evaluator:
         """`module` as a function of fake tensors."""
         # Fake parameters are made once per module: a call with real ones converts them every time, at ten times the price.
         if module not in self._states:
-            tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-            self._states[module] = {name: self._parameter(tensor) for name, tensor in tensors.items()}
+            # By owner: torch would leave fake tensors in a layer that it finds under two names.
+            owners = module.named_modules()
+            held = [(f"{path}.{name}".lstrip("."), t) for path, m in owners for name, t in _own_tensors(m)]
+            self._states[module] = {name: self._parameter(tensor) for name, tensor in held}
         state = self._states[module]
-        return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs)
+        return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs, tie_weights=False)
 
     def _parameter(self, tensor: Tensor) -> Tensor:
         if tensor not in self._parameters:
@@ -113,6 +115,11 @@ def annotate(module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
     remaining = iter(inputs)
     for node in module.graph.nodes:
         node.meta["value"] = evaluate.to_fake(next(remaining)) if node.op == "placeholder" else evaluate(node)
+
+
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    held = {**module._parameters, **module._buffers}
+    return [(name, tensor) for name, tensor in held.items() if tensor is not None]
 
 
 def _attribute(root: nn.Module, path: str) -> Any:

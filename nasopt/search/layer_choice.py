@@ -32,6 +32,8 @@ class SuperNetModule(Alternatives):
         gumbel_softmax: perturb the probabilities with Gumbel noise in every training step.
         hard_softmax: weights are one-hot in the forward pass (straight-through in the backward pass).
         temperature: of the softmax, > 0; a low one makes weights nearly one-hot.
+        shared: branches may share parameters with each other (a layer in two branches, a weight of which another branch uses a
+            part). What is shared is stored once, if any branch that uses it runs.
 
     Raises:
         ConfigError: fewer than two branches, something else than modules, parameters shared between branches, branches
@@ -44,6 +46,7 @@ class SuperNetModule(Alternatives):
         gumbel_softmax: bool = False,
         hard_softmax: bool = False,
         temperature: float = 1.0,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         given = list(branches)
@@ -57,7 +60,8 @@ class SuperNetModule(Alternatives):
                 f"SuperNetModule got {len(given)} branch(es): there is nothing to choose. Give at least two, or write the "
                 "layer itself"
             )
-        _check_sharing(given)
+        if not shared:
+            _check_sharing(given)
         _check_dtypes(given)
         self.branches = nn.ModuleList(given)
         self.gumbel_softmax = bool(gumbel_softmax)
@@ -115,7 +119,7 @@ def _check_sharing(branches: list[nn.Module]) -> None:
             if first != index:
                 raise ConfigError(
                     f"SuperNetModule: branch {index} shares {name!r} with branch {first} ({first_name!r}). Branches compete, "
-                    "so each needs tensors of its own: copy.deepcopy the layer"
+                    "so each needs tensors of its own: copy.deepcopy the layer, or allow it with shared=True"
                 )
 
 

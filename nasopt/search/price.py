@@ -16,7 +16,7 @@ from nasopt.graph.facts import CostTerm, Count
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import LayerShape
 from nasopt.search.constants import exact_dtype
-from nasopt.search.events import Counted, Events
+from nasopt.search.events import Counted, RunProbabilities
 from nasopt.search.peak import NetworkPeak
 from nasopt.search.tabulated import TabulatedCost, tabulated_cost
 
@@ -87,7 +87,7 @@ class NetworkCost:
         self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
         self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
         self.choices = branch_layout(analysis)
-        self._events = Events(self.choices)
+        self._events = RunProbabilities(self.choices)
         shared: dict[str, list[CostTerm]] = {}
         for term in analysis.costs:
             shared.setdefault(term.key, []).append(term)
@@ -118,7 +118,7 @@ class NetworkCost:
                 return table(counts)
         program = self._on_device(counts.device, metric.per_call)
         columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
-        runs = None if not self.choices else self._events.probabilities(branches.to(counts.dtype))
+        runs = None if not self.choices else self._events(branches.to(counts.dtype))
         first, costs = 0, []
         for batch in program.batches:
             shape = batch.fill(columns[first : first + len(batch.soft)])

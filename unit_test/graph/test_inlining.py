@@ -74,7 +74,11 @@ def described(model: SuperNet) -> list[Any]:
         (n.name, n.op, str(n.target), str(n.args), getattr(n.meta["value"], "shape", None))
         for n in model.net.graph.nodes
     ]
-    return [nodes, [(name, m.training, type(m).__name__) for name, m in model.net.named_modules()], list(model.state_dict())]
+    return [
+        nodes,
+        [(name, m.training, type(m).__name__) for name, m in model.net.named_modules()],
+        list(model.state_dict()),
+    ]
 
 
 @pytest.mark.parametrize("name", CHAINS)

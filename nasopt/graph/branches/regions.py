@@ -1,7 +1,7 @@
 """Regions of a graph: inside which branches a call lies, in which its result is used, and the probability of several together.
 
-A region is a conjunction: `(("conv", 1), ("conv.branches.1.inner", 0))` runs iff both choices fall that way. An event is a sum
-of regions with integer factors, so that unions and complements of regions stay exact for independent choices.
+A region is a conjunction: `(("conv", 1), ("conv.branches.1.inner", 0))` runs iff both branches are chosen. An event is a union
+of regions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from nasopt.graph.edit import is_in_place
 
 # (path of the choice, index of the branch), from the outermost choice to the innermost.
 Region = tuple[tuple[str, int], ...]
-# Region (as a set) -> factor. The empty set is what always runs.
-Event = dict[frozenset[tuple[str, int]], int]
+# At least one of these regions, as sets. The empty region always runs; no region at all, never.
+Event = frozenset[frozenset[tuple[str, int]]]
 
 ALWAYS: Region = ()
 
@@ -119,40 +119,31 @@ def has_one_user(module: fx.GraphModule, where: Mapping[fx.Node, Region], node: 
 
 
 def contradict(left: Region, right: Region) -> bool:
-    """Whether two regions never run together: one choice falls differently in them."""
-    falls = dict(left)
-    return any(falls.get(choice, index) != index for choice, index in right)
+    """Whether two regions never run together: they want different branches of one choice."""
+    wanted = dict(left)
+    return any(wanted.get(choice, index) != index for choice, index in right)
 
 
-def product(left: Event, right: Event) -> Event:
+def any_of(several: Iterable[Region | frozenset[tuple[str, int]]]) -> Event:
+    """At least one of the regions; those that lie inside of others say nothing new."""
+    kept: list[frozenset[tuple[str, int]]] = []
+    shorter = 0
+    for region in sorted({frozenset(region) for region in several}, key=len):
+        while shorter < len(kept) and len(kept[shorter]) < len(region):
+            shorter += 1
+        if not any(other < region for other in kept[:shorter]):
+            kept.append(region)
+    return frozenset(kept)
+
+
+def both(left: Event, right: Event) -> Event:
     """Both events."""
-    result: Event = {}
-    for a, factor in left.items():
-        for b, other in right.items():
-            if not contradict(tuple(a), tuple(b)):
-                result[a | b] = result.get(a | b, 0) + factor * other
-    return _without_zeros(result)
-
-
-def minus(left: Event, right: Event) -> Event:
-    """The first event without the second, which must be part of it."""
-    return _without_zeros({key: left.get(key, 0) - right.get(key, 0) for key in {**left, **right}})
-
-
-def any_of(several: Iterable[Region]) -> Event:
-    """At least one of the regions: inclusion and exclusion, P(A or B) = P(A) + P(B) - P(A and B)."""
-    union: Event = {}
-    for region in dict.fromkeys(several):
-        one: Event = {frozenset(region): 1}
-        both = product(union, one)
-        union = minus({key: union.get(key, 0) + one.get(key, 0) for key in {**union, **one}}, both)
-    return union
+    # A region inside of the other event needs no pairing: usually all are.
+    inside = {a for a in left if any(b <= a for b in right)} | {b for b in right if any(a <= b for a in left)}
+    pairs = ((a, b) for a in left - inside for b in right - inside if not contradict(tuple(a), tuple(b)))
+    return any_of([*inside, *(a | b for a, b in pairs)])
 
 
 def happens(region: Region, decisions: Mapping[str, int]) -> bool:
     """Whether a region runs under decided choices."""
     return all(decisions[choice] == index for choice, index in region)
-
-
-def _without_zeros(event: Event) -> Event:
-    return {key: factor for key, factor in event.items() if factor}
