@@ -10,7 +10,7 @@ them alone, are weights and no activations.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from nasopt.graph.branches.decided import DecidedGraph, DecidedGraphs, is_changed_in_place
 from nasopt.graph.branches.markers import Choice, choices_of, is_marker
+from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.call import flatten
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.facts import Count
@@ -81,7 +82,7 @@ class ActivationMemory:
 
 def activation_memory(analysis: Analysis) -> ActivationMemory:
     """Buffers and steps of an analysed model; of the first branch of every choice."""
-    return ActivationWalks(analysis).under(dict.fromkeys(choices_of(analysis.module), 0))
+    return ActivationWalks(analysis).under({path: c.first for path, c in choices_of(analysis.module).items()})
 
 
 class ActivationWalks:
@@ -93,8 +94,8 @@ class ActivationWalks:
         self._module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
 
-    def under(self, decisions: Mapping[str, int]) -> ActivationMemory:
-        """What is left under decisions: path of every choice -> index of its branch."""
+    def under(self, decisions: Decisions) -> ActivationMemory:
+        """What is left under decisions."""
         return _Walk(self, self._flows.under(decisions)).run()
 
     def memory(self, node: fx.Node) -> Memory:
@@ -137,7 +138,7 @@ class _Walk:
             return
         elif node.target is operator.getitem and not isinstance(first.meta["value"], Tensor):
             return self._hold(node, _pick(self.held.get(first), node.args[1]))
-        memory = self.walks.memory(node)
+        memory = "in_place" if node in self.flow.sums else self.walks.memory(node)
         if memory == "view" and self._stays_in_place(node):
             return self._hold(node, self.held.get(self.flow.inputs[node][0]))
         sources = self._sources(node)
