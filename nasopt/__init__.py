@@ -12,11 +12,11 @@ model = model.arch_export()                                                   # 
 from nasopt import export
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.methods import NASB, PIT, PITSuperNet, SuperNet, supernet_candidates, with_candidates
+from nasopt.methods.restore import restore
 from nasopt.search import schedule
 from nasopt.search.layer_choice import SuperNetModule
 from nasopt.search.phases import PhaseSchedule
 from nasopt.search.regularizer import Budget
-from nasopt.search.structure import restore
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ functions that runtimes fuse, and norms that a layer absorbs, share the buffer o
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.decided import DecidedGraph, DecidedGraphs, is_changed_in_place
 from nasopt.graph.branches.markers import Choice, choices_of, is_marker
+from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.buffers import ActivationMemory, Buffer, Step
 from nasopt.graph.call import flatten
 from nasopt.graph.edit import is_in_place
@@ -35,7 +36,8 @@ from nasopt.graph.values import UNKNOWN
 
 def activation_memory(analysis: Analysis, materialised: bool = False) -> ActivationMemory:
     """Buffers and steps of an analysed model; of the first branch of every choice."""
-    return ActivationWalks(analysis).under(dict.fromkeys(choices_of(analysis.module), 0), materialised)
+    first = {path: choice.first for path, choice in choices_of(analysis.module).items()}
+    return ActivationWalks(analysis).under(first, materialised)
 
 
 class ActivationWalks:
@@ -47,8 +49,8 @@ class ActivationWalks:
         self._module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
 
-    def under(self, decisions: Mapping[str, int], materialised: bool = False) -> ActivationMemory:
-        """What is left under decisions: path of every choice -> index of its branch."""
+    def under(self, decisions: Decisions, materialised: bool = False) -> ActivationMemory:
+        """What is left under decisions."""
         return _Walk(self, self._flows.under(decisions), materialised).run()
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
@@ -97,7 +99,7 @@ class _Walk:
             return
         elif node.target is operator.getitem and not isinstance(first.meta["value"], Tensor):
             return self._hold(node, _pick(self.held.get(first), node.args[1]))
-        memory = self.walks.memory(node)
+        memory = "in_place" if node in self.flow.sums else self.walks.memory(node)
         if memory == "view" and self._stays_in_place(node):
             return self._hold(node, self.held.get(self.flow.inputs[node][0]))
         if self.materialised and self._fuses(node):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.branches.decided import decide, short_names
+from nasopt.graph.branches.decided import decide, rename, shorter_names
 from nasopt.graph.branches.markers import choices_of
+from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.containers import like_seed
 from nasopt.graph.example import Example
 from nasopt.graph.groups import Analysis, analyse
@@ -27,6 +28,7 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
         ConfigError: the structure names layers, channels or branches that the seed does not have.
     """
     decisions = _decisions(module, structure.get("choices", {}))
+    names = shorter_names(module, decisions)
     if decisions:
         module = copy.deepcopy(module)
         decide(module, decisions)
@@ -34,8 +36,8 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
     keep = _keep(analysis, structure["channels"])
     kernels = {layer: _kernel_cut(analysis, layer, axes) for layer, axes in structure["kernels"].items()}
     network = slim(analysis, keep, kernels, example.inputs)
-    if decisions:
-        return short_names(network, decisions)
+    if names:
+        return rename(network, names)
     like_seed(network)
     return network
 
@@ -90,7 +92,7 @@ def _kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) -
     return cut
 
 
-def _decisions(module: fx.GraphModule, decided: Mapping[str, int]) -> dict[str, int]:
+def _decisions(module: fx.GraphModule, decided: Mapping[str, int | Sequence[int]]) -> Decisions:
     choices = choices_of(module)
     for path in {**decided, **choices}:
         if path not in choices:
@@ -101,9 +103,13 @@ def _decisions(module: fx.GraphModule, decided: Mapping[str, int]) -> dict[str, 
             raise ConfigError(
                 f"the seed has branches to choose from at {path!r}, and the structure says nothing of them"
             )
-        count = len(choices[path].kinds)
-        if decided[path] not in range(count):
+    found: dict[str, tuple[int, ...]] = {}
+    for path, choice in choices.items():
+        given = decided[path]
+        found[path] = (given,) if isinstance(given, int) else tuple(given)
+        count = len(choice.kinds)
+        if not found[path] or not all(branch in range(count) for branch in found[path]):
             raise ConfigError(
-                f"the structure chooses branch {decided[path]!r} of {path!r}, the seed has {count} branches there"
+                f"the structure chooses branch {given!r} of {path!r}, the seed has {count} branches there"
             )
-    return dict(decided)
+    return found

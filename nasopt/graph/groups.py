@@ -72,7 +72,8 @@ class Analysis:
         branches_apart: bool = False,
     ) -> None:
         self.module = module
-        apart = set(choices_of(module)) if branches_apart else set()
+        # Behind a sum of several branches lives what lives in any of them: they share a mask.
+        apart = {path for path, choice in choices_of(module).items() if choice.is_one} if branches_apart else set()
         while True:
             self.facts = propagate(module, batch, strict, apart)
             self.labels = self.facts.labels

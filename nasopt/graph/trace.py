@@ -111,7 +111,7 @@ class ValueTracer(fx.Tracer):
     def _check_alternatives(self, layer: Alternatives, args: Any, kwargs: Any) -> None:
         values = [x.value if isinstance_proxy(x) else x for x in (*args, *kwargs.values())]
 
-        def evaluate(branch: nn.Module) -> Any:
+        def evaluate(branch: nn.Module, values: Sequence[Any]) -> Any:
             self.evaluating = True
             try:
                 with torch.no_grad(), self.evaluate.mode:

@@ -53,6 +53,33 @@ def _average_pool(x: Tensor) -> Tensor:
     return F.conv2d(x, ones, padding=1, groups=x.shape[1]) / counts
 
 
+class Zero(nn.Module):
+    """No connection: zeros, `(B, ...) -> (B, *shape)`. A branch of a `SuperNetModule` that costs nothing and is never kept.
+
+    Args:
+        shape: of the result, without the batch dimension.
+    """
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), *self.shape)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.shape))
+
+
+class Sum(nn.Module):
+    """The sum of its inputs, all of one shape: what stands for a choice that keeps several branches."""
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        for other in others:
+            first = first + other
+        return first
+
+
 class Align2d(nn.Module):
     """Another number of channels and a smaller size, without weights: `(B, C, H, W) -> (B, channels, *size)`.
 

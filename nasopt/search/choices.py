@@ -1,5 +1,8 @@
 """Branch weights of all choices of a model at once, as one padded matrix: softmax, Gumbel softmax, one-hot.
 
+The matrix has one row per group of branches. Most choices have one group, of which the most probable branch is kept; of several
+groups, or with `keep=k`, the k most probable branches of all groups are.
+
 With logits a, temperature t and noise g ~ Gumbel(0, 1): soft `softmax(a / t)`; Gumbel `softmax((log p + g) / t)` with
 `log p = log_softmax(a)` (Jang et al., "Categorical reparameterization with Gumbel-softmax", 2017); hard: the one-hot of the
 largest forward, the gradient of the soft weights backward. (Some texts print `log a`, but a may be negative, and noise on
@@ -8,7 +11,7 @@ probabilities instead of logits would stay near uniform.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +20,9 @@ from torch import Tensor
 
 from nasopt.distributed.steps import drawn_once
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.branches.markers import choices_of
+from nasopt.graph.branches.markers import Choice, choices_of
+from nasopt.graph.branches.regions import Decisions
+from nasopt.graph.branches.run import Active
 from nasopt.graph.groups import Analysis
 from nasopt.search.constants import Constants
 from nasopt.search.layer_choice import check_temperature
@@ -28,6 +33,7 @@ from nasopt.ste import straight_through
 
 PathMode = Literal["all", "sampled", "two"]
 _MODES = ("all", "sampled", "two")
+ActiveGroups = Literal["all", "kept"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,10 @@ class ChoiceSettings:
     Attributes:
         gumbel_softmax, hard_softmax: settings of all choices.
         temperature: of all choices: a number, or a schedule that `set_epoch` follows.
-        paths: which branches run in a training step: `"all"`, `"sampled"` (one), or `"two"`.
+        paths: which branches of a group run in a training step: `"all"`, `"sampled"` (one), or `"two"`.
+        groups: in which groups branches run in a training step: `"all"`, or `"kept"`: in as many as branches will be kept,
+            drawn at every step.
+        expected: whether a training step pays for the expectation over all branches, in place of what it has drawn.
 
     Raises:
         ConfigError: an unknown `paths`, or a temperature that is not a finite number > 0.
@@ -47,6 +56,8 @@ class ChoiceSettings:
     hard_softmax: bool | None = None
     temperature: float | Schedule | None = None
     paths: PathMode = "all"
+    groups: ActiveGroups = "all"
+    expected: bool = False
 
     def __post_init__(self) -> None:
         if self.paths not in _MODES:
@@ -61,9 +72,9 @@ class Draw:
     """The random part of one training step; with the logits it gives the weights again, for costs and gradients.
 
     Attributes:
-        noise: Gumbel noise, `(choices, widest)`.
+        noise: Gumbel noise, `(groups, widest)`.
         active: which branches run, bool, same shape; None: all.
-        chosen: the drawn branch of every choice, `(choices,)`.
+        chosen: the drawn branch of every group, `(groups,)`.
     """
 
     noise: Tensor
@@ -72,15 +83,15 @@ class Draw:
 
 
 class Choices:
-    """All choices of a traced model. Matrices have one row per choice, padded to the widest one.
+    """All choices of a traced model. Matrices have one row per group of branches, padded to the widest one.
 
     Attributes:
         names: paths of the choices, inner ones first.
-        sizes: branches of every choice.
+        options: branches of every choice that may be kept.
+        keep: how many of them are.
         total: branches of all choices: the length of the logits.
-        gumbel, hard: settings of every choice, `(choices, 1)`, bool.
-        temperatures: at the start.
-        paths: which branches run in a training step.
+        temperatures: at the start, of every choice.
+        settings: how branches are weighed in a training step.
 
     Raises:
         ConfigError: soft weights with `paths="sampled"`; or there are choices, but `chosen` is None: no settings for any.
@@ -91,31 +102,41 @@ class Choices:
         if chosen is None:
             _check_absent(markers, method)
             chosen = ChoiceSettings()
-        layout = branch_layout(analysis)
+        self.settings = chosen
         self.names = list(markers)
-        self.kinds = [marker.kinds for marker in markers.values()]
-        self.sizes = [count for _, count in layout.values()]
-        self.total = sum(self.sizes)
-        self.widest = max(self.sizes, default=1)
-        self.paths = chosen.paths
+        self.options = {
+            path: [i for i in range(len(marker.kinds)) if i not in marker.zeros] for path, marker in markers.items()
+        }
+        self.keep = {path: marker.keep for path, marker in markers.items()}
+        self.first = {path: marker.first for path, marker in markers.items()}
+        self._layout = branch_layout(analysis)
+        self._markers = markers
+        self._zeros = [self._layout[path][0] + i for path, marker in markers.items() for i in sorted(marker.zeros)]
+        # Per group: position of its choice, of its first branch among all branches, and its size.
+        self._groups = list(_rows(markers, self._layout))
+        self.total = sum(size for _, _, size in self._groups)
+        self._widest = max((size for _, _, size in self._groups), default=1)
         gumbel, hard = chosen.gumbel_softmax, chosen.hard_softmax
         settings = [marker.settings for marker in markers.values()]
-        self.gumbel = _column([bool(s["gumbel_softmax"]) if gumbel is None else gumbel for s in settings])
-        self.hard = _column([bool(s["hard_softmax"]) if hard is None else hard for s in settings])
+        choice_of_group = torch.tensor([choice for choice, _, _ in self._groups], dtype=torch.int64)
+        wants_gumbel = _column([bool(s["gumbel_softmax"]) if gumbel is None else gumbel for s in settings])
+        wants_hard = _column([bool(s["hard_softmax"]) if hard is None else hard for s in settings])
         first = chosen.temperature(0) if isinstance(chosen.temperature, Schedule) else chosen.temperature
         self.temperatures = [float(s["temperature"] if first is None else first) for s in settings]
-        index = torch.full((len(self.names), self.widest), self.total)
-        for row, (start, count) in enumerate(layout.values()):
+        index = torch.full((len(self._groups), self._widest), self.total)
+        for row, (_, start, count) in enumerate(self._groups):
             index[row, :count] = torch.arange(start, start + count)
         flat = torch.nonzero(index.reshape(-1) < self.total).reshape(-1)
-        self._constants = Constants(index, self.gumbel, self.hard, flat)
-        self._has_hard = bool(self.hard.any())
-        self._random = self.paths != "all" or bool(self.gumbel.any())
-        self._check_paths()
+        self._constants = Constants(
+            index, wants_gumbel[choice_of_group], wants_hard[choice_of_group], flat, choice_of_group
+        )
+        self._has_hard = bool(wants_hard.any())
+        self._random = chosen.paths != "all" or bool(wants_gumbel.any()) or chosen.groups == "kept"
+        self._check_paths(wants_hard)
 
-    def _check_paths(self) -> None:
-        soft = [name for name, (hard,) in zip(self.names, self.hard.tolist()) if not hard]
-        if self.paths == "sampled" and soft:
+    def _check_paths(self, hard: Tensor) -> None:
+        soft = [name for name, (is_hard,) in zip(self.names, hard.tolist()) if not is_hard]
+        if self.settings.paths == "sampled" and soft:
             raise ConfigError(
                 f'paths="sampled" runs one branch, but the weights of {soft[0]!r} are soft, so all of its branches are needed: '
                 'set hard_softmax=True, or paths="all" or "two"'
@@ -133,95 +154,149 @@ class Choices:
             return None
         with torch.no_grad():
             log_p = self._log_probabilities(logits, temperatures)
+            some_groups = self.settings.groups == "kept"
+            wide = log_p.new_empty(log_p.shape[0], log_p.shape[1] + some_groups)
             tiny = torch.finfo(log_p.dtype).tiny
-            noise = drawn_once(-torch.empty_like(log_p).exponential_().clamp_(min=tiny).log())
-            if self.paths == "all":
+            drawn = drawn_once(-wide.exponential_().clamp_(min=tiny).log())
+            noise = drawn[:, : log_p.shape[1]]
+            if self.settings.paths == "all":
                 gumbel = self._constants.on(logits.device)[1]
                 noise = torch.where(gumbel, noise, torch.zeros_like(noise))
             perturbed = log_p + noise
             active = None
-            if self.paths != "all":
-                first = perturbed.topk(2 if self.paths == "two" else 1, dim=1).indices
+            if self.settings.paths != "all":
+                count = min(2 if self.settings.paths == "two" else 1, self._widest)
+                first = perturbed.topk(count, dim=1).indices
                 active = torch.zeros_like(perturbed, dtype=torch.bool).scatter_(1, first, True)
+                active &= perturbed > -torch.inf
+            if some_groups:
+                runs = self._some_groups(drawn[:, -1])[:, None]
+                active = runs & (perturbed > -torch.inf if active is None else active)
             return Draw(noise, active, perturbed.argmax(1))
 
+    def _some_groups(self, scores: Tensor) -> Tensor:
+        """Those of the highest scores, as many per choice as branches are kept; `(groups,)`, bool."""
+        runs = torch.zeros_like(scores, dtype=torch.bool)
+        values = scores.tolist()
+        rows: dict[int, list[int]] = {}
+        for row, (choice, _, _) in enumerate(self._groups):
+            rows.setdefault(choice, []).append(row)
+        for choice, own in rows.items():
+            runs[sorted(own, key=lambda row: -values[row])[: self.keep[self.names[choice]]]] = True
+        return runs
+
     def weights(self, logits: Tensor, temperatures: Tensor, draw: Draw | None) -> Tensor:
-        """Weights of all branches in a training step, `(choices, widest)`, differentiable; 0 at padding."""
-        _, gumbel, hard, _ = self._constants.on(logits.device)
+        """Weights of all branches in a training step, `(groups, widest)`, differentiable; 0 at padding."""
+        _, gumbel, hard, _, choice_of_group = self._constants.on(logits.device)
+        temperatures = temperatures[choice_of_group]
         wide = self.pad(logits)
         if draw is None:
             soft = torch.softmax(wide / temperatures, 1)
             chosen = wide.argmax(1)
         else:
             scores = torch.where(gumbel, torch.log_softmax(wide, 1) + draw.noise, wide) / temperatures
-            if self.paths == "two" and draw.active is not None:
-                scores = scores.masked_fill(~draw.active, -torch.inf)
+            runs = None if draw.active is None else draw.active.any(1, keepdim=True)
+            if self.settings.paths == "two" and draw.active is not None and runs is not None:
+                scores = scores.masked_fill(~draw.active & runs, -torch.inf)
             soft = torch.softmax(scores, 1)
             chosen = draw.chosen
+            if self.settings.groups == "kept" and runs is not None:
+                one_hot = torch.zeros_like(soft).scatter_(1, chosen[:, None], 1.0)
+                return torch.where(hard, straight_through(one_hot, soft), soft) * runs
         if not self._has_hard:
             return soft
         one_hot = torch.zeros_like(soft).scatter_(1, chosen[:, None], 1.0)
         return torch.where(hard, straight_through(one_hot, soft), soft)
 
-    def decided(self, logits: Tensor, decisions: Mapping[str, int]) -> Tensor:
-        """One-hot weights of decided choices, straight-through to softmax(logits); `(choices, widest)`."""
-        wide = self.pad(logits)
-        chosen = torch.tensor([decisions[name] for name in self.names], device=wide.device)
-        one_hot = torch.zeros_like(wide).scatter_(1, chosen[:, None], 1.0)
-        return straight_through(one_hot, torch.softmax(wide, 1))
+    def expected(self, logits: Tensor, temperatures: Tensor, draw: Draw | None) -> Tensor:
+        """What a training step pays for: of all branches, `(branches,)`, differentiable."""
+        if self.settings.expected:
+            return self.flat(self.probabilities(logits, temperatures))
+        return self.flat(self.weights(logits, temperatures, draw))
+
+    def decided(self, logits: Tensor, decisions: Decisions) -> Tensor:
+        """One-hot weights of decided choices, straight-through to softmax(logits); `(branches,)`."""
+        return straight_through(self.one_hot(decisions, logits), self.flat(torch.softmax(self.pad(logits), 1)))
 
     def scores(self, logits: Tensor) -> dict[str, list[float]]:
-        """Path of every choice -> log-probabilities of its branches."""
-        rows = torch.log_softmax(self.pad(logits.detach()), 1).tolist()
-        return {name: row[:size] for name, size, row in zip(self.names, self.sizes, rows)}
+        """Path of every choice -> log-probabilities of its branches; -inf of those that are never kept."""
+        flat = self.flat(torch.log_softmax(self.pad(logits.detach().double().cpu()), 1))
+        flat[self._zeros] = -torch.inf
+        return {name: flat[start : start + count].tolist() for name, (start, count) in self._layout.items()}
 
     def probabilities(self, logits: Tensor, temperatures: Tensor) -> Tensor:
-        """Without noise: soft weights, or with Gumbel noise the probabilities of being drawn. `(choices, widest)`."""
+        """Without noise: soft weights, or with Gumbel noise the probabilities of being drawn. `(groups, widest)`."""
         return self._log_probabilities(logits, temperatures).exp()
 
     def _log_probabilities(self, logits: Tensor, temperatures: Tensor) -> Tensor:
-        gumbel = self._constants.on(logits.device)[1]
+        _, gumbel, _, _, choice_of_group = self._constants.on(logits.device)
         wide = self.pad(logits)
-        return torch.log_softmax(torch.where(gumbel, wide, wide / temperatures), 1)
+        return torch.log_softmax(torch.where(gumbel, wide, wide / temperatures[choice_of_group]), 1)
 
     def polarisation(self, logits: Tensor, temperatures: Tensor, eps: float) -> Tensor:
-        """Sum over the choices of `mean(theta) / (var(theta) + eps)`, a scalar."""
+        """Sum over the groups of `mean(theta) / (var(theta) + eps)`, a scalar."""
         theta = self.probabilities(logits, temperatures)
-        count = torch.tensor(self.sizes, dtype=theta.dtype, device=theta.device)
+        count = torch.tensor([size for _, _, size in self._groups], dtype=theta.dtype, device=theta.device)
         mean = theta.sum(1) / count
         variance = (theta * theta).sum(1) / count - mean * mean
         return (mean / (variance + eps)).sum()
 
-    def summary(self, logits: Tensor, temperatures: Tensor, decisions: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    def summary(self, logits: Tensor, temperatures: Tensor, decisions: Decisions) -> dict[str, dict[str, Any]]:
         """Plain values per choice: see `SearchModel.choice_summary`."""
         theta = self.probabilities(logits, temperatures).double().cpu()
         entropy = torch.special.entr(theta).sum(1).tolist()
-        return {
-            name: {
-                "branches": list(kinds),
-                "probabilities": theta[row, : len(kinds)].tolist(),
-                "entropy": entropy[row],
-                "chosen": decisions[name],
+        flat = self.flat(theta).tolist()
+        found = {}
+        for position, (name, (start, count)) in enumerate(self._layout.items()):
+            own = [value for value, (choice, _, _) in zip(entropy, self._groups) if choice == position]
+            found[name] = {
+                "branches": list(self._markers[name].kinds),
+                "probabilities": flat[start : start + count],
+                "entropy": sum(own) / len(own),
+                "chosen": plain_decision(self._markers[name].keep, decisions[name]),
                 "runs": is_chosen(name, decisions),
             }
-            for row, (name, kinds) in enumerate(zip(self.names, self.kinds))
-        }
+        return found
 
     # --- which branches run
 
-    def active(self, weights: Tensor, draw: Draw | None) -> list[list[tuple[int, Tensor | None]]]:
+    def active(self, weights: Tensor, draw: Draw | None) -> list[list[Active]]:
         """For `Paths`: branches that run in a training step, with their weights."""
-        cells = weights.reshape(-1).unbind()
-        if draw is None or draw.active is None:
-            which: Sequence[Sequence[int]] = [range(size) for size in self.sizes]
-        else:
-            rows = draw.active.tolist()
-            which = [[i for i, runs in enumerate(row) if runs] for row in rows]
-        return [[(i, cells[row * self.widest + i]) for i in branches] for row, branches in enumerate(which)]
+        runs = None if draw is None or draw.active is None else draw.active.tolist()
+        chosen = [] if draw is None else draw.chosen.tolist()
+        # Of hard weights, one in a row is 1; the others only serve their own gradients.
+        hard = self._constants.on(weights.device)[2].reshape(-1).tolist() if runs is not None else []
+        pairs: list[tuple[int, int]] = []
+        for row, (choice, first, size) in enumerate(self._groups):
+            options = set(self.options[self.names[choice]])
+            offset = first - self._layout[self.names[choice]][0]
+            for i in range(size):
+                is_on = runs is None or runs[row][i]
+                is_needed = not hard or not hard[row] or weights.requires_grad or i == chosen[row]
+                if is_on and is_needed and offset + i in options:
+                    pairs.append((row, i))
+        at = torch.tensor([row * self._widest + i for row, i in pairs], dtype=torch.int64, device=weights.device)
+        cells = weights.reshape(-1).index_select(0, at).unbind()
+        found: list[list[Active]] = [[] for _ in self.names]
+        for (row, i), weight in zip(pairs, cells):
+            choice, first, _ = self._groups[row]
+            branch = first - self._layout[self.names[choice]][0] + i
+            is_hard = bool(hard) and hard[row]
+            is_one = is_hard and not weights.requires_grad
+            found[choice].append(Active(branch, None if is_one else weight, is_hard and i != chosen[row]))
+        return found
 
-    def decisions(self, logits: Tensor) -> dict[str, int]:
-        """Path of every choice -> the branch that export would leave."""
-        return dict(zip(self.names, self.pad(logits.detach()).argmax(1).tolist()))
+    def decisions(self, logits: Tensor) -> dict[str, tuple[int, ...]]:
+        """Path of every choice -> the branches that export would leave: of equal ones the first."""
+        return {name: self._best(name, scores) for name, scores in self.scores(logits).items()}
+
+    def plain(self, decisions: Decisions) -> dict[str, int | list[int]]:
+        """Decisions as plain values: an int where one branch of all is kept."""
+        return {name: plain_decision(self.keep[name], kept) for name, kept in decisions.items()}
+
+    def _best(self, name: str, scores: Sequence[float]) -> tuple[int, ...]:
+        best = sorted(self.options[name], key=lambda branch: -scores[branch])[: self.keep[name]]
+        return tuple(sorted(best))
 
     # --- layout
 
@@ -234,12 +309,25 @@ class Choices:
         """A matrix as one number per branch, without padding."""
         return matrix.reshape(-1).index_select(0, self._constants.on(matrix.device)[3])
 
-    def one_hot(self, decisions: Mapping[str, int], like: Tensor) -> Tensor:
+    def one_hot(self, decisions: Decisions, like: Tensor) -> Tensor:
         """Weights per branch of decided choices, `(branches,)`."""
-        rows = torch.zeros(len(self.names), self.widest, dtype=like.dtype, device=like.device)
-        for row, name in enumerate(self.names):
-            rows[row, decisions[name]] = 1
-        return self.flat(rows)
+        weights = torch.zeros(self.total, dtype=like.dtype)
+        weights[[self._layout[name][0] + branch for name in self.names for branch in decisions[name]]] = 1
+        return weights.to(like.device)
+
+
+def plain_decision(keep: int, kept: Sequence[int]) -> int | list[int]:
+    """What is kept, as an int where it is one of all: the form of structures and summaries."""
+    return kept[0] if keep == 1 else list(kept)
+
+
+def _rows(markers: Mapping[str, Choice], layout: Mapping[str, tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Per group: position of its choice, of its first branch among all branches, and its size."""
+    for position, (path, marker) in enumerate(markers.items()):
+        first = layout[path][0]
+        for size in marker.groups:
+            yield position, first, size
+            first += size
 
 
 def _column(values: list[bool]) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.graph.branches.regions import Decisions as BranchDecisions
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.choices import Choices
 from nasopt.search.masks import HALF, Masks
@@ -37,6 +38,7 @@ class Decisions:
     price: NetworkCost
     is_masked: bool
     _settled: tuple[list[Tensor], Decided] | None = None
+    _cheapest: dict[AnyMetric, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     # --- what is decided
 
@@ -84,19 +86,22 @@ class Decisions:
         return Architecture(self.masks.counts(slots, parameters, decided.thresholds), branches)
 
     def seed(self, parameters: ArchParameters) -> Architecture:
-        """Everything, with the first branch of every choice."""
-        first = self._one_hot(parameters, dict.fromkeys(self.choices.names, 0))
+        """Everything, with the first branches of every choice."""
+        first = self._one_hot(parameters, self.choices.first)
         return Architecture(self.masks.seed_counts(first.device), first)
 
     def smallest(self, parameters: ArchParameters, metric: AnyMetric) -> Architecture:
         """The cheapest one, as far as it is found."""
 
-        def at(branches: Mapping[str, int]) -> Architecture:
+        def at(branches: BranchDecisions) -> Architecture:
             one_hot = self._one_hot(parameters, branches)
             return Architecture(self.masks.smallest_counts(one_hot.device, one_hot), one_hot)
 
-        sizes = dict(zip(self.choices.names, self.choices.sizes))
-        return at(cheapest_branches(sizes, lambda branches: self._cost(metric, at(branches))) if sizes else {})
+        if metric not in self._cheapest:
+            options, keep = self.choices.options, self.choices.keep
+            cheapest = cheapest_branches(options, keep, lambda b: self._cost(metric, at(b))) if options else {}
+            self._cheapest[metric] = cheapest
+        return at(self._cheapest[metric])
 
     def _cost(self, metric: AnyMetric, at: Architecture) -> Cost:
         """For comparisons: beside a peak that others hold a branch makes no difference, so a smooth peak breaks ties."""
@@ -104,5 +109,5 @@ class Decisions:
             return Cost(float(self.price(metric, at)))
         return Cost(float(self.price(metric, at)), float(self.price(replace(metric, sharpness=_SHARPNESS), at)))
 
-    def _one_hot(self, parameters: ArchParameters, branches: Mapping[str, int]) -> Tensor:
+    def _one_hot(self, parameters: ArchParameters, branches: BranchDecisions) -> Tensor:
         return self.choices.one_hot(branches, parameters["choice_logits"].detach())

@@ -2,13 +2,14 @@
 
 The probability of a union of regions is exact for independent choices, and a polynomial that is written down as a small
 circuit of sums and products: `1 - prod(1 - p)` over parts without a common choice, `sum p` over branches of one choice, and
-otherwise a sum over the branches of one choice, given which the rest is simpler.
+otherwise a sum over the branches of one choice, given which the rest is simpler. Where several branches of a choice may be kept,
+sums count at most 1: exact once they are decided.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,11 +27,13 @@ class RunProbabilities:
     """Probabilities with which terms count, for given probabilities of all branches.
 
     Args:
-        choices: path of every choice -> (position of its first branch, number of branches) in a row of all branches.
+        choices: key of every group of branches -> (position of the first branch of its choice in a row of all branches, number
+            of branches in the group).
+        several: keys of groups of which several branches may be kept.
     """
 
-    def __init__(self, choices: Mapping[str, tuple[int, int]]) -> None:
-        self._circuit = _Circuit(choices)
+    def __init__(self, choices: Mapping[str, tuple[int, int]], several: Collection[str] = ()) -> None:
+        self._circuit = _Circuit(choices, several)
         self._wanted: dict[int, int] = {}
         self._on_device: dict[tuple[torch.device, torch.dtype], tuple[list[_Layer], Tensor]] = {}
 
@@ -60,20 +63,24 @@ class RunProbabilities:
         for layer in layers:
             inputs = values[layer.index]
             new = inputs.prod(1) if layer.factors is None else (inputs * layer.factors).sum(1)
+            if layer.capped is not None:
+                new = torch.where(layer.capped, new.clamp(0, 1), new)
             values = torch.cat([values, new])
         return values.index_select(0, wanted)
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Products, or sums with factors, of values that are known: one per row of `index`."""
+    """Products, or sums with factors, of values that are known: one per row of `index`; some sums are `capped` to [0, 1]."""
 
     index: Tensor
     factors: Tensor | None
+    capped: Tensor | None
 
     def to(self, like: Tensor) -> _Layer:
         """The same for values of that device and type."""
-        return _Layer(self.index.to(like.device), None if self.factors is None else self.factors.to(like))
+        factors = None if self.factors is None else self.factors.to(like)
+        return _Layer(self.index.to(like.device), factors, None if self.capped is None else self.capped.to(like.device))
 
 
 class _Circuit:
@@ -83,12 +90,13 @@ class _Circuit:
     ones, so that a level is evaluated at once.
     """
 
-    def __init__(self, choices: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, choices: Mapping[str, tuple[int, int]], several: Collection[str]) -> None:
+        self._several = frozenset(several)
         self._first = {choice: first for choice, (first, _) in choices.items()}
         self._one = sum(count for _, count in choices.values())
         self._level = [0] * (self._one + 1)
         self._products: dict[tuple[int, ...], int] = {}
-        self._sums: dict[tuple[tuple[int, int], ...], int] = {}
+        self._sums: dict[tuple[bool, tuple[tuple[int, int], ...]], int] = {}
         self._terms: dict[int, tuple[tuple[int, int], ...]] = {}
         self._events: dict[Event, int] = {}
 
@@ -99,8 +107,8 @@ class _Circuit:
             return key[0] if key else self._one
         return self._add(self._products, key, key, odd=True)
 
-    def sum(self, factors: Mapping[int, int]) -> int:
-        """The gate of a sum: gate -> factor."""
+    def sum(self, factors: Mapping[int, int], capped: bool = False) -> int:
+        """The gate of a sum: gate -> factor; `capped`: of one that is brought to [0, 1]."""
         flat: Counter[int] = Counter()
         for gate, factor in factors.items():
             for inner, times in self._terms.get(gate, ((gate, 1),)):
@@ -108,8 +116,9 @@ class _Circuit:
         key = tuple(sorted((gate, factor) for gate, factor in flat.items() if factor))
         if len(key) == 1 and key[0][1] == 1:
             return key[0][0]
-        found = self._add(self._sums, key, [gate for gate, _ in key], odd=False)
-        self._terms[found] = key
+        found = self._add(self._sums, (capped, key), [gate for gate, _ in key], odd=False)
+        if not capped:
+            self._terms[found] = key
         return found
 
     def _add(self, known: dict[Any, int], key: Any, inputs: Sequence[int], odd: bool) -> int:
@@ -148,15 +157,16 @@ class _Circuit:
             total[self.product([self._branch(literal), self.event(given)])] += 1
             others[self._branch(literal)] -= 1
         if free:
-            total[self.product([self.sum(others), self.event(any_of(free))])] += 1
-        return self.sum(total)
+            total[self.product([self.sum(others, choice in self._several), self.event(any_of(free))])] += 1
+        return self.sum(total, choice in self._several)
 
     def _branch(self, literal: tuple[str, int]) -> int:
         return self._first[literal[0]] + literal[1]
 
     def layers(self) -> tuple[list[_Layer], dict[int, int]]:
         """What to compute, level by level; and where every gate is found then."""
-        inputs: dict[int, tuple[tuple[int, int], ...]] = {gate: key for key, gate in self._sums.items()}
+        inputs: dict[int, tuple[tuple[int, int], ...]] = {gate: key for (_, key), gate in self._sums.items()}
+        capped = {gate for (is_capped, _), gate in self._sums.items() if is_capped}
         inputs |= {gate: tuple((one, 1) for one in key) for key, gate in self._products.items()}
         places = {gate: gate for gate in range(self._one + 1)}
         layers = []
@@ -167,7 +177,8 @@ class _Circuit:
             rows = [[*inputs[gate], *[(self._one, 0)] * (width - len(inputs[gate]))] for gate in gates]
             index = torch.tensor([[places[one] for one, _ in row] for row in rows])
             factors = torch.tensor([[factor for _, factor in row] for row in rows], dtype=torch.float64)
-            layers.append(_Layer(index, None if level % 2 else factors))
+            caps = torch.tensor([gate in capped for gate in gates])
+            layers.append(_Layer(index, None if level % 2 else factors, caps if bool(caps.any()) else None))
             places |= {gate: len(places) + i for i, gate in enumerate(gates)}
         return layers, places
 

@@ -1,15 +1,16 @@
-"""SuperNetModule, the layer choice that a person writes into a seed: one of several branches, usable as it is."""
+"""SuperNetModule, the layer choice that a person writes into a seed: one or several of its branches, usable as it is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import Alternatives
+from nasopt.nn import Zero
 
 
 class SuperNetModule(Alternatives):
@@ -27,17 +28,26 @@ class SuperNetModule(Alternatives):
     statistics for each other. Branches may hold further `SuperNetModule`s. Before it is wrapped, the module gives the
     mean of its branches in train mode and the first branch in eval mode.
 
+    With `keep=k` the sum of k branches remains: the most probable ones. `groups` splits the branches into groups with a softmax
+    each, so that in a training step one of every group may run, and the best of all groups are kept: the operations on the
+    edges into a node of a cell. A branch `nasopt.nn.Zero` stands for no branch: it costs nothing and is never kept.
+
     Args:
-        branches: at least two modules.
+        branches: at least two modules; with `groups` one is enough.
         gumbel_softmax: perturb the probabilities with Gumbel noise in every training step.
         hard_softmax: weights are one-hot in the forward pass (straight-through in the backward pass).
         temperature: of the softmax, > 0; a low one makes weights nearly one-hot.
         shared: branches may share parameters with each other (a layer in two branches, a weight of which another branch uses a
             part). What is shared is stored once, if any branch that uses it runs.
+        keep: how many branches remain.
+        groups: sizes of consecutive groups of branches; None: all branches are one group.
+        takes: for every branch the position of the one argument that it takes; None: every branch takes all arguments.
+        names: words for the branches, without dots: in tables, and in the names of layers of the exported network; None: the
+            classes of their layers, and numbers.
 
     Raises:
         ConfigError: fewer than two branches, something else than modules, parameters shared between branches, branches
-            of different dtypes, or a temperature that is not a finite number > 0.
+            of different dtypes, a temperature that is not a finite number > 0, or sizes that do not fit the branches.
     """
 
     def __init__(
@@ -47,6 +57,11 @@ class SuperNetModule(Alternatives):
         hard_softmax: bool = False,
         temperature: float = 1.0,
         shared: bool = False,
+        *,
+        keep: int = 1,
+        groups: Sequence[int] | None = None,
+        takes: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         given = list(branches)
@@ -55,7 +70,7 @@ class SuperNetModule(Alternatives):
                 raise ConfigError(
                     f"SuperNetModule: branch {index} is a {type(branch).__name__}, it must be an nn.Module"
                 )
-        if len(given) < 2:
+        if len(given) < (2 if groups is None else 1):
             raise ConfigError(
                 f"SuperNetModule got {len(given)} branch(es): there is nothing to choose. Give at least two, or write the "
                 "layer itself"
@@ -64,9 +79,32 @@ class SuperNetModule(Alternatives):
             _check_sharing(given)
         _check_dtypes(given)
         self.branches = nn.ModuleList(given)
+        self.keep = keep
+        self.groups = tuple(groups) if groups is not None else (len(given),)
+        self.takes = tuple(takes) if takes is not None else None
+        self.names = tuple(names) if names is not None else ()
+        self._check_sizes()
         self.gumbel_softmax = bool(gumbel_softmax)
         self.hard_softmax = bool(hard_softmax)
         self.temperature = check_temperature(temperature)
+
+    def _check_sizes(self) -> None:
+        count = len(self.branches)
+        usable = sum(not isinstance(branch, Zero) for branch in self.branches)
+        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or not 1 <= self.keep <= usable:
+            raise ConfigError(
+                f"SuperNetModule: keep must be an int from 1 to {usable}, the branches that are no Zero, got {self.keep!r}"
+            )
+        if sum(self.groups) != count or min(self.groups) < 1:
+            raise ConfigError(
+                f"SuperNetModule: groups are sizes >= 1 that add up to {count} branches, got {self.groups}"
+            )
+        if self.takes is not None and (len(self.takes) != count or min(self.takes) < 0):
+            raise ConfigError(
+                f"SuperNetModule: takes has one position >= 0 per branch, {count} in all, got {self.takes}"
+            )
+        if self.names and (len(set(self.names)) != count or any("." in name or not name for name in self.names)):
+            raise ConfigError(f"SuperNetModule: names are {count} different words without dots, got {self.names}")
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -78,18 +116,19 @@ class SuperNetModule(Alternatives):
         }
 
     def forward(self, *inputs: Any) -> Tensor:
-        """Mean of all branches in train mode, the first branch in eval mode."""
-        if not self.training:
-            return self.branches[0](*inputs)
-        weight = 1 / len(self.branches)
-        total = self.branches[0](*inputs) * weight
-        for branch in list(self.branches)[1:]:
-            total = total + branch(*inputs) * weight
+        """Mean of all branches in train mode, the first one in eval mode; of several that are kept their sum."""
+        usable = [i for i, branch in enumerate(self.branches) if not isinstance(branch, Zero)]
+        running = usable if self.training else usable[: self.keep]
+        outputs = [self.branches[i](*self.arguments_of(i, inputs)) for i in running]
+        weight = self.keep / len(self.branches) if self.training else 1
+        total = outputs[0] if weight == 1 else outputs[0] * weight
+        for output in outputs[1:]:
+            total = total + (output if weight == 1 else output * weight)
         return total
 
     def extra_repr(self) -> str:
         kind = ("hard " if self.hard_softmax else "") + ("Gumbel " if self.gumbel_softmax else "") + "softmax"
-        return f"{kind}, temperature={self.temperature:g}"
+        return f"{kind}, temperature={self.temperature:g}" + (f", keep={self.keep}" if self.keep > 1 else "")
 
 
 LayerChoice = SuperNetModule

@@ -18,7 +18,7 @@ from torch import distributed as dist
 from nasopt.cost import AnyMetric, get_metric
 from nasopt.distributed.steps import JointSteps, active_ddp
 from nasopt.errors import ConfigError, ExportError, NoEffectWarning
-from nasopt.graph.branches.run import Paths
+from nasopt.graph.branches.run import Active, Paths
 from nasopt.graph.build import build
 from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
@@ -33,7 +33,7 @@ from nasopt.search.price import Architecture
 from nasopt.search.regularizer import BudgetPenalty, make_regularizer
 from nasopt.search.report import Explanation, cost_range, describe, layer_summary, searchable_share
 from nasopt.search.schedule import Schedule
-from nasopt.search.seed import check_layer_patterns, check_seed, layer_patterns
+from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
 from nasopt.search.settle import Decided
 from nasopt.search.structure import is_chosen, make_structure
 from nasopt.search.verify import verify_export
@@ -49,6 +49,7 @@ class SearchModel(ParameterHalves):
         masks: what may be masked; None: all channels and kernels stay.
         choices: how branches are weighed; None: the seed may hold no `SuperNetModule`.
         input_example, regularizer, relative, leaf_modules, strict: see `SearchOptions`.
+        origin: of a model that a method has made of the user's seed; None: `model` is the seed.
 
     Attributes:
         net: the traced copy of the seed, plain torch layers under the seed's names.
@@ -77,19 +78,22 @@ class SearchModel(ParameterHalves):
         relative: bool = False,
         leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module] = (),
         strict: bool = False,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
         method = type(self).__name__
         check_seed(model, method)
-        self.masks, self.choices = masks, choices
-        self.example: Example = make_example(model, input_shape, input_example)
+        self.masks, self.choices, self.origin = masks, choices, origin
+        example = make_example(model, input_shape, input_example)
+        self.example: Example = example if origin is None else origin.example
         traced = self.example.traced
         # How many positional arguments are the inputs of the graph as they are.
         self._positional = len(traced) if self.example.order[: len(traced)] == traced else -1
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict = strict
-        self.net = trace_model(model, self.example, layer_patterns(leaf_modules, "leaf_modules"))
-        self.seed_names = frozenset(model.state_dict())
+        self.net = trace_model(model, example, layer_patterns(leaf_modules, "leaf_modules"))
+        names = {name: name for name in model.state_dict()} if origin is None else origin.names
+        self.seed_names = {name: f"net.{own}" for name, own in names.items()}
         self.training = model.training
         check_layer_patterns(masks.exclude if masks is not None else (), model)
         self._draw: Draw | None = None
@@ -104,7 +108,7 @@ class SearchModel(ParameterHalves):
             only_shrinks = not self._prepared.decisions.choices.names
             self.budget.check(
                 lambda metric: float(self._price(metric, self._smallest(metric))),
-                lambda metric: float(self._price(metric, self._seed())) if only_shrinks else math.inf,
+                lambda metric: self._seed_cost(metric) if only_shrinks else math.inf,
             )
         # Plain attributes of the seed, `num_classes`, are read on.
         vars(self).update({k: v for k, v in plain_attributes(self.net).items() if not hasattr(self, k)})
@@ -128,7 +132,7 @@ class SearchModel(ParameterHalves):
             slots = masks.slots(parameters, thresholds=thresholds)
             return prepared.forward(self.net, masks.vectors(slots, parameters, thresholds), *inputs)
         paths = self._paths()
-        if self._explores and choices.paths != "sampled":
+        if self._explores and choices.settings.paths != "sampled":
             slots = masks.any_branch(masks.slots(parameters))
             vectors = masks.vectors(slots, parameters)
             return prepared.forward(self.net, vectors, self._fold_masks(paths, slots), *inputs)
@@ -142,7 +146,7 @@ class SearchModel(ParameterHalves):
         self.check_architecture()
         choices = self._prepared.decisions.choices
         if not self._explores:
-            return Paths(self.net, [[(branch, None)] for branch in self._decide().branches.values()])
+            return Paths(self.net, [[Active(branch) for branch in kept] for kept in self._decide().branches.values()])
         logits = self._architecture_parameters()["choice_logits"]
         self._draw = choices.draw(logits, self.temperatures)
         weights = choices.weights(logits, self.temperatures, self._draw)
@@ -154,8 +158,7 @@ class SearchModel(ParameterHalves):
         for choice, of_branch in self._prepared.decisions.masks.branch_masks(slots):
             position = self._prepared.decisions.choices.names.index(choice)
             active[position] = [
-                (branch, weight * of_branch[branch].to(weight.dtype) if weight is not None else None)
-                for branch, weight in active[position]
+                one._replace(weight=_weighted(of_branch[one.branch], one.weight)) for one in active[position]
             ]
         return Paths(paths.net, active)
 
@@ -266,8 +269,9 @@ class SearchModel(ParameterHalves):
         cost = {}
         with torch.no_grad():
             for metric in metrics:
-                points = {"smallest": self._smallest(metric), "now": self._found(), "seed": self._seed()}
-                cost[metric.name] = {name: _plain(self._price(metric, point)) for name, point in points.items()}
+                points = {"smallest": self._smallest(metric), "now": self._found()}
+                known = {name: _plain(self._price(metric, point)) for name, point in points.items()}
+                cost[metric.name] = {**known, "seed": _plain(self._seed_cost(metric))}
         return {"cost": cost, **searchable_share(self.analysis)}
 
     def settle_budget(self) -> None:
@@ -293,8 +297,11 @@ class SearchModel(ParameterHalves):
     def _smallest(self, metric: AnyMetric) -> Architecture:
         return self._prepared.decisions.smallest(self._architecture_parameters(), metric)
 
-    def _seed(self) -> Architecture:
-        return self._prepared.decisions.seed(self._architecture_parameters())
+    def _seed_cost(self, metric: AnyMetric) -> float:
+        if self.origin is not None:
+            return float(self.origin.calls.total(metric))
+        with torch.no_grad():
+            return float(self._price(metric, self._prepared.decisions.seed(self._architecture_parameters())))
 
     # --- decisions
 
@@ -303,9 +310,9 @@ class SearchModel(ParameterHalves):
         decisions, parameters = self._prepared.decisions, self._architecture_parameters()
         choices, logits = decisions.choices, parameters["choice_logits"]
         if self._explores and choices.names:
-            return choices.flat(choices.weights(logits, self.temperatures, self._draw)), Decided({}, HALF)
+            return choices.expected(logits, self.temperatures, self._draw), Decided({}, HALF)
         decided = self._decide() if fitted else decisions.likeliest(parameters)
-        return choices.flat(choices.decided(logits, decided.branches)), decided
+        return choices.decided(logits, decided.branches), decided
 
     def _decide(self) -> Decided:
         """What export would take now: the likeliest; with a budget that has once been met, what is inside it."""
@@ -355,7 +362,10 @@ class SearchModel(ParameterHalves):
         decided = self._decide()
         with torch.no_grad():
             kept = self._prepared.decisions.kept(self._architecture_parameters(), decided)
-        return make_structure(type(self).__name__, self.analysis, self.example, *kept, decided.branches)
+        head = {} if self.origin is None else self.origin.structure
+        choices = self._prepared.decisions.choices.plain(decided.branches)
+        method = type(self).__name__
+        return make_structure(method, self.analysis, self.example, *kept, decided.branches, choices, head)
 
     def arch_summary(self) -> dict[str, Any]:
         """What has been decided.
@@ -380,7 +390,7 @@ class SearchModel(ParameterHalves):
         }
 
     def choice_summary(self) -> dict[str, dict[str, Any]]:
-        """Per choice: `branches` (their layers), `probabilities`, `entropy` [nat], `chosen` (index) and `runs`.
+        """Per choice: `branches` (their layers), `probabilities`, `entropy` [nat], `chosen` (an index, or several) and `runs`.
 
         `runs` is False where the choice lies in a branch that is not chosen itself. Empty without choices.
         """
@@ -410,8 +420,7 @@ class SearchModel(ParameterHalves):
     def _relate(self) -> None:
         """Price the seed: relative costs are divided by that, and tables are made before the first (compiled) step."""
         for metric, _ in self.regularizer.weights:
-            with torch.no_grad():
-                cost = float(self._price(metric, self._seed()))
+            cost = self._seed_cost(metric)
             if self.regularizer.relative and not cost > 0:
                 raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {cost}")
             self._prepared.seed_costs[metric.name] = cost if self.regularizer.relative else 1.0
@@ -424,6 +433,10 @@ def _search_is_over(network: nn.Module) -> Tensor:
     )
 
 
-def _plain(cost: Tensor) -> int | float:
+def _weighted(mask: Tensor, weight: Tensor | None) -> Tensor:
+    return mask if weight is None else weight * mask.to(weight.dtype)
+
+
+def _plain(cost: Tensor | float) -> int | float:
     number = float(cost)
     return int(number) if number.is_integer() else number

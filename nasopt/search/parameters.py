@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,12 +24,12 @@ class ParameterHalves(nn.Module, ABC):
 
     Attributes:
         example: inputs that the seed takes; they move and change their dtype with the model.
-        seed_names: keys of the seed's state dict, which loads, too.
+        seed_names: key of the seed's state dict, which loads, too -> own key.
     """
 
     _arch_names: tuple[str, ...] = ("choice_logits", *MASKS)
     example: Example
-    seed_names: frozenset[str]
+    seed_names: Mapping[str, str]
     # Whether the search is over, so that train mode runs what it has decided.
     _decided = False
     # Names of architecture parameters that take no gradient for now.
@@ -162,12 +162,11 @@ class ParameterHalves(nn.Module, ABC):
         """Accept the seed's own state dict, too: its names are those of `net`, and it holds no architecture."""
         own = self.state_dict()
         given = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
-        if given and given <= self.seed_names and not given & set(own):
+        if given and given <= set(self.seed_names) and not given & set(own):
             for name in given:
                 tensor = state_dict.pop(prefix + name)
-                if f"net.{name}" in own:
-                    state_dict[f"{prefix}net.{name}"] = tensor
-            for name, tensor in own.items():
-                if name.removeprefix("net.") not in self.seed_names:
-                    state_dict[prefix + name] = tensor
+                if self.seed_names[name] in own:
+                    state_dict[prefix + self.seed_names[name]] = tensor
+            taken = set(self.seed_names.values())
+            state_dict.update({prefix + name: tensor for name, tensor in own.items() if name not in taken})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

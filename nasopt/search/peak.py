@@ -5,9 +5,11 @@ of the expected peak of everything that always runs and of this choice:
 
     peak = max_c sum_i p(c, i) max(steps outside of branches, steps in branch i of c)
 
-It is the expected peak of a network with one choice, exact once all choices are decided, and its gradient goes to the choice
-that holds the peak. When a tensor dies may depend on the branches before and behind it: what is the likeliest is taken from the
-network of the likeliest branches; another branch i, and what runs outside of branches beside it, from a network of branches i.
+Of groups of branches, of which none or several may be kept, it is the peak outside of branches and what branch i adds to it on
+average, at most what any adds. It is the expected peak of a network with one choice, exact once all choices are decided, and
+its gradient goes to the choice that holds the peak. When a tensor dies may depend on the branches before and after it: what is
+the likeliest is taken from the network of the likeliest branches; another branch i, and what runs outside of branches beside it,
+from a network of branches i.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from nasopt.cost import PeakMetric
 from nasopt.cost.memory import lifetimes
 from nasopt.cost.runtime import Runtime
 from nasopt.graph.activations import ActivationWalks
-from nasopt.graph.branches.regions import ALWAYS, Region, happens
+from nasopt.graph.branches.markers import choice_of, choices_of, group_key
+from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
 from nasopt.graph.buffers import ActivationMemory
 from nasopt.graph.facts import Count
 from nasopt.graph.groups import Analysis
@@ -54,7 +57,7 @@ class _Places:
     offset: Tensor
     parts: tuple[_Part, ...]
     lengths: tuple[int, ...]
-    likeliest: Mapping[str, int]
+    likeliest: Decisions
     own: tuple[_Part, ...]
     lives: Mapping[str, tuple[int, int]]
     buffers: Tensor
@@ -74,6 +77,11 @@ class NetworkPeak:
         self, analysis: Analysis, choices: Mapping[str, tuple[int, int]], row: Callable[[Count], Tensor]
     ) -> None:
         self._choices = choices
+        self._markers = choices_of(analysis.module)
+        self._options = {
+            path: [i for i in range(len(marker.kinds)) if i not in marker.zeros]
+            for path, marker in self._markers.items()
+        }
         self._row = row
         self._analysis = analysis
         where = analysis.propagation.regions
@@ -82,7 +90,7 @@ class NetworkPeak:
         for node, region in where.items():
             if node.op == "call_module" and node.target in choices:
                 self._within.setdefault(region, {})[str(node.target)] = None
-        self._known: dict[tuple[Runtime, tuple[int, ...], torch.device, torch.dtype], _Places] = {}
+        self._known: dict[tuple[Runtime, tuple[tuple[int, ...], ...], torch.device, torch.dtype], _Places] = {}
         self._known_elsewhere: dict[Runtime, _Rows] = {}
 
     def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor) -> Tensor:
@@ -116,7 +124,7 @@ class NetworkPeak:
         metric: PeakMetric,
         live: Mapping[_Part, Tensor],
         branches: Tensor,
-        likeliest: Mapping[str, int],
+        likeliest: Decisions,
         region: Region,
         around: list[Tensor],
     ) -> Tensor:
@@ -124,40 +132,54 @@ class NetworkPeak:
         tops = []
         for choice in self._within.get(region, ()):
             first, count = self._choices[choice]
+            marker = self._markers[choice]
             peaks = []
-            for index in range(count):
-                inner = (*region, (choice, index))
-                beside = around if index == likeliest[choice] or region else [live[index]]
+            for index, group in enumerate(marker.group_of):
+                inner = (*region, (group_key(choice, group), index))
+                same = index in likeliest[choice] or index in marker.zeros or region
+                beside = around if same else [live[index]]
                 steps = [*beside, live[inner]] if inner in live else beside
                 peaks.append(self._expected(metric, live, branches, likeliest, inner, steps))
-            values = torch.stack(peaks)
-            least = values.min()
-            # Probabilities sum to 1 but for rounding, which must not be seen where all peaks are equal.
-            tops.append(least + branches[first : first + count] @ (values - least))
+            values, own = torch.stack(peaks), branches[first : first + count]
+            if marker.is_one:
+                least = values.min()
+                # Probabilities sum to 1 but for rounding, which must not be seen where all peaks are equal.
+                tops.append(least + own @ (values - least))
+                continue
+            base = metric.peak(torch.cat(around))
+            added = (values - base).clamp(min=0)
+            most = torch.where(own > 0, added, 0).split(list(marker.groups))
+            means = (own * added).split(list(marker.groups))
+            tops += [base + torch.minimum(mean.sum(), one.max()) for mean, one in zip(means, most)]
         return torch.stack(tops).max() if tops else metric.peak(torch.cat(around))
 
     # --- places
 
     @uncompiled
     def _likeliest(self, runtime: Runtime, branches: Tensor, device: torch.device, dtype: torch.dtype) -> _Places:
-        sizes = [count for _, count in self._choices.values()]
-        falls = tuple(int(one.argmax()) for one in branches.detach().cpu().split(sizes))
-        return self._places(runtime, falls, device, dtype)
+        values = branches.tolist()
+        kept = []
+        for path, (first, _) in self._choices.items():
+            best = sorted(self._options[path], key=lambda i, first=first: -values[first + i])  # type: ignore[misc]
+            kept.append(tuple(sorted(best[: self._markers[path].keep])))
+        return self._places(runtime, tuple(kept), device, dtype)
 
-    def _places(self, runtime: Runtime, falls: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> _Places:
-        key = (runtime, falls, device, dtype)
+    def _places(
+        self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype
+    ) -> _Places:
+        key = (runtime, kept, device, dtype)
         if key not in self._known:
             if len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
-            self._known[key] = self._make_places(runtime, falls, device, dtype)
+            self._known[key] = self._make_places(runtime, kept, device, dtype)
         return self._known[key]
 
     @uncompiled
     @torch.no_grad()
     def _make_places(
-        self, runtime: Runtime, falls: tuple[int, ...], device: torch.device, dtype: torch.dtype
+        self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype
     ) -> _Places:
-        decisions = dict(zip(self._choices, falls))
+        decisions = dict(zip(self._choices, kept))
         memory, own, buffers, fixed = self._network(runtime, decisions)
         rows = {**(self._elsewhere(runtime) if decisions else {}), **own}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
@@ -179,14 +201,20 @@ class NetworkPeak:
             found[index] = self._note(runtime, self._alike(index), found, seen)[ALWAYS]
         for region in dict.fromkeys(self._regions.values()):
             if region not in seen:
-                self._note(runtime, self._alike(region[-1][1]) | dict(region), found, seen)
+                around = {choice_of(key): (index,) for key, index in region}
+                if not any(index in self._markers[choice].zeros for choice, (index,) in around.items()):
+                    self._note(runtime, self._alike(region[-1][1]) | around, found, seen)
         self._known_elsewhere[runtime] = found
         return found
 
-    def _alike(self, index: int) -> dict[str, int]:
-        return {choice: min(index, count - 1) for choice, (_, count) in self._choices.items()}
+    def _alike(self, index: int) -> dict[str, tuple[int, ...]]:
+        """The branch of this index of every choice, or the last one before it, or else the first one."""
+        return {
+            path: (max((i for i in options if i <= index), default=options[0]),)
+            for path, options in self._options.items()
+        }
 
-    def _note(self, runtime: Runtime, decisions: Mapping[str, int], found: _Rows, seen: set[Region]) -> _Rows:
+    def _note(self, runtime: Runtime, decisions: Decisions, found: _Rows, seen: set[Region]) -> _Rows:
         _, rows, _, _ = self._network(runtime, decisions)
         found |= {region: steps for region, steps in rows.items() if region not in seen}
         seen.update(region for region in self._regions.values() if happens(region, decisions))
@@ -196,9 +224,7 @@ class NetworkPeak:
     def _walks(self) -> ActivationWalks:
         return ActivationWalks(self._analysis)
 
-    def _network(
-        self, runtime: Runtime, decisions: Mapping[str, int]
-    ) -> tuple[ActivationMemory, _Rows, Tensor, Tensor]:
+    def _network(self, runtime: Runtime, decisions: Decisions) -> tuple[ActivationMemory, _Rows, Tensor, Tensor]:
         """A decided network: its buffers and steps, what is live by part, the rows of the buffers and of persistent data."""
         memory = self._walks.under(decisions, runtime.materialised)
         names = {name: i for i, name in enumerate(memory.buffers)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import AnyMetric, PeakMetric, Tabulation
-from nasopt.graph.branches.markers import choices_of
+from nasopt.graph.branches.markers import choices_of, group_key
 from nasopt.graph.branches.regions import any_of
 from nasopt.graph.facts import CostTerm, Count
 from nasopt.graph.groups import Analysis
@@ -87,7 +87,7 @@ class NetworkCost:
         self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
         self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
         self.choices = branch_layout(analysis)
-        self._events = RunProbabilities(self.choices)
+        self._events = RunProbabilities(*group_layout(analysis))
         shared: dict[str, list[CostTerm]] = {}
         for term in analysis.costs:
             shared.setdefault(term.key, []).append(term)
@@ -207,6 +207,18 @@ class NetworkCost:
         row = self._row(0)
         row[axis] = 1
         return row
+
+
+def group_layout(analysis: Analysis) -> tuple[dict[str, tuple[int, int]], set[str]]:
+    """For `RunProbabilities`: groups of branches, and those of which several may be kept."""
+    layout, several = {}, set()
+    choices = choices_of(analysis.module)
+    for path, (start, _) in branch_layout(analysis).items():
+        sizes = choices[path].groups
+        keys = [group_key(path, group if len(sizes) > 1 else None) for group in range(len(sizes))]
+        layout.update({key: (start, size) for key, size in zip(keys, sizes)})
+        several |= set(keys) if choices[path].keep > 1 else set()
+    return layout, several
 
 
 def branch_layout(analysis: Analysis) -> dict[str, tuple[int, int]]:

@@ -13,6 +13,9 @@ from nasopt.graph.kernels import KernelCut
 if TYPE_CHECKING:
     from nasopt.search.model import SearchModel
 
+# Of a choice with more branches than these only the kept ones are shown.
+_MOST_SHOWN = 8
+
 
 def layer_summary(
     analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut], searched: bool = True
@@ -83,11 +86,15 @@ def cost_range(cost: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
 
 def _choice_line(name: str, choice: Mapping[str, Any]) -> str:
-    shares = [f"{'*' if i == choice['chosen'] else ''}{p:.0%}" for i, p in enumerate(choice["probabilities"])]
-    branches = "; ".join(f"{kind} {share}" for kind, share in zip(choice["branches"], shares))
-    return f"  {name}: one of {branches}; entropy {choice['entropy']:.2f}" + (
-        "" if choice["runs"] else " (not reached)"
+    kept = [choice["chosen"]] if isinstance(choice["chosen"], int) else choice["chosen"]
+    count = len(choice["branches"])
+    shown = range(count) if count <= _MOST_SHOWN else kept
+    branches = "; ".join(
+        f"{choice['branches'][i]} {'*' if i in kept else ''}{choice['probabilities'][i]:.0%}" for i in shown
     )
+    number = "one" if len(kept) == 1 else str(len(kept))
+    of_all = f"{number} of {branches}" if count <= _MOST_SHOWN else f"{number} of {count} branches: {branches}"
+    return f"  {name}: {of_all}; entropy {choice['entropy']:.2f}" + ("" if choice["runs"] else " (not reached)")
 
 
 def describe(model: SearchModel) -> str:

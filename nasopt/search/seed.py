@@ -1,15 +1,35 @@
-"""Checks of a seed before a search, and of the names, globs and classes that a user gives for its layers."""
+"""The seed of a search: checks of it, and of the names, globs and classes that a user gives for its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from nasopt.cost.network import NetworkCalls
 from nasopt.errors import ConfigError, nearest
+from nasopt.graph.example import Example
 from nasopt.graph.trace import matches_module
 from nasopt.search.parameters import ParameterHalves
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The seed that a user has given, of a model that a method has made of it.
+
+    Attributes:
+        calls: of the seed: what it costs.
+        example: its inputs.
+        names: key of its state dict -> key in that of the model.
+        structure: what a structure must tell so that the model can be made of the seed again.
+    """
+
+    calls: NetworkCalls
+    example: Example
+    names: Mapping[str, str]
+    structure: Mapping[str, Any]
 
 
 def layer_patterns(value: Any, name: str) -> tuple[Any, ...]:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nasopt.graph.branches.regions import Decisions
 from nasopt.search.masks import HALF, Thresholds
 
 # Avoids a division by zero for equally likely branches: such a branch is exchanged first, whatever it saves.
 _EPS_SCORE = 1e-6
 # Below this many networks all are priced.
 _EXHAUSTIVE = 256
+# At most this many networks are priced in one sweep over all choices from several beginnings.
+_MOST_PRICED = 4096
 # How much a difference in the tie-break counts beside one in cost.
 _TIE_BREAK = 1e-6
 # A network that uses less than this share of its tightest limit gets more, group by group.
@@ -50,16 +53,16 @@ class Decided:
     """What export would take.
 
     Attributes:
-        branches: path of every choice -> branch.
+        branches: what every choice keeps.
         thresholds: what the scores of masks must exceed.
     """
 
-    branches: Mapping[str, int]
+    branches: Decisions
     thresholds: Thresholds
 
 
 def settle(
-    likeliest: Mapping[str, int],
+    likeliest: Decisions,
     branch_scores: Mapping[str, Sequence[float]],
     mask_scores: Sequence[Tensor],
     use: Callable[[Decided], float],
@@ -68,8 +71,8 @@ def settle(
     """Decisions with `use(decided) <= 1`, as far as there are some.
 
     Args:
-        likeliest: path of every choice -> branch of the highest score.
-        branch_scores: of all branches of every choice, e.g. their log-probabilities.
+        likeliest: path of every choice -> branches of the highest scores.
+        branch_scores: of all branches of every choice, e.g. their log-probabilities; -inf of one that is never kept.
         mask_scores: of the units of every group, and last those of all taps; empty where there are no masks.
         use: the largest share of a limit that a network needs.
         branch_cost: the same as a `Cost`, by which branches are compared.
@@ -131,84 +134,115 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
 
 # --- branches
 
+# (path of the choice, a branch that it keeps, one that takes its place).
+_Exchange = tuple[str, int, int]
+
 
 def settle_branches(
-    decisions: Mapping[str, int], scores: Mapping[str, Sequence[float]], use: Callable[[Mapping[str, int]], Cost]
-) -> dict[str, int]:
+    decisions: Decisions, scores: Mapping[str, Sequence[float]], use: Callable[[Decisions], Cost]
+) -> dict[str, tuple[int, ...]]:
     """Decisions with `use(decisions).value <= 1`, or the cheapest ones if there are none.
 
     One exchange after the other: the one that saves most use per lost score; where no single one saves anything, the
     cheapest branches. Then exchanges that turn out to be unnecessary are taken back, the ones that lost most first.
 
     Args:
-        decisions: path of every choice -> branch, of the highest scores.
-        scores: of all branches of every choice, e.g. their log-probabilities.
+        decisions: what every choice keeps, of the highest scores.
+        scores: of all branches of every choice, e.g. their log-probabilities; -inf of one that is never kept.
         use: the largest share of a limit that a network needs.
     """
+    options = {choice: [i for i, score in enumerate(own) if score > -math.inf] for choice, own in scores.items()}
     found, now = dict(decisions), use(decisions)
     # What an exchange saved when it was last priced: the best ones are priced again, until one of them stays the best.
-    worth = {(choice, branch): math.inf for choice, branches in scores.items() for branch in range(len(branches))}
+    worth = {choice: _exchanges(choice, found, options) for choice in scores}
     while now.value > 1:
-        best, most = None, 0.0
-        for choice, branch in sorted(worth, key=lambda option: -worth[option]):
-            if worth[choice, branch] <= most:
+        best: _Exchange | None = None
+        most = 0.0
+        last = {exchange: value for own in worth.values() for exchange, value in own.items()}
+        for exchange in sorted(last, key=lambda one: -last[one]):
+            if last[exchange] <= most:
                 break
-            lost = max(scores[choice][found[choice]] - scores[choice][branch], 0.0)
-            worth[choice, branch] = now.saved_by(use({**found, choice: branch})) / (lost + _EPS_SCORE)
-            if worth[choice, branch] > most:
-                best, most = (choice, branch), worth[choice, branch]
+            choice, out, new = exchange
+            lost = max(scores[choice][out] - scores[choice][new], 0.0)
+            value = now.saved_by(use(_exchanged(found, exchange))) / (lost + _EPS_SCORE)
+            worth[choice][exchange] = value
+            if value > most:
+                best, most = exchange, value
         if best is None:
             break
-        choice, branch = best
-        found[choice] = branch
+        found = _exchanged(found, best)
         now = use(found)
-        worth.update(((choice, branch), math.inf) for branch in range(len(scores[choice])))
+        worth[best[0]] = _exchanges(best[0], found, options)
     if now.value > 1:
-        found = cheapest_branches({choice: len(branches) for choice, branches in scores.items()}, use)
+        found = cheapest_branches(options, {choice: len(kept) for choice, kept in found.items()}, use)
         now = use(found)
-    back = sorted(scores, key=lambda choice: scores[choice][found[choice]] - scores[choice][decisions[choice]])
-    for choice in back:
+
+    def lost_by(choice: str) -> float:
+        return sum(scores[choice][i] for i in found[choice]) - sum(scores[choice][i] for i in decisions[choice])
+
+    for choice in sorted(scores, key=lost_by):
         again = {**found, choice: decisions[choice]}
         if now.value <= 1 and again != found and use(again).value <= 1:
             found = again
     return found
 
 
-def cheapest_branches(sizes: Mapping[str, int], cost: Callable[[Mapping[str, int]], Cost]) -> dict[str, int]:
-    """The cheapest branch of every choice, as far as it is found; for a sum it is, and where there are few networks.
+def _exchanges(choice: str, found: Decisions, options: Mapping[str, Sequence[int]]) -> dict[_Exchange, float]:
+    kept = found[choice]
+    return {(choice, out, new): math.inf for out in kept for new in options[choice] if new not in kept}
 
-    Many networks are not all priced: from the same branch everywhere on, one choice after the other is decided until nothing
+
+def _exchanged(found: Decisions, exchange: _Exchange) -> dict[str, tuple[int, ...]]:
+    choice, out, new = exchange
+    return {**found, choice: tuple(sorted({*found[choice], new} - {out}))}
+
+
+def cheapest_branches(
+    options: Mapping[str, Sequence[int]], keep: Mapping[str, int], cost: Callable[[Decisions], Cost]
+) -> dict[str, tuple[int, ...]]:
+    """The cheapest branches of every choice, as far as they are found; for a sum they are, and where there are few networks.
+
+    Many networks are not all priced: from the same branches everywhere on, one choice after the other is decided until nothing
     changes. What is saved may depend on the others, as that of a peak does.
 
     Args:
-        sizes: path of every choice -> branches, inner ones first.
+        options: path of every choice -> branches that it may keep, inner ones first.
+        keep: how many of them it keeps.
         cost: of a network.
     """
-    if not cost(dict.fromkeys(sizes, 0)).tie_break:  # a sum: all ways lead to the same network
-        return _descend(dict.fromkeys(sizes, 0), sizes, cost)
-    if math.prod(sizes.values()) <= _EXHAUSTIVE:
-        every = (dict(zip(sizes, branches)) for branches in itertools.product(*map(range, sizes.values())))
-        return min(every, key=cost)
-    alike = ({choice: min(branch, size - 1) for choice, size in sizes.items()} for branch in range(max(sizes.values())))
-    return min((_descend(start, sizes, cost) for start in alike), key=cost)
+
+    def start(first: int) -> dict[str, tuple[int, ...]]:
+        begin = {choice: min(first, len(own) - keep[choice]) for choice, own in options.items()}
+        return {choice: tuple(own[begin[choice] :][: keep[choice]]) for choice, own in options.items()}
+
+    if not cost(start(0)).tie_break:  # a sum: all ways lead to the same network
+        return _descend(start(0), options, cost)
+    if math.prod(math.comb(len(own), keep[choice]) for choice, own in options.items()) <= _EXHAUSTIVE:
+        every = itertools.product(*(itertools.combinations(own, keep[choice]) for choice, own in options.items()))
+        return min((dict(zip(options, branches)) for branches in every), key=cost)
+    most = max(1, _MOST_PRICED // sum(map(len, options.values())))
+    starts = min(max(map(len, options.values())), most)
+    return min((_descend(start(first), options, cost) for first in range(starts)), key=cost)
 
 
 def _descend(
-    start: Mapping[str, int], sizes: Mapping[str, int], cost: Callable[[Mapping[str, int]], Cost]
-) -> dict[str, int]:
+    start: Decisions, options: Mapping[str, Sequence[int]], cost: Callable[[Decisions], Cost]
+) -> dict[str, tuple[int, ...]]:
     decisions = dict(start)
-    for _ in sizes:
+    for _ in options:
         before = dict(decisions)
-        for name, size in sizes.items():
-            around = {**decisions, **_around(name, sizes)}
-            costs = [cost({**around, name: branch}) for branch in range(size)]
-            decisions[name] = costs.index(min(costs))
+        for name, own in options.items():
+            around = {**decisions, **dict(_around(name, options))}
+            costs = {branch: cost({**around, name: (branch,)}) for branch in own}
+            decisions[name] = tuple(sorted(sorted(own, key=costs.__getitem__)[: len(start[name])]))
         if decisions == before:
             break
     return decisions
 
 
-def _around(choice: str, choices: Iterable[str]) -> dict[str, int]:
+def _around(choice: str, choices: Iterable[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The branches around a nested choice."""
-    starts = {outer: f"{outer}.branches." for outer in choices}
-    return {o: int(choice.removeprefix(s).split(".")[0]) for o, s in starts.items() if choice.startswith(s)}
+    for outer in choices:
+        start = f"{outer}.branches."
+        if choice.startswith(start):
+            yield outer, (int(choice.removeprefix(start).split(".")[0]),)

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nasopt.errors import ConfigError
-from nasopt.graph.branches.regions import happens
+from nasopt.graph.branches.regions import Decisions, happens
 from nasopt.graph.build import build
 from nasopt.graph.example import Example, make_example
-from nasopt.graph.groups import Analysis, trace_model
+from nasopt.graph.groups import Analysis, Traced, trace_model
 from nasopt.graph.kernels import KernelCut
 
 _FORMAT = "nasopt.structure"
 _VERSION = 1
-
-# (seed, structure, input example, leaf modules) -> the found network.
-Restorer = Callable[[nn.Module, Mapping[str, Any], Any, tuple[Any, ...]], nn.Module]
-_RESTORERS: dict[str, Restorer] = {}
-
-
-def register_restorer(method: str, restorer: Restorer) -> None:
-    """Rebuild structures of `method` with `restorer`, instead of by channels and kernels."""
-    _RESTORERS[method] = restorer
 
 
 def structure_head(method: str, example: Example) -> dict[str, Any]:
@@ -45,15 +36,17 @@ def make_structure(
     example: Example,
     keep: Tensor,
     kernels: Mapping[str, KernelCut],
-    decisions: Mapping[str, int] | None = None,
+    decisions: Decisions,
+    plain_choices: Mapping[str, int | list[int]],
+    head: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`{"format", "version", "method", "inputs", "choices", "channels", "kernels"}` of plain values.
 
     `channels` holds for every layer that loses some the positions of those it keeps; `kernels` holds for every layer
     and spatial dimension `[first tap, step, count]`; `choices` holds for every layer with branches the index of the one
-    that remains. Layers of other branches are left out.
+    that remains, or a list where several may. Layers of other branches are left out. `head` is put in front.
     """
-    decided = dict(decisions or {})
+    decided = dict(decisions)
     channels: dict[str, list[int]] = {}
     for layer, labels in analysis.propagation.writers:
         if layer not in decided and _runs(analysis, layer, decided) and not bool(keep[labels].all()):
@@ -64,44 +57,28 @@ def make_structure(
         if _runs(analysis, name, decided)
         and any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
     }
-    head = structure_head(method, example)
-    return {**head, "choices": decided, "channels": channels, "kernels": cut}
+    return {
+        **structure_head(method, example),
+        **head,
+        "choices": dict(plain_choices),
+        "channels": channels,
+        "kernels": cut,
+    }
 
 
-def restore(
-    seed: nn.Module, structure: Mapping[str, Any], *, input_example: Any = None, leaf_modules: tuple[Any, ...] = ()
-) -> nn.Module:
-    """The found network, rebuilt from its seed; a `state_dict` of the exported network loads into it.
-
-    ```python
-    json.dump(model.arch_structure(), file)                    # with the state_dict: all that is to keep
-    network = nasopt.restore(make_seed(), json.load(file))
-    network.load_state_dict(torch.load("weights.pt"))
-    ```
-
-    Args:
-        seed: a model of the same architecture as the one that was wrapped; its weights are cut, it stays as it is.
-        structure: from `arch_structure()`.
-        input_example: only where an input of the model is not a plain tensor.
-        leaf_modules: as given to the search model.
-
-    Raises:
-        ConfigError: the dict is no structure of this version, or names layers or channels that the seed does not have.
-    """
-    check_structure(structure)
-    if input_example is None:
-        input_example = _example_inputs(seed, structure["inputs"])
-    if structure.get("method") in _RESTORERS:
-        return _RESTORERS[structure["method"]](seed, structure, input_example, leaf_modules)
-    example = make_example(seed, None, input_example)
+def rebuild(
+    seed: nn.Module, structure: Mapping[str, Any], input_example: Any = None, leaf_modules: tuple[Any, ...] = ()
+) -> Traced:
+    """The network that a checked structure describes, from its seed; see `nasopt.restore`."""
+    example = make_example(seed, None, example_inputs(seed, structure) if input_example is None else input_example)
     return build(trace_model(seed, example, leaf_modules), example, structure)
 
 
-def _example_inputs(seed: nn.Module, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+def example_inputs(seed: nn.Module, structure: Mapping[str, Any]) -> dict[str, Tensor]:
     """Zeros like the inputs of the search; floating ones have the dtype of the seed that is given now."""
     like = next((p for p in seed.parameters() if p.is_floating_point()), torch.empty(0))
     found = {}
-    for name, spec in inputs.items():
+    for name, spec in structure["inputs"].items():
         dtype = getattr(torch, spec["dtype"])
         found[name] = like.new_zeros(spec["shape"], dtype=like.dtype if dtype.is_floating_point else dtype)
     return found
@@ -119,14 +96,11 @@ def check_structure(structure: Any) -> None:
             f"{structure.get('version')!r}; wanted {_FORMAT!r}, {_VERSION}"
         )
     _check(isinstance(structure.get("method"), str), "method", structure.get("method"), "the name of a method")
-    own_parts = structure["method"] in _RESTORERS
-    for part in ("inputs",) if own_parts else ("inputs", "channels", "kernels"):
+    for part in ("inputs", "channels", "kernels"):
         _check(_is_named(structure.get(part)), part, structure.get(part), "a dict by name")
     for name, spec in structure["inputs"].items():
         _check_input(f"inputs[{name!r}]", spec)
-    if own_parts:
-        return
-    known = {"format", "version", "method", "inputs", "choices", "channels", "kernels"}
+    known = {"format", "version", "method", "inputs", "binary_cells", "choices", "channels", "kernels"}
     for key in structure:
         _check(key in known, "structure", key, f"none but {', '.join(sorted(known))}")
     choices = structure.get("choices", {})
@@ -177,7 +151,7 @@ def _is_positions(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(_is_count, value)) and list(value) == sorted(set(value))
 
 
-def _runs(analysis: Analysis, layer: str, decisions: Mapping[str, int]) -> bool:
+def _runs(analysis: Analysis, layer: str, decisions: Decisions) -> bool:
     """Whether a layer, or a function that is named after its node, is still called and its result needed."""
     nodes = analysis.module.graph.nodes
     calls = [node for node in nodes if layer == (str(node.target) if node.op == "call_module" else node.name)]
@@ -185,11 +159,11 @@ def _runs(analysis: Analysis, layer: str, decisions: Mapping[str, int]) -> bool:
     return any(happens(region, decisions) for region in regions) if calls else is_chosen(layer, decisions)
 
 
-def is_chosen(layer: str, decisions: Mapping[str, int]) -> bool:
+def is_chosen(layer: str, decisions: Decisions) -> bool:
     """Whether a layer is in no branch, or in branches that all remain."""
-    for choice, index in decisions.items():
+    for choice, kept in decisions.items():
         if layer.startswith(f"{choice}.branches."):
             branch = layer.removeprefix(f"{choice}.branches.").split(".")[0]
-            if branch != str(index):
+            if int(branch) not in kept:
                 return False
     return True

@@ -1,6 +1,7 @@
 """The decided graph: the chosen branch of every choice and nothing of the others, as a view and as an edit of the graph.
 
-`conv.branches.1.0` of a chosen branch 1 is renamed to `conv.0`: the names that a person would give.
+`conv.branches.1.0` of a chosen branch 1 is renamed to `conv.0`: the names that a person would give. Several kept branches are
+added up.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
-from nasopt.graph.branches.regions import Region, happens, regions
+from nasopt.graph.branches.markers import BranchInput, Choice, choices_of, is_marker
+from nasopt.graph.branches.regions import Decisions, Region, happens, regions
 from nasopt.graph.containers import like_seed
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.registry import memory_of
+from nasopt.nn import Sum
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class DecidedGraph:
         users: node -> nodes that read its result.
         source: node -> the node whose result has its value; another one for markers, which are in none of the above.
         copies: choices that remain, as a copy of their input: a branch passes it on, and it is changed in place afterwards.
+        sums: choices that remain, as the sum of several branches.
     """
 
     nodes: list[fx.Node]
@@ -36,6 +39,7 @@ class DecidedGraph:
     users: dict[fx.Node, list[fx.Node]]
     source: dict[fx.Node, fx.Node]
     copies: dict[fx.Node, fx.Node]
+    sums: dict[fx.Node, list[fx.Node]]
 
 
 class DecidedGraphs:
@@ -56,11 +60,12 @@ class DecidedGraphs:
         self._stays = {n for n in module.graph.nodes if n.op in ("placeholder", "output") or is_in_place(n)}
         self._nodes = [(node, where.get(node, ())) for node in module.graph.nodes]
 
-    def under(self, decisions: Mapping[str, int]) -> DecidedGraph:
-        """What runs under decisions: path of every choice -> index of its branch."""
+    def under(self, decisions: Decisions) -> DecidedGraph:
+        """What runs under decisions."""
         before: dict[fx.Node, list[fx.Node]] = {}
         source: dict[fx.Node, fx.Node] = {}
         copies: dict[fx.Node, fx.Node] = {}
+        sums: dict[fx.Node, list[fx.Node]] = {}
         passed_on: set[fx.Node] = set()
         for node, region in self._nodes:
             if not happens(region, decisions):
@@ -68,8 +73,12 @@ class DecidedGraphs:
             chosen: Any = self._entry_of.get(node)
             if chosen is not None:
                 passed_on.add(node)
+            elif node in self._choices and len(decisions[str(node.target)]) > 1:
+                kept: list[Any] = [node.args[branch] for branch in decisions[str(node.target)]]
+                sums[node] = [source[one] for one in kept]
+                before[node] = list(dict.fromkeys(sums[node]))
             elif node in self._choices:
-                chosen = node.args[decisions[str(node.target)]]
+                chosen = node.args[decisions[str(node.target)][0]]
                 if chosen in passed_on and node in self._changed:
                     # The search model mixes into a new tensor, which may be changed in place; the input itself may not.
                     copies[node] = source[chosen]
@@ -88,15 +97,15 @@ class DecidedGraphs:
         for node, read in inputs.items():
             for one in read:
                 users[one].append(node)
-        return DecidedGraph(list(inputs), inputs, users, source, copies)
+        return DecidedGraph(list(inputs), inputs, users, source, copies, sums)
 
 
-def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
-    """Leave in the graph of `module` only the chosen branch of every choice, and no markers.
+def decide(module: fx.GraphModule, decisions: Decisions) -> None:
+    """Leave in the graph of `module` only the kept branches of every choice, and no markers.
 
     Args:
-        module: changed in place; its submodules stay.
-        decisions: path of every choice -> index of its branch.
+        module: changed in place; its submodules stay. A `Sum` takes the place of a choice that keeps several branches.
+        decisions: what is kept.
     """
     graph = module.graph
     decided = DecidedGraphs(module, regions(module)).under(decisions)
@@ -112,11 +121,23 @@ def decide(module: fx.GraphModule, decisions: Mapping[str, int]) -> None:
                 stands_for[node] = graph.call_method("clone", (new(decided.copies[node]),))
             stands_for[node].meta = dict(node.meta)
             continue
+        if node in decided.sums:
+            _put_sum(module, str(node.target))
+            node.args = tuple(new(one) for one in decided.sums[node])
+            continue
         node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), new)
     stays = (set(decided.nodes) - set(decided.copies)) | set(stands_for.values())
     for node in reversed(list(graph.nodes)):
         if node not in stays:
             graph.erase_node(node)
+
+
+def _put_sum(module: fx.GraphModule, path: str) -> None:
+    """A `Sum` in the place of a choice, with the choice's branches below it."""
+    made = Sum()
+    for name, part in module.get_submodule(path).named_children():
+        made.add_module(name, part)
+    module.set_submodule(path, made)
 
 
 def _entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
@@ -140,14 +161,20 @@ def is_changed_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
     )
 
 
-def short_names(module: fx.GraphModule, decisions: Mapping[str, int]) -> fx.GraphModule:
-    """The same network, its chosen branches named like the layers that they stand for: `conv.branches.1.0` -> `conv.0`."""
+def shorter_names(module: fx.GraphModule, decisions: Decisions) -> dict[str, str]:
+    """For `rename`: kept branches are named like the layers that they stand for, `conv.branches.1` -> `conv`."""
+    choices = choices_of(module)
+    inner_first = sorted(decisions, key=lambda path: -path.count(".branches."))
+    return {f"{c}.branches.{i}": choices[c].short_name(c, i) for c in inner_first for i in decisions[c]}
+
+
+def rename(module: fx.GraphModule, names: Mapping[str, str]) -> fx.GraphModule:
+    """The same network, its layers renamed by the beginnings of their paths, one after the other."""
 
     def short(path: str) -> str:
-        for choice, index in sorted(decisions.items(), key=lambda item: -item[0].count(".branches.")):
-            start = f"{choice}.branches.{index}"
+        for start, other in names.items():
             if path == start or path.startswith(f"{start}."):
-                path = choice + path.removeprefix(start)
+                path = other + path.removeprefix(start)
         return path
 
     objects: dict[str, Any] = {}
@@ -161,7 +188,8 @@ def short_names(module: fx.GraphModule, decisions: Mapping[str, int]) -> fx.Grap
             if name != node.target:
                 node.target = name
                 node._rename(name.replace(".", "_"))
-            objects[name] = found
+            # Those below a sum come under names of their own.
+            objects[name] = Sum() if type(found) is Sum else found
     renamed = fx.GraphModule(objects, module.graph, type(module).__name__)
     renamed.meta = dict(module.meta)
     for name, part in renamed.named_modules():

@@ -18,6 +18,7 @@ from nasopt.graph.edit import is_in_place
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.pickling import loading_tracer
 from nasopt.graph.values import annotate
+from nasopt.nn import Zero
 
 # (holder of a branch, its example, names of its modules in the model) -> its traced graph, inner branches inlined.
 TraceBranch = Callable[[nn.Module, Example, Callable[[str], str]], fx.GraphModule]
@@ -112,54 +113,57 @@ class _Inliner:
                 raise ConfigError(f"{who} is called with {argument!r}: its arguments must be tensors or constants")
         if node.kwargs:
             raise ConfigError(f"{who} is called with keyword arguments {sorted(node.kwargs)}: pass them by position")
-        tensors = [self.env[argument] for argument in arguments if isinstance(argument, fx.Node)]
+        groups = _make_choice(layer).group_of
         outputs = []
         for index, branch in enumerate(layer.branches):
+            taken = layer.arguments_of(index, arguments)
+            entry = BranchInput(path, index, groups[index])
+            tensors = [self.env[argument] for argument in taken if isinstance(argument, fx.Node)]
             full_name = partial(_full_name, path, index)
             whole_name = partial(_compose, self.outer_name, full_name)
-            chain = self.chain_of(branch, whole_name) if len(arguments) == len(tensors) == 1 else None
+            chain = self.chain_of(branch, whole_name) if len(taken) == len(tensors) == 1 else None
             if chain is not None:
-                outputs.append(self.write_chain(chain, path, index, tensors[0]))
+                outputs.append(self.write_chain(chain, entry, tensors[0]))
                 continue
             holder = Branch(branch)
-            inputs = tuple(example_input(_value(argument)) for argument in arguments)
+            inputs = tuple(example_input(_value(argument)) for argument in taken)
             try:
                 traced = self.trace_branch(holder, make_example(holder, None, inputs), whole_name)
             except NasoptError as error:
                 raise type(error)(f"{who}, branch {index} ({type(branch).__name__}): {error}") from error
-            outputs.append(self.splice(traced, path, index, tensors, full_name))
-        self.objects[path] = Choice(tuple(_kind(branch) for branch in layer.branches), layer.settings)
+            outputs.append(self.splice(traced, entry, tensors, full_name))
+        self.objects[path] = _make_choice(layer)
         return self.graph.call_module(path, tuple(outputs))
 
-    def open(self, path: str, index: int, tensors: list[fx.Node]) -> fx.Node:
-        marker = f"{path}.inputs.{index}"
-        self.objects[marker] = BranchInput(path, index)
-        return self.graph.call_module(marker, tuple(tensors))
+    def open(self, marker: BranchInput, tensors: list[fx.Node]) -> fx.Node:
+        name = f"{marker.choice}.inputs.{marker.index}"
+        self.objects[name] = marker
+        return self.graph.call_module(name, tuple(tensors))
 
-    def write_chain(self, chain: list[tuple[str, nn.Module]], path: str, index: int, given: fx.Node) -> fx.Node:
+    def write_chain(self, chain: list[tuple[str, nn.Module]], marker: BranchInput, given: fx.Node) -> fx.Node:
         """A branch that is one layer after the other, under the names that tracing would give."""
-        entry = x = self.open(path, index, [given])
+        entry = x = self.open(marker, [given])
         for name, layer in chain:
             if type(layer) is nn.Identity:
                 continue
             held = "branch" + (f".{name}" if name else "")
             if x is entry and getattr(layer, "inplace", False):
-                raise self.changes_input(path, index, held.replace(".", "_"))
-            target = _full_name(path, index, held)
+                raise self.changes_input(marker, held.replace(".", "_"))
+            target = _full_name(marker.choice, marker.index, held)
             self.objects.setdefault(target, layer)
             x = self.graph.create_node("call_module", target, (x,), {}, name=held.replace(".", "_"))
         return x
 
-    def changes_input(self, path: str, index: int, name: str) -> ConfigError:
+    def changes_input(self, marker: BranchInput, name: str) -> ConfigError:
         return ConfigError(
-            f"{self.outer_name(path)!r}, branch {index}: {name} changes the branch's input in place, but the "
+            f"{self.outer_name(marker.choice)!r}, branch {marker.index}: {name} changes the branch's input in place, but the "
             "other branches read it, too: use inplace=False there"
         )
 
     def splice(
-        self, traced: fx.GraphModule, path: str, index: int, tensors: list[fx.Node], full_name: Callable[[str], str]
+        self, traced: fx.GraphModule, marker: BranchInput, tensors: list[fx.Node], full_name: Callable[[str], str]
     ) -> Any:
-        entry = self.open(path, index, tensors)
+        entry = self.open(marker, tensors)
         parts = [entry]
         if len(tensors) != 1:
             parts = [self.graph.call_function(operator.getitem, (entry, k)) for k in range(len(tensors))]
@@ -167,7 +171,7 @@ class _Inliner:
         remaining = iter(parts)
         for node in traced.graph.nodes:
             if is_in_place(node) and any(env.get(x) in parts for x in node.all_input_nodes[:1]):
-                raise self.changes_input(path, index, node.name)
+                raise self.changes_input(marker, node.name)
             if node.op == "placeholder":
                 env[node] = next(remaining)
             elif node.op == "output":
@@ -178,7 +182,8 @@ class _Inliner:
                 self.copy(node, env, full_name(str(node.target)), traced)
                 if node.op == "call_module" and is_marker(traced, node, BranchInput):
                     inner: Any = traced.get_submodule(str(node.target))
-                    self.objects[full_name(str(node.target))] = BranchInput(full_name(inner.choice), inner.index)
+                    entered = BranchInput(full_name(inner.choice), inner.index, inner.group)
+                    self.objects[full_name(str(node.target))] = entered
         raise AssertionError("a graph ends in its output")
 
 
@@ -234,6 +239,12 @@ def _attribute(root: nn.Module, path: str) -> Any:
     for atom in path.split("."):
         value = getattr(value, atom, None)
     return value
+
+
+def _make_choice(layer: Alternatives) -> Choice:
+    kinds = layer.names or tuple(_kind(branch) for branch in layer.branches)
+    zeros = frozenset(i for i, branch in enumerate(layer.branches) if isinstance(branch, Zero))
+    return Choice(kinds, layer.settings, layer.keep, layer.groups, layer.names, zeros)
 
 
 def _kind(branch: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""How does a layer that is one of several branches stand in a graph? As the base class of such layers, and as brackets.
+"""Markers: the base class of layers that are one of several branches, and the brackets around branches in a graph.
 
 In a traced graph every branch is inlined between two markers, so that all of them share one analysis:
 
@@ -24,13 +24,25 @@ from nasopt.errors import ConfigError
 
 
 class Alternatives(nn.Module, ABC):
-    """A layer that is one of several branches, all of which map the same inputs to one output of the same shape.
+    """A layer that is one of several branches, or the sum of several of them; all have outputs of one shape.
 
     Attributes:
         branches: the branches.
+        keep: how many of them remain.
+        groups: sizes of the groups of branches, in their order: branches of a group are weighed against each other.
+        takes: position of the argument that every branch takes; None: every branch takes all arguments.
+        names: of the branches, for tables and for the layers of an exported network; empty: they are numbered.
     """
 
     branches: nn.ModuleList
+    keep: int
+    groups: tuple[int, ...]
+    takes: tuple[int, ...] | None
+    names: tuple[str, ...]
+
+    def arguments_of(self, branch: int, arguments: Sequence[Any]) -> list[Any]:
+        """Those of all arguments that a branch takes."""
+        return list(arguments) if self.takes is None else [arguments[self.takes[branch]]]
 
     @property
     @abstractmethod
@@ -44,12 +56,19 @@ class BranchInput(nn.Module):
     Attributes:
         choice: path of the layer in the model.
         index: of the branch.
+        group: index of its group, None where all branches are one.
     """
 
-    def __init__(self, choice: str, index: int) -> None:
+    def __init__(self, choice: str, index: int, group: int | None = None) -> None:
         super().__init__()
         self.choice = choice
         self.index = index
+        self.group = group
+
+    @property
+    def key(self) -> str:
+        """Of the branch's group in a `Region`."""
+        return group_key(self.choice, self.group)
 
     def forward(self, *inputs: Any) -> Any:
         return inputs[0] if len(inputs) == 1 else inputs
@@ -62,20 +81,65 @@ class Choice(nn.Module):
     """Closes the branches: takes all their outputs. What it makes of them is up to a search method; alone, the first one.
 
     Attributes:
-        kinds: a word for every branch: its class, or the classes of its layers.
+        kinds: a word for every branch: its name, its class, or the classes of its layers.
         settings: of the `Alternatives` that stood here.
+        keep, groups, names: as in `Alternatives`.
+        zeros: branches that are `nasopt.nn.Zero`: they cost nothing, and are never kept.
     """
 
-    def __init__(self, kinds: tuple[str, ...], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        kinds: tuple[str, ...],
+        settings: Mapping[str, Any],
+        keep: int = 1,
+        groups: tuple[int, ...] = (),
+        names: tuple[str, ...] = (),
+        zeros: frozenset[int] = frozenset(),
+    ) -> None:
         super().__init__()
         self.kinds = kinds
         self.settings = dict(settings)
+        self.keep = keep
+        self.groups = groups or (len(kinds),)
+        self.names = names
+        self.zeros = zeros
+
+    @property
+    def is_one(self) -> bool:
+        """Whether one branch of all is chosen: not several, and not one in each of several groups."""
+        return self.keep == 1 and len(self.groups) == 1
+
+    @property
+    def group_of(self) -> list[int | None]:
+        """Group of every branch, None where all are one."""
+        if len(self.groups) == 1:
+            return [None] * len(self.kinds)
+        return [group for group, size in enumerate(self.groups) for _ in range(size)]
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """The first branches that may be kept."""
+        return tuple(i for i in range(len(self.kinds)) if i not in self.zeros)[: self.keep]
+
+    def short_name(self, path: str, branch: int) -> str:
+        """What `path.branches.branch` is called in a network in which it is kept."""
+        return f"{path}.{self.names[branch]}" if self.names else path if self.keep == 1 else f"{path}.{branch}"
 
     def forward(self, *outputs: Tensor) -> Tensor:
         return outputs[0]
 
     def extra_repr(self) -> str:
-        return f"one of {len(self.kinds)} branches"
+        return f"{'one' if self.keep == 1 else self.keep} of {len(self.kinds)} branches"
+
+
+def group_key(choice: str, group: int | None) -> str:
+    """What a group of branches is called in a `Region`: by the path of its choice where all branches are one group."""
+    return choice if group is None else f"{choice}#{group}"
+
+
+def choice_of(key: str) -> str:
+    """Path of the choice that a group belongs to."""
+    return key.partition("#")[0]
 
 
 def choices_of(module: fx.GraphModule) -> dict[str, Choice]:
@@ -86,26 +150,32 @@ def choices_of(module: fx.GraphModule) -> dict[str, Choice]:
 
 
 def check_branches(
-    path: str, layer: Alternatives, inputs: Sequence[Any], evaluate: Callable[[nn.Module], Tensor]
+    path: str, layer: Alternatives, inputs: Sequence[Any], evaluate: Callable[[nn.Module, Sequence[Any]], Tensor]
 ) -> None:
     """Run every branch on fake inputs and compare what comes out.
 
     Args:
         path: of the layer in the model.
         layer: the layer.
-        inputs: fake arguments, for the message.
-        evaluate: `branch -> output` for these inputs.
+        inputs: fake arguments.
+        evaluate: `(branch, its arguments) -> output`.
 
     Raises:
         ConfigError: a branch fails, returns no tensor, or another shape or dtype than the first one; names layer,
             branch and shapes.
     """
-    given = ", ".join(f"{tuple(x.shape)}" if isinstance(x, Tensor) else repr(x) for x in inputs)
+    if layer.takes is not None and max(layer.takes) >= len(inputs):
+        raise ConfigError(
+            f"{type(layer).__name__} {path!r} is called with {len(inputs)} argument(s), and a branch takes that at position "
+            f"{max(layer.takes)}"
+        )
     first: Tensor | None = None
     for index, branch in enumerate(layer.branches):
         who = f"{type(layer).__name__} {path!r}, branch {index} ({type(branch).__name__})"
+        taken = layer.arguments_of(index, inputs)
+        given = ", ".join(f"{tuple(x.shape)}" if isinstance(x, Tensor) else repr(x) for x in taken)
         try:
-            output = evaluate(branch)
+            output = evaluate(branch, taken)
         except Exception as error:
             raise ConfigError(
                 f"{who} fails on its input of shape {given}: {type(error).__name__}: {error}. Every branch must take the "

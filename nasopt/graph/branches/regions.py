@@ -1,20 +1,24 @@
 """Regions of a graph: inside which branches a call lies, in which its result is used, and the probability of several together.
 
-A region is a conjunction: `(("conv", 1), ("conv.branches.1.inner", 0))` runs iff both branches are chosen. An event is a union
-of regions.
+A region is a conjunction: `(("conv", 1), ("conv.branches.1.inner", 0))` runs iff both branches are chosen. Of a choice with
+several groups of branches every group has a key of its own, `("conv#1", 4)`: branches of one group exclude each other. An event
+is a union of regions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import fx
 
-from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
+from nasopt.graph.branches.markers import BranchInput, Choice, choice_of, group_key, is_marker
 from nasopt.graph.edit import is_in_place
 
-# (path of the choice, index of the branch), from the outermost choice to the innermost.
+# (key of the group, index of the branch in its choice), from the outermost choice to the innermost.
 Region = tuple[tuple[str, int], ...]
+# Path of every choice -> the branches that are kept.
+Decisions = Mapping[str, tuple[int, ...]]
 # At least one of these regions, as sets. The empty region always runs; no region at all, never.
 Event = frozenset[frozenset[tuple[str, int]]]
 
@@ -26,14 +30,18 @@ def regions(module: fx.GraphModule, graph: fx.Graph | None = None) -> dict[fx.No
     modules = {name: m for name, m in module.named_modules() if isinstance(m, (BranchInput, Choice))}
     found: dict[fx.Node, Region] = {}
     stack: list[tuple[str, int]] = []
+    around: list[str] = []
     for node in (module.graph if graph is None else graph).nodes:
         marker = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(marker, BranchInput):
-            if stack and stack[-1][0] == marker.choice:
+            if around and around[-1] == marker.choice:
                 stack.pop()
-            stack.append((marker.choice, marker.index))
+            else:
+                around.append(marker.choice)
+            stack.append((marker.key, marker.index))
         elif isinstance(marker, Choice):
             stack.pop()
+            around.pop()
         found[node] = tuple(stack)
     return found
 
@@ -55,9 +63,10 @@ def used_in(module: fx.GraphModule, where: Mapping[fx.Node, Region]) -> dict[fx.
         reached: set[frozenset[tuple[str, int]]] = set()
         for user in _readers(node, entries):
             path = str(user.target)
-            taken = [i for i, branch in enumerate(user.args) if branch is node] if path in choices else []
+            groups = choices[path].group_of if path in choices else []
+            taken = [(group_key(path, groups[i]), i) for i, branch in enumerate(user.args) if groups and branch is node]
             for region in found[user]:
-                reached |= {frozenset((*region, (path, i))) for i in taken} if taken else {frozenset(region)}
+                reached |= {frozenset((*region, one)) for one in taken} if taken else {frozenset(region)}
         found[node] = [_in_order(region, where[node]) for region in _joined(reached, choices)]
     return found
 
@@ -74,12 +83,13 @@ def _readers(node: fx.Node, entries: set[str]) -> list[fx.Node]:
 
 
 def _joined(regions: set[frozenset[tuple[str, int]]], choices: Mapping[str, Choice]) -> set[frozenset[tuple[str, int]]]:
-    """The same regions, those of all branches of a choice as one."""
+    """The same regions, those of all branches of a choice as one; of several groups none needs to be kept."""
     whole = {
         region - {(choice, index)}
         for region in regions
         for choice, index in region
-        if all(region - {(choice, index)} | {(choice, i)} in regions for i in range(len(choices[choice].kinds)))
+        if choice in choices
+        and all(region - {(choice, index)} | {(choice, i)} in regions for i in range(len(choices[choice].kinds)))
     }
     widest = {one for one in regions | whole if not any(other < one for other in regions | whole)}
     return _joined(widest, choices) if whole else widest
@@ -94,8 +104,12 @@ def producers(
 ) -> list[tuple[Region, fx.Node]]:
     """Which node makes the value of `node` when `region` runs, in which part of it: looks through the markers of branches."""
     if is_marker(module, node, Choice):
+        marker: Any = module.get_submodule(str(node.target))
+        if marker.keep > 1:
+            return [(region, node)]  # their sum
         # A branch's region may be one that `region` has decided already.
-        below = [((*where.get(node, ()), (str(node.target), i)), arg) for i, arg in enumerate(node.args)]
+        keys = [group_key(str(node.target), group) for group in marker.group_of]
+        below = [((*where.get(node, ()), (keys[i], i)), arg) for i, arg in enumerate(node.args)]
         joint = [(tuple(dict.fromkeys((*region, *one))), arg) for one, arg in below if not contradict(region, one)]
         return [found for one, arg in joint for found in producers(module, where, arg, one)]  # type: ignore[arg-type]
     if is_marker(module, node, BranchInput) and len(node.args) == 1:
@@ -144,6 +158,6 @@ def both(left: Event, right: Event) -> Event:
     return any_of([*inside, *(a | b for a, b in pairs)])
 
 
-def happens(region: Region, decisions: Mapping[str, int]) -> bool:
+def happens(region: Region, decisions: Decisions) -> bool:
     """Whether a region runs under decided choices."""
-    return all(decisions[choice] == index for choice, index in region)
+    return all(index in decisions[choice_of(key)] for key, index in region)

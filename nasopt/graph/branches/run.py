@@ -1,14 +1,31 @@
-"""How do only some branches run? Every branch becomes a function; a runner in its place calls those that are active."""
+"""Running branches: every branch becomes a function, and a runner in the place of the choice calls those that are active."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
+from nasopt.graph.branches.decided import is_changed_in_place
 from nasopt.graph.branches.markers import BranchInput, Choice
+
+
+class Active(NamedTuple):
+    """A branch that runs.
+
+    Attributes:
+        branch: its index.
+        weight: broadcasts over the branch's output; None leaves it as it is.
+        is_off: the weight is 0: the output is there for the gradient of the weight alone, so nothing flows back through the
+            branch, and its graph is not built.
+    """
+
+    branch: int
+    weight: Tensor | None = None
+    is_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -17,12 +34,12 @@ class Paths:
 
     Attributes:
         net: the traced model whose layers run.
-        active: for every choice, in the order of `choices_of`: (branch, weight) of the branches that run. A weight broadcasts
-            over the branch's output; None, for a branch that runs alone, leaves it as it is.
+        active: for every choice, in the order of `choices_of`: the branches that run. The choice gives the sum of their
+            weighted outputs, a scalar 0 where none runs.
     """
 
     net: nn.Module
-    active: Sequence[Sequence[tuple[int, Tensor | None]]]
+    active: Sequence[Sequence[Active]]
 
 
 def compile_graph(graph: fx.Graph, name: str) -> Callable[..., Any]:
@@ -43,6 +60,7 @@ def nest(graph: fx.Graph, module: fx.GraphModule, order: Sequence[str], paths: f
         paths: the placeholder that holds the `Paths`.
     """
     markers = {name: m for name, m in module.named_modules() if isinstance(m, (BranchInput, Choice))}
+    originals = {str(node.target): node for node in module.graph.nodes if node.op == "call_module"}
     stack: list[_Open] = []
     for node in list(graph.nodes):
         marker = markers.get(str(node.target)) if node.op == "call_module" else None
@@ -52,7 +70,9 @@ def nest(graph: fx.Graph, module: fx.GraphModule, order: Sequence[str], paths: f
             stack[-1].branches.append([node])
         elif isinstance(marker, Choice):
             closed = stack.pop()
-            call = _close(graph, node, closed, order.index(closed.choice), paths)
+            original = originals[closed.choice]
+            escapes = any(user.op == "output" for user in original.users) or is_changed_in_place(module, original)
+            call = _close(graph, node, closed, order.index(closed.choice), paths, escapes)
             if stack:
                 stack[-1].branches[-1].append(call)
         elif stack:
@@ -67,14 +87,14 @@ class _Open:
     branches: list[list[fx.Node]] = field(default_factory=list)
 
 
-def _close(graph: fx.Graph, choice: fx.Node, opened: _Open, position: int, paths: fx.Node) -> fx.Node:
+def _close(graph: fx.Graph, choice: fx.Node, opened: _Open, position: int, paths: fx.Node, escapes: bool) -> fx.Node:
     functions, arguments = [], []
     for nodes, result in zip(opened.branches, choice.args):
         function, outside = _extract(nodes, result, opened.choice)
         functions.append(function)
         arguments.append(tuple(outside))
     with graph.inserting_before(choice):
-        call = graph.call_function(_runner(position, functions), (paths, *arguments))
+        call = graph.call_function(_runner(position, functions, escapes), (paths, *arguments))
     call.meta = dict(choice.meta)
     choice.replace_all_uses_with(call)
     graph.erase_node(choice)
@@ -99,16 +119,21 @@ def _extract(nodes: Sequence[fx.Node], result: Any, name: str) -> tuple[Callable
     return compile_graph(part, name), list(outside)
 
 
-def _runner(position: int, functions: Sequence[Callable[..., Any]]) -> Callable[..., Tensor]:
+def _runner(position: int, functions: Sequence[Callable[..., Any]], escapes: bool) -> Callable[..., Tensor]:
     def run_active(paths: Paths, *arguments: tuple[Any, ...]) -> Tensor:
         total: Any = None
-        for branch, weight in paths.active[position]:
-            output = functions[branch](paths.net, *arguments[branch])
-            if weight is None:
-                # An Identity: the input itself must not be changed in place by what follows.
-                return output.clone() if any(output is x for x in arguments[branch]) else output
-            part = output * weight.to(output.dtype)
+        active = paths.active[position]
+        for branch, weight, is_off in active:
+            if is_off:
+                with torch.no_grad():
+                    output = functions[branch](paths.net, *arguments[branch]).detach()
+            else:
+                output = functions[branch](paths.net, *arguments[branch])
+            part = output if weight is None else output * weight.to(output.dtype)
+            # An Identity that runs alone: the input itself must not be changed in place by what follows.
+            if escapes and len(active) == 1 and any(part is x for x in arguments[branch]):
+                part = part.clone()
             total = part if total is None else total + part
-        return total
+        return arguments[0][0].new_zeros(()) if total is None else total
 
     return run_active

@@ -1,8 +1,9 @@
-"""How does a seed's stage become the backbone of a cell? Binarised steps, nodes, and what aligns nodes of other shapes."""
+"""Backbones of cells: a stage of the seed as binary steps between nodes, and what aligns nodes of other shapes."""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,11 +11,10 @@ from itertools import pairwise
 from torch import nn
 
 from nasopt.errors import ConfigError
-from nasopt.graph.chain import Chain, NodeShape, find_chain
 from nasopt.graph.example import make_example
-from nasopt.graph.groups import trace_model
-from nasopt.graph.stages import Traced
+from nasopt.graph.groups import Traced, trace_model
 from nasopt.methods.nasb.candidates import strides
+from nasopt.methods.nasb.main_path import Chain, NodeShape, find_chain
 from nasopt.nn import BinaryActivation, BinaryConv2d
 
 
@@ -46,7 +46,7 @@ class Backbone:
         aligners: start node -> (shape, the seed's own down-sampling layers from there to nodes of that shape).
         joints: nodes at which a block of the seed ends; branches meet there.
         after: what the seed has behind the last convolution.
-        origins: path in the seed -> path in the cell, of every layer that was taken over.
+        origins: path in the seed -> path in the cell (of its first backbone), of every layer that was taken over.
     """
 
     shapes: list[NodeShape]
@@ -89,11 +89,11 @@ def make_backbone(stage: nn.Module, name: str, shape: NodeShape) -> Backbone:
         norm = traced.get_submodule(step.norm) if step.norm is not None else _norm_like(conv)
         before = [traced.get_submodule(path) for path in step.before]
         backbone.steps.append(Step(copy.deepcopy(before), binary, copy.deepcopy(norm)))
-        backbone.origins[_seed_path(name, step.conv)] = f"steps.{i}.conv"
+        backbone.origins[_seed_path(name, step.conv)] = f"steps.0.{i}.conv"
         if step.norm is not None:
-            backbone.origins[_seed_path(name, step.norm)] = f"steps.{i}.norm"
+            backbone.origins[_seed_path(name, step.norm)] = f"steps.0.{i}.norm"
         for j, path in enumerate(step.before):
-            backbone.origins[_seed_path(name, path)] = f"steps.{i}.before.{j}"
+            backbone.origins[_seed_path(name, path)] = f"steps.0.{i}.before.{j}"
     _take_shortcuts(backbone, chain, traced, name)
     backbone.after = [copy.deepcopy(traced.get_submodule(path)) for path in chain.after]
     for j, path in enumerate(chain.after):
@@ -131,7 +131,7 @@ def join(backbones: Sequence[Backbone]) -> Backbone:
         # Down-sampling layers of a stage do not fit to the node before a pooling that stood between the stages.
         aligners = {start: aligner for start, aligner in part.aligners.items() if start or not waiting}
         for old, new in part.origins.items():
-            if not new.startswith("aligners.") or int(new.split(".")[1]) in aligners:
+            if not new.startswith("aligners.") or _number(new) in aligners:
                 whole.origins[old] = _shifted(new, shift)
         for step in part.steps:
             if waiting:
@@ -146,9 +146,19 @@ def join(backbones: Sequence[Backbone]) -> Backbone:
 
 
 def _shifted(path: str, shift: int) -> str:
-    kind, _, rest = path.partition(".")
-    number, _, inner = rest.partition(".")
-    return path if kind == "after" else f"{kind}.{int(number) + shift}.{inner}"
+    if path.startswith("after."):
+        return path
+    start, inner = _PLACE.match(path).groups()  # type: ignore[union-attr]
+    return f"{start}{_number(path) + shift}{inner}"
+
+
+_PLACE = re.compile(r"(steps\.0\.|aligners\.)\d+(.*)")
+
+
+def _number(path: str) -> int:
+    """Of the step or the node that a path in a cell leads to."""
+    start, inner = _PLACE.match(path).groups()  # type: ignore[union-attr]
+    return int(path[len(start) : len(path) - len(inner)])
 
 
 def divide(whole: Backbone, nodes: int) -> list[Backbone]:
@@ -162,10 +172,9 @@ def _cut(whole: Backbone, first: int, last: int) -> Backbone:
     is_last = last == len(whole.steps)
     origins = {}
     for old, new in whole.origins.items():
-        kind, _, rest = new.partition(".")
-        if kind == "after":
+        if new.startswith("after."):
             origins.update({old: new} if is_last else {})
-        elif first <= int(rest.partition(".")[0]) < last:
+        elif first <= _number(new) < last:
             origins[old] = _shifted(new, -first)
     return Backbone(
         whole.shapes[first : last + 1],

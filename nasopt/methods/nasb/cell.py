@@ -1,123 +1,106 @@
-"""A NASB cell: a binary backbone and a searchable graph over its nodes."""
+"""A NASB cell: a binary backbone, and between any two of its nodes an edge with candidate operations, as layer choices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
-import torch
 from torch import Tensor, nn
 
-from nasopt.errors import ConfigError
-from nasopt.graph.call import Call
-from nasopt.graph.chain import NodeShape
-from nasopt.graph.registry import layer_rule
-from nasopt.methods.nasb.backbone import Backbone, Step, check_alignment, copies
-from nasopt.methods.nasb.candidates import CANDIDATES, ZERO, check_candidates, make_operation, takes_source
+from nasopt.methods.nasb.backbone import Backbone, copies
+from nasopt.methods.nasb.candidates import Settings, make_operation, needs_alignment
+from nasopt.methods.nasb.main_path import NodeShape
 from nasopt.nn import Align2d
+from nasopt.search.layer_choice import SuperNetModule
 
 
-@dataclass(frozen=True)
-class Edge:
-    """A place for an operation: from node `source` to the later node `target` of one branch."""
+class Cell(nn.Module):
+    """Value of node j > 0 = what the backbone makes of node j - 1, plus the operations that are kept of all edges into j.
 
-    branch: int
-    source: int
-    target: int
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An operation that runs on an edge, times `gate` where one is given (a scalar tensor).
-
-    `is_off` says that this gate is 0: the output is there for the gradient of the gate alone, so nothing flows back
-    through the operation, and its graph is not built.
-    """
-
-    edge: Edge
-    operation: str
-    gate: Tensor | None = None
-    is_off: bool = False
-
-
-class CellBody(nn.Module):
-    """What a cell under search and a found cell share: nodes, backbone, alignment, and how they run.
-
-    Value of node j > 0 = what the backbone makes of node j - 1, plus the outputs of all operations on edges into j.
-    With several branches, nodes at which a block of the seed ends hold the sum over the branches, for all of them.
+    Each node is one `SuperNetModule`: its branches are the candidates on all edges into the node, nearest predecessor first,
+    its groups are the edges. With several branches of the backbone, nodes at which a block of the seed ends hold the sum over
+    them, for all of them.
 
     Across a change of shape, a parameter-free operation takes an aligned source: aligned by the seed's own
     down-sampling layers where the seed has them from that node on, else by `Align2d`. A convolution strides.
+
+    Attributes:
+        shapes: of the nodes 0..n.
+        branches: number of parallel backbones.
+
+    Args:
+        backbone: from `make_backbone`.
+        settings: of the search; without candidates the backbone runs alone.
+        name: of the cell, for messages.
+
+    Raises:
+        ConfigError: nodes that no edge can join, or a node that keeps more operations than its edges have candidates.
     """
 
-    def __init__(self, backbone: Backbone, branches: int) -> None:
+    def __init__(self, backbone: Backbone, settings: Settings, name: str) -> None:
         super().__init__()
         self.shapes = list(backbone.shapes)
-        self.joints = frozenset(backbone.joints | {len(self.shapes) - 1})
-        self.steps = nn.ModuleList(nn.ModuleList(steps) for steps in copies(backbone, branches))
-        self.aligner_shapes = {start: shape for start, (shape, _) in backbone.aligners.items()}
+        self.branches = settings.branches
+        self._joints = frozenset(backbone.joints | {len(self.shapes) - 1})
+        self.steps = nn.ModuleList(nn.ModuleList(steps) for steps in copies(backbone, settings.branches))
+        self._aligner_shapes = {start: shape for start, (shape, _) in backbone.aligners.items()}
         self.aligners = nn.ModuleDict({str(start): layers for start, (_, layers) in backbone.aligners.items()})
-        self.after = nn.Sequential(*backbone.after)
         self.alignments = nn.ModuleDict()
-        for j, target in enumerate(self.shapes):
-            for i, source in enumerate(self.shapes[:j]):
-                if source != target and not self.has_aligner(i, j):
-                    self.alignments[_alignment(i, target)] = Align2d(target[0], target[1:])
+        self.into = nn.ModuleDict()
+        # What the choices take: node, and whether it is aligned.
+        self._sources: dict[str, list[tuple[int, bool]]] = {}
+        for branch in range(self.branches):
+            for j in range(1, len(self.shapes)) if settings.candidates else ():
+                self._add_choice(branch, j, settings)
+        self.after = nn.Sequential(*backbone.after)
 
-    @property
-    def branches(self) -> int:
-        """Number of parallel backbones."""
-        return len(self.steps)
-
-    def step(self, branch: int, i: int) -> Step:
-        """The backbone from node i to node i + 1."""
-        return self.steps[branch][i]  # type: ignore[index, return-value]
+    def _add_choice(self, branch: int, j: int, settings: Settings) -> None:
+        sources: list[tuple[int, bool]] = []
+        operations, takes, names = [], [], []
+        like = next(self.steps[branch][j - 1].conv.parameters())  # type: ignore[index, union-attr]
+        for i in reversed(range(j)):
+            for candidate in settings.candidates:
+                is_aligned = needs_alignment(candidate) and self.shapes[i] != self.shapes[j]
+                if (i, is_aligned) not in sources:
+                    sources.append((i, is_aligned))
+                takes.append(sources.index((i, is_aligned)))
+                names.append(operation_name(i, candidate))
+                operations.append(make_operation(candidate, self.shapes[i], self.shapes[j]).to(like.device, like.dtype))
+            if self.shapes[i] != self.shapes[j] and not self.has_aligner(i, j):
+                self.alignments[_alignment(i, self.shapes[j])] = Align2d(self.shapes[j][0], self.shapes[j][1:])
+        key = node_key(branch, j)
+        keep = settings.keep_output if j == len(self.shapes) - 1 else settings.keep
+        groups = [len(settings.candidates)] * j
+        self.into[key] = SuperNetModule(operations, keep=keep, groups=groups, takes=takes, names=names)
+        self._sources[key] = sources
 
     def has_aligner(self, source: int, target: int) -> bool:
         """Whether the seed's own down-sampling layers align this edge."""
         shape = self.shapes[target]
-        return self.shapes[source] != shape and self.aligner_shapes.get(source) == shape
+        return self.shapes[source] != shape and self._aligner_shapes.get(source) == shape
 
-    def aligning_layers(self, source: int, target: int) -> list[nn.Module]:
-        """What brings node `source` to the shape of node `target`, one after the other; nothing between equal shapes."""
-        if self.shapes[source] == self.shapes[target]:
-            return []
-        if self.has_aligner(source, target):
-            layers = self.aligners[str(source)]
-            assert isinstance(layers, nn.Sequential)
-            return list(layers)
-        return [self.alignments[_alignment(source, self.shapes[target])]]
-
-    def is_shared(self, node: int) -> bool:
-        """Whether all branches hold the same value at this node."""
-        return node == 0 or node in self.joints or self.branches == 1
-
-    def run(self, x: Tensor, choices: Sequence[Choice], operation: Callable[[Edge, str], nn.Module | None]) -> Tensor:
-        """Value of the last node, and of what the seed has behind it.
-
-        Args:
-            x: node 0, `(B, C, H, W)`.
-            choices: what runs, in the order of addition.
-            operation: layers of an operation on an edge, None for identity.
-        """
+    def forward(self, x: Tensor) -> Any:
+        """`(B, C, H, W)`, shape of node 0, to the shape of the last node, and what the seed has after it."""
         values = [[x] for _ in range(self.branches)]
         aligned: dict[Any, Tensor] = {}
+
+        def source(branch: int, i: int, j: int, is_aligned: bool) -> Tensor:
+            if not is_aligned:
+                return values[branch][i]
+            is_shared = i == 0 or i in self._joints
+            key = (0 if is_shared else branch, i, self.shapes[j])
+            if key not in aligned:
+                alignment = self.aligners[str(i)] if self.has_aligner(i, j) else self._alignment(i, j)
+                aligned[key] = alignment(values[branch][i])
+            return aligned[key]
+
         for j in range(1, len(self.shapes)):
             for branch in range(self.branches):
-                value = self.step(branch, j - 1)(values[branch][j - 1])
-                for choice in choices:
-                    if choice.edge.branch != branch or choice.edge.target != j or choice.operation == ZERO:
-                        continue
-                    layers = operation(choice.edge, choice.operation)
-                    source = values[branch][choice.edge.source]
-                    if not takes_source(choice.operation):
-                        source = self._align(source, choice.edge, aligned)
-                    result = _output(layers, source, choice.is_off)
-                    value = value + (result if choice.gate is None else result * choice.gate.to(result.dtype))
+                value = self.steps[branch][j - 1](values[branch][j - 1])  # type: ignore[index, operator]
+                key = node_key(branch, j)
+                if key in self.into:
+                    value = value + self.into[key](*(source(branch, i, j, a) for i, a in self._sources[key]))
                 values[branch].append(value)
-            if self.branches > 1 and j in self.joints:
+            if j in self._joints and self.branches > 1:
                 total = values[0][j]
                 for branch in range(1, self.branches):
                     total = total + values[branch][j]
@@ -125,117 +108,24 @@ class CellBody(nn.Module):
                     values[branch][j] = total
         return self.after(values[0][-1])
 
-    def _align(self, source: Tensor, edge: Edge, aligned: dict[Any, Tensor]) -> Tensor:
-        shape = self.shapes[edge.target]
-        if self.shapes[edge.source] == shape:
-            return source
-        key = (0 if self.is_shared(edge.source) else edge.branch, edge.source, shape)
-        if key not in aligned:
-            for layer in self.aligning_layers(edge.source, edge.target):
-                source = layer(source)
-            aligned[key] = source
-        return aligned[key]
+    def _alignment(self, i: int, j: int) -> nn.Module:
+        return self.alignments[_alignment(i, self.shapes[j])]
 
 
-class NASBCell(CellBody):
-    """A cell under search: ten candidate operations on every edge, of which those in `plan` run.
-
-    Attributes:
-        graph: NetworkX graph of the nodes; every forward pair of every branch is an edge.
-        edges: the edges in the order of their architecture parameters.
-        candidates: names of the operations, in the order of the columns of the architecture parameters.
-        plan: what runs at the next call; `()` is the backbone alone. A search model sets it for the time of one call.
-            For other plans call `add_operations` first.
-
-    Args:
-        backbone: from `make_backbone`.
-        candidates: names of operations.
-        branches: parallel backbones, each with edges of its own.
-        name: of the cell, for messages.
-
-    Raises:
-        ConfigError: an unknown candidate, or nodes that no edge can join.
-    """
-
-    def __init__(
-        self, backbone: Backbone, candidates: Sequence[str] = tuple(CANDIDATES), branches: int = 1, name: str = "cell"
-    ) -> None:
-        check_alignment(backbone, name)
-        super().__init__(backbone, branches)
-        self.candidates = check_candidates(candidates)
-        self.origins = dict(backbone.origins)
-        self.graph = nx.DiGraph()
-        self.graph.add_nodes_from((i, {"shape": shape}) for i, shape in enumerate(self.shapes))
-        nodes = range(len(self.shapes))
-        self.graph.add_edges_from((i, j) for j in nodes for i in range(j))
-        # Nearest predecessor first: among equal ones the nearest is kept.
-        into = [(i, j) for j in nodes for i in sorted(self.graph.predecessors(j), reverse=True)]
-        self.edges = [Edge(branch, i, j) for branch in range(branches) for i, j in into]
-        self.operations = nn.ModuleDict()
-        self.plan: Sequence[Choice] = ()
-
-    def add_operations(self) -> None:
-        """Make the layers of all candidates; apart from the constructor, so that a graph is traced without them."""
-        for edge in self.edges:
-            self.operations[edge_name(edge)] = self._operations(edge).train(self.training)
-
-    def _operations(self, edge: Edge) -> nn.ModuleDict:
-        source, target = self.shapes[edge.source], self.shapes[edge.target]
-        made = {name: make_operation(name, source, target) for name in self.candidates}
-        like = next(self.step(0, 0).conv.parameters())
-        return nn.ModuleDict(
-            {n: layers.to(like.device, like.dtype) for n, layers in made.items() if layers is not None}
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)`, shape of node 0, to the shape of the last node, under the current plan."""
-        return self.run(x, self.plan, self.operation)
-
-    def operation(self, edge: Edge, name: str) -> nn.Module | None:
-        """Layers of a candidate, None for zero and identity."""
-        own = self.operations[edge_name(edge)]
-        assert isinstance(own, nn.ModuleDict)
-        if name not in own:
-            return None
-        return own[name]
-
-    def parameter_free(self) -> list[int]:
-        """Columns of the candidates that take an aligned source."""
-        return [i for i, name in enumerate(self.candidates) if name != ZERO and not takes_source(name)]
+def node_key(branch: int, node: int) -> str:
+    """Name of a node's choice among those of its cell: `"2"`, of a further backbone `"2_branch1"`."""
+    return f"{node}_branch{branch}" if branch else str(node)
 
 
-def _output(layers: nn.Module | None, source: Tensor, is_off: bool) -> Tensor:
-    if not is_off:
-        return source if layers is None else layers(source)
-    with torch.no_grad():
-        return (source if layers is None else layers(source)).detach()
+def operation_name(source: int, candidate: str) -> str:
+    """Name of a candidate on an edge among the branches of a node's choice: `"from_0_max_pool_3x3"`."""
+    return f"from_{source}_{candidate}"
+
+
+def place_of(settings: Settings, source: int, target: int, candidate: str) -> int:
+    """Index of a candidate on the edge `source` -> `target` among the branches of the target's choice."""
+    return (target - 1 - source) * len(settings.candidates) + settings.candidates.index(candidate)
 
 
 def _alignment(source: int, shape: NodeShape) -> str:
     return f"{source}_to_" + "x".join(str(size) for size in shape)
-
-
-def edge_name(edge: Edge) -> str:
-    """`"branch0_0_to_2"`."""
-    return f"branch{edge.branch}_{edge.source}_to_{edge.target}"
-
-
-def choice_name(choice: Choice) -> str:
-    """`"branch0_0_to_2_max_pool_3x3"`."""
-    return f"{edge_name(choice.edge)}_{choice.operation}"
-
-
-def check_branches(branches: int) -> int:
-    """The number of branches.
-
-    Raises:
-        ConfigError: it is no int >= 1.
-    """
-    if isinstance(branches, bool) or not isinstance(branches, int) or branches < 1:
-        raise ConfigError(f"branches must be an int >= 1, got {branches!r}")
-    return branches
-
-
-@layer_rule(NASBCell, searchable="edges of a cell")
-def search_cell(call: Call) -> Any:
-    return call.fixed_unit("a cell under search stays whole")

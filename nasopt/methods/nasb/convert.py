@@ -1,50 +1,82 @@
-"""Which parts of a seed become cells? Named stages found in its graph, and taken out as backbones."""
+"""Binary cells in the place of named stages of a seed: stages are found in its graph and taken out as backbones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from nasopt.errors import ConfigError, TraceError, nearest
-from nasopt.graph.example import Example
+from nasopt.graph.edit import tidy
+from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import trace_model
-from nasopt.graph.stages import Traced, bypass, drop_activations_before, follows_directly, stage_input, tidy
 from nasopt.graph.trace import LeafModules
-from nasopt.methods.nasb.backbone import Backbone, divide, join, make_backbone
+from nasopt.methods.nasb.backbone import check_alignment, divide, join, make_backbone
+from nasopt.methods.nasb.candidates import CANDIDATES, Settings
+from nasopt.methods.nasb.cell import Cell
+from nasopt.methods.nasb.main_path import bypass, drop_activations_before, follows_directly, stage_input
 
 
-@dataclass
-class Conversion:
-    """A seed whose stages are waiting for cells.
+@dataclass(frozen=True)
+class Converted:
+    """A seed with cells in the place of its stages.
 
     Attributes:
-        outer: the traced seed; the first stage of every run is a placeholder for its cells, the others are gone.
-        places: path in `outer` -> backbones of the cells that stand there one after the other.
-        names: of the stages that were taken out, in the order of the network.
+        module: takes the tensors that the seed takes, in their order.
+        cells: path of every cell -> the cell.
+        stages: names of the stages that became cells, in the order of the network.
+        names: key of the seed's state dict -> key in that of `module`.
     """
 
-    outer: Traced
-    places: dict[str, list[Backbone]]
-    names: tuple[str, ...]
+    module: nn.Module
+    cells: Mapping[str, Cell]
+    stages: tuple[str, ...]
+    names: Mapping[str, str]
 
-    def fill(self, cells: dict[str, list[nn.Module]]) -> Traced:
-        """Put cells in their places; returns `outer`."""
-        for place, members in cells.items():
-            self.outer.set_submodule(place, members[0] if len(members) == 1 else nn.Sequential(*members))
-        tidy(self.outer)
-        return self.outer
+
+def binary_cells(
+    model: nn.Module,
+    input_shape: Sequence[Any] | None = None,
+    *,
+    cells: Sequence[str] | str | None = None,
+    keep: int = 1,
+    keep_output: int | None = None,
+    nodes: int | None = None,
+    branches: int = 1,
+    candidates: Sequence[str] = tuple(CANDIDATES),
+    input_example: Any = None,
+    leaf_modules: LeafModules = (),
+) -> nn.Module:
+    """A copy of `model` with binary cells in the place of stages: what `NASB` searches.
+
+    A cell keeps the stage's chain of convolutions, binarised, and holds one `SuperNetModule` per node. Without candidates the
+    result is the binary network that has the backbones alone.
+
+    Args:
+        model: any model that nasopt can trace; it stays as it is.
+        input_shape, cells, keep, keep_output, nodes, branches, candidates, input_example, leaf_modules: as in `NASB`.
+
+    Raises:
+        ConfigError: an argument is not usable, or a stage is no chain of convolutions.
+    """
+    settings = Settings(keep, keep if keep_output is None else keep_output, nodes, branches, tuple(candidates))
+    return convert(model, make_example(model, input_shape, input_example), cells, settings, leaf_modules).module
 
 
 def convert(
-    model: nn.Module, example: Example, cells: Sequence[str] | str | None, nodes: int | None, leaf_modules: LeafModules
-) -> Conversion:
-    """Take the named stages out of a copy of `model`.
+    model: nn.Module,
+    example: Example,
+    cells: Sequence[str] | str | None,
+    settings: Settings,
+    leaf_modules: LeafModules,
+) -> Converted:
+    """A copy of `model` with cells in the place of stages.
 
     Args:
-        cells: paths of stages or blocks; None: `find_cells`.
-        nodes: nodes per cell; stages that follow each other directly are regrouped. None: one cell per stage.
+        cells: paths of stages or blocks; None: `find_cells`. Stages that follow each other directly are regrouped where
+            `settings.nodes` says how many nodes a cell has.
 
     Raises:
         ConfigError: a stage does not exist, is named twice, lies in another one, is called more than once, or is no
@@ -59,17 +91,38 @@ def convert(
     runs: list[list[str]] = []
     for name in names:
         drop_activations_before(outer, name)
-        if nodes is not None and runs and follows_directly(outer, runs[-1][-1], name):
+        if settings.nodes is not None and runs and follows_directly(outer, runs[-1][-1], name):
             runs[-1].append(name)
         else:
             runs.append([name])
-    places = {}
+    made: dict[str, Cell] = {}
+    origins: dict[str, str] = {}
     for run in runs:
-        whole = [backbones[name] for name in run]
-        places[run[0]] = whole if nodes is None else divide(join(whole), nodes)
         for name in run[1:]:
             bypass(outer, name)
-    return Conversion(outer, places, tuple(names))
+        whole = [backbones[name] for name in run]
+        parts = whole if settings.nodes is None else divide(join(whole), settings.nodes)
+        members = []
+        for i, backbone in enumerate(parts):
+            path = run[0] if len(parts) == 1 else f"{run[0]}.{i}"
+            check_alignment(backbone, path)
+            made[path] = Cell(backbone, settings, path).train(model.training)
+            members.append(made[path])
+            origins |= {old: f"{path}.{new}" for old, new in backbone.origins.items()}
+        outer.set_submodule(run[0], members[0] if len(parts) == 1 else nn.Sequential(*members).train(model.training))
+    tidy(outer)
+    return Converted(outer, made, tuple(names), {name: _own_name(name, origins) for name in model.state_dict()})
+
+
+def _own_name(seed_name: str, origins: Mapping[str, str]) -> str:
+    """Where a tensor of the seed is kept: below the new path of the layer that holds it."""
+    layer, _, tensor = seed_name.rpartition(".")
+    parts = layer.split(".")
+    for length in range(len(parts), 0, -1):
+        path = ".".join(parts[:length])
+        if path in origins:
+            return ".".join([origins[path], *parts[length:], tensor])
+    return seed_name
 
 
 def check_cells(model: nn.Module, cells: Sequence[str] | str) -> list[str]:

@@ -1,46 +1,45 @@
-"""NASB, architecture search for binary networks: which extra connections make a binarised network accurate?"""
+"""NASB, architecture search for binary networks: which extra connections make a binarised network accurate."""
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nasopt.cost import AnyMetric, PeakMetric
-from nasopt.cost.network import NetworkCalls, network_calls
+from nasopt.cost.network import network_calls
 from nasopt.errors import ConfigError
 from nasopt.graph.example import make_example
-from nasopt.graph.groups import Analysis
-from nasopt.methods.nasb.candidates import ZERO
-from nasopt.methods.nasb.cell import Edge, NASBCell
+from nasopt.methods.nasb.candidates import make_settings
+from nasopt.methods.nasb.cell import node_key, place_of
 from nasopt.methods.nasb.convert import convert
-from nasopt.methods.nasb.found_cell import FoundCell
-from nasopt.methods.nasb.layout import Layout
-from nasopt.methods.nasb.memory import CellMemory
-from nasopt.methods.nasb.origins import cell_origins, own_name
-from nasopt.methods.nasb.sampling import Active, draw_choices
-from nasopt.methods.nasb.search_model import CostOf, SearchModel
-from nasopt.methods.nasb.settings import Settings, make_settings
-from nasopt.methods.nasb.stages import flat_network, full_precision, restore_nasb, with_found_cells
-from nasopt.methods.nasb.summary import kept_rows, summarise_cells, summary_text
-from nasopt.search.structure import register_restorer, structure_head
-from nasopt.uncompiled import uncompiled
+from nasopt.methods.nasb.structure import rename_old_state
+from nasopt.methods.nasb.twin import full_precision
+from nasopt.search.choices import ChoiceSettings
+from nasopt.search.model import SearchModel
+from nasopt.search.seed import Origin, check_seed, layer_patterns
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from nasopt.search.options import SearchOptions
+
+Active = Literal["nodes", "edges"]
 
 
 class NASB(SearchModel):
-    """A model whose stages are binary cells under search.
+    """A model whose stages are binary cells under search: `binary_cells(model)`, and choices that keep k of n branches.
 
     Every named stage becomes a cell: its chain of convolutions, binarised, is the backbone; between any two of its nodes
-    lies an edge with candidate operations. `alpha` (edges, candidates) holds the architecture parameters, initially 0;
-    `p = softmax(alpha)` over the candidates of an edge. Outside the cells (first convolution, last linear layer) and in
-    down-sampling layers everything stays in full precision.
+    lies an edge with candidate operations. All candidates on the edges into a node are the branches of one choice, whose
+    groups are the edges: p is the softmax of `choice_logits` over the candidates of an edge, and the operations with the
+    largest p stay. Outside the cells (first convolution, last linear layer) and in down-sampling layers everything stays in
+    full precision.
 
-    In train mode one operation per active edge is drawn from p and runs. While `alpha` takes gradients, two are drawn, and a
-    one-hot gate between them gives it the gradient of the loss. In eval mode the operations run that `arch_export`
-    would keep.
+    In train mode one operation per active edge is drawn from p and runs. While `choice_logits` takes gradients, two are drawn,
+    and a one-hot gate between them gives it the gradient of the loss. In eval mode the operations run that `arch_export`
+    would keep. What a search pays for is the expectation over p.
 
     Source: Zhu, Al-Ars, Hofstee, "NASB: Neural architecture search for binary convolutional neural networks", IJCNN 2020;
     the drawing of two paths: Cai et al., "ProxylessNAS", ICLR 2019.
@@ -58,22 +57,13 @@ class NASB(SearchModel):
         active: `"nodes"`: in train mode an operation is drawn on as many edges into a node as will be kept, and these are
             drawn anew at every step: what is trained has the size of what will be found. `"edges"`: on every edge, as in
             the source, at a higher price per step.
-        input_example, regularizer, relative, leaf_modules, strict: as of `PIT`; `"size_bits"` and `"ops"` know bits.
+        options: `input_example`, `regularizer` (default `"ops"`; `"size_bits"` and `"ops"` know bits), `relative`,
+            `leaf_modules`, `strict`: see `nasopt.search.options.SearchOptions`.
 
     Raises:
         ConfigError: an argument is not usable, or a stage is no chain of convolutions; the message names the operation.
         TraceError: the model's `forward` depends on data.
     """
-
-    _arch_names = ("alpha",)
-    _settles = False
-    alpha: nn.Parameter
-    settings: Settings
-    cell_names: tuple[str, ...]
-    _seed: NetworkCalls
-    active: Active
-    _origins: dict[str, str]
-    _leaf_modules: tuple[Any, ...]
 
     def __init__(
         self,
@@ -88,89 +78,29 @@ class NASB(SearchModel):
         branches: int | None = None,
         candidates: Sequence[str] | None = None,
         active: Active = "nodes",
-        input_example: Any = None,
-        regularizer: Any = "ops",
-        relative: bool = False,
-        leaf_modules: Sequence[Any] = (),
-        strict: bool = False,
+        **options: Unpack[SearchOptions],
     ) -> None:
         settings = make_settings(preset, keep, keep_output, nodes, branches, candidates)
         if active not in ("edges", "nodes"):
             raise ConfigError(f"active must be 'edges' or 'nodes', got {active!r}")
-        if not isinstance(model, nn.Module) or isinstance(model, SearchModel):
-            super().__init__(model)  # says what is wrong
-        example = make_example(model, input_shape, input_example)
-        conversion = convert(model, example, cells, settings.nodes, leaf_modules)
-        made: dict[str, list[nn.Module]] = {}
-        origins: dict[str, str] = {}
-        for place, backbones in conversion.places.items():
-            for i, backbone in enumerate(backbones):
-                name = place if len(backbones) == 1 else f"{place}.{i}"
-                cell = NASBCell(backbone, settings.candidates, settings.branches, name)
-                made.setdefault(place, []).append(cell.train(model.training))
-                origins |= cell_origins(name, backbone)
-        self.__dict__.update(
-            settings=settings,
-            cell_names=conversion.names,
-            _origins=origins,
-            _leaf_modules=tuple(leaf_modules),
-            active=active,
-        )
-        self.__dict__["_seed"] = network_calls(model, input_example=example.arguments, leaf_modules=leaf_modules)
+        check_seed(model, type(self).__name__)
+        example = make_example(model, input_shape, options.get("input_example"))
+        leaves = layer_patterns(options.get("leaf_modules", ()), "leaf_modules")
+        made = convert(model, example, cells, settings, leaves)
+        calls = network_calls(model, input_example=example.arguments, leaf_modules=leaves)
+        found = {"cells": list(made.stages), **vars(settings), "candidates": list(settings.candidates)}
+        options.setdefault("regularizer", "ops")
+        options["input_example"] = {name: example.arguments[name] for name in example.traced}
+        groups: Literal["kept", "all"] = "kept" if active == "nodes" else "all"
         super().__init__(
-            conversion.fill(made),
-            input_example={name: example.arguments[name] for name in example.traced},
-            regularizer=regularizer,
-            relative=relative,
-            leaf_modules=leaf_modules,
-            strict=strict,
+            made.module,
+            masks=None,
+            choices=ChoiceSettings(False, True, None, "two", groups, expected=True),
+            origin=Origin(calls, example, made.names, {"binary_cells": found}),
+            **options,
         )
-        for _, cell in self.layout.cells:
-            cell.add_operations()
-        self.example = example
-        self.seed_names = frozenset(model.state_dict())
-
-    # --- decisions
-
-    def probabilities(self) -> Tensor:
-        """p of every candidate on every edge, float64, shape `(edges, candidates)`."""
-        return torch.softmax(self.alpha.double(), 1)
-
-    def _kept(self) -> list[tuple[int, int]]:
-        with torch.no_grad():
-            return self.layout.kept(self.probabilities())
-
-    def _run(self, inputs: tuple[Any, ...]) -> Any:
-        if self._explores:
-            plans = draw_choices(self.layout, self.alpha, self.active)
-        else:
-            plans = self.layout.choices(self._kept())
-        cells = [cell for _, cell in self.layout.cells]
-        try:
-            for cell, plan in zip(cells, plans):
-                cell.plan = plan
-            return self.net(*inputs)
-        finally:
-            for cell in cells:
-                cell.plan = ()
-
-    def _cost(self, metric: AnyMetric, of: CostOf = "expected") -> Tensor:
-        if of == "seed":
-            return torch.tensor(self._seed.total(metric), dtype=torch.float64)
-        if isinstance(metric, PeakMetric):
-            return self._peak(metric, of)
-        if of == "smallest":
-            return self.layout.smallest(metric)
-        use = self.layout.mask(self._kept()).to(self.alpha.device) if of == "discrete" else self.probabilities()
-        return self.layout.cost(metric, use)
-
-    def _peak(self, metric: PeakMetric, of: CostOf) -> Tensor:
-        memory = self._memory()
-        if of == "smallest":
-            return memory.smallest(metric)
-        if of == "discrete":
-            return memory.exact(metric, self._kept())
-        return memory.expected(metric, self.probabilities()).to(self.alpha.device)
+        self.settings = settings
+        self.cell_shapes = {name: list(cell.shapes) for name, cell in made.cells.items()}
 
     def choose(self, cell: str, source: int, target: int, operation: str, branch: int = 0) -> None:
         """Decide for an operation on an edge: its probability becomes close to 1.
@@ -178,118 +108,76 @@ class NASB(SearchModel):
         Raises:
             ConfigError: there is no such cell, edge or candidate.
         """
-        row, column = self.layout.place(cell, Edge(branch, source, target), operation)
-        with torch.no_grad():
-            self.alpha[row, column] = float(self.alpha[row].max()) + 20
+        shapes = self.cell_shapes.get(cell)
+        if shapes is None:
+            raise ConfigError(f"no cell {cell!r}: cells are {', '.join(self.cell_shapes)}")
+        fits = 0 <= source < target < len(shapes) and 0 <= branch < self.settings.branches
+        if not fits or operation not in self.settings.candidates:
+            raise ConfigError(
+                f"cell {cell!r} has no {operation!r} from node {source} to node {target} of branch {branch}: "
+                f"nodes are 0 to {len(shapes) - 1}, candidates {', '.join(self.settings.candidates)}"
+            )
+        first, _ = self._prepared.decisions.price.choices[f"{cell}.into.{node_key(branch, target)}"]
+        edge = first + place_of(self.settings, source, target, self.settings.candidates[0])
+        group = self.choice_logits.detach()[edge : edge + len(self.settings.candidates)]
+        group[self.settings.candidates.index(operation)] = float(group.max()) + 20
 
-    # --- results
+    def cell_summary(self) -> dict[str, Any]:
+        """Every cell with its node `shapes`, `branches`, the mean `entropy` of p over its edges [nat], and what is `kept`.
 
-    def _export(self) -> nn.Module:
-        return self._with_operations(self._kept())
-
-    def _with_operations(self, pairs: Sequence[tuple[int, int]]) -> nn.Module:
-        """The flat network with the operations at these (row, column)."""
-        found: dict[nn.Module, nn.Module] = {}
-        for (_, cell), choices in zip(self.layout.cells, self.layout.choices(pairs)):
-            layers = {choice: cell.operation(choice.edge, choice.operation) for choice in choices}
-            found[cell] = FoundCell(cell, choices, {c: m for c, m in layers.items() if m is not None})
-        return flat_network(with_found_cells(self.net, found), self.example, self._leaf_modules)
+        `kept` holds dicts with `branch`, `source`, `target`, `operation`, `probability`.
+        """
+        summary, cells = self.choice_summary(), {}
+        for name, shapes in self.cell_shapes.items():
+            kept, entropies = [], []
+            for branch in range(self.settings.branches):
+                for target in range(1, len(shapes)):
+                    one = summary[f"{name}.into.{node_key(branch, target)}"]
+                    chosen = [one["chosen"]] if isinstance(one["chosen"], int) else one["chosen"]
+                    entropies += [one["entropy"]] * target
+                    for i in chosen:
+                        back, place = divmod(i, len(self.settings.candidates))
+                        kept.append(
+                            {
+                                "branch": branch,
+                                "source": target - 1 - back,
+                                "target": target,
+                                "operation": self.settings.candidates[place],
+                                "probability": one["probabilities"][i],
+                            }
+                        )
+            cells[name] = {
+                "shapes": [list(shape) for shape in shapes],
+                "branches": self.settings.branches,
+                "entropy": sum(entropies) / len(entropies),
+                "kept": kept,
+            }
+        return cells
 
     def arch_export(self, verify: bool = True, precision: Literal["binary", "full"] = "binary") -> nn.Module:
-        """The found network: one graph of layers of torch and `nasopt.nn`; the search model is untouched.
+        """The found network: one graph of layers of torch and `nasopt.nn`; see `SearchModel.arch_export`.
 
         Args:
             verify: run it and the search model once in eval mode on random inputs and compare.
-            precision: `"full"` gives the twin for pre-training: conv -> ReLU -> norm and tanh in place of signs;
-                `binarize` turns the trained twin into the binary network. It is verified after such a turn.
-
-        Raises:
-            ConfigError: another precision.
-            ExportError: the outputs differ.
-            ArchitectureError: an architecture parameter is NaN or infinite.
+            precision: deprecated: `full_precision(model.arch_export())` is the twin for pre-training.
         """
+        network = super().arch_export(verify)
         if precision not in ("binary", "full"):
             raise ConfigError(f"precision must be 'binary' or 'full', got {precision!r}")
-        network = super().arch_export(verify)
-        return network if precision == "binary" else full_precision(network)
-
-    def arch_summary(self) -> dict[str, Any]:
-        """What has been decided.
-
-        Returns:
-            `{"method", "cells", "cost"}`. Every cell has its node `shapes`, `branches`, the mean `entropy` of p over its
-            edges [nat], and what is `kept`: dicts with `branch`, `source`, `target`, `operation`, `probability`.
-        """
-        self.check_architecture()
-        with torch.no_grad():
-            cells = summarise_cells(self.layout, self.probabilities().cpu(), self._kept())
-        cost = {name: {"now": c["now"], "seed": c["seed"]} for name, c in self.search_space()["cost"].items()}
-        return {"method": type(self).__name__, "cells": cells, "cost": cost}
-
-    def arch_structure(self) -> dict[str, Any]:
-        """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
-        settings = {**vars(self.settings), "candidates": list(self.settings.candidates)}
-        found = {"cells": list(self.cell_names), "settings": settings, "kept": kept_rows(self.layout, self._kept())}
-        return {**structure_head("NASB", self.example), **found}
-
-    def search_space(self) -> dict[str, Any]:
-        """As of every search model, and the number of `edges`, of `candidates`, and of different `networks` (its log10)."""
-        space = super().search_space()
-        operations = sum(name != ZERO for name in self.settings.candidates)
-        networks = sum(math.log10(math.comb(len(node.rows) * operations, node.keep)) for node in self.layout.nodes)
-        sizes = {"edges": self.layout.rows, "candidates": len(self.settings.candidates), "networks_log10": networks}
-        return {**space, **sizes}
-
-    def draw(self, path: Any = None) -> Any:
-        """The found cells as a picture: nodes, backbone, kept edges with their operations.
-
-        Args:
-            path: a file to write, e.g. `"cells.png"`; its suffix names the format.
-
-        Returns:
-            The matplotlib figure.
-        """
-        from nasopt.methods.nasb.draw import draw_cells  # matplotlib is imported when a picture is asked for
-
-        return draw_cells(self.arch_summary()["cells"], path)
-
-    def __repr__(self) -> str:
-        return summary_text(f"{type(self).__name__} of {type(self.net).__name__}", self.arch_summary())
-
-    # --- derived state
-
-    @property
-    def layout(self) -> Layout:
-        """Edges of all cells in the order of `alpha`, and prices."""
-        return self._derived["method"]
-
-    @uncompiled
-    @torch.no_grad()
-    def _memory(self) -> CellMemory:
-        """Where activations live, found when first asked for."""
-        if "memory" not in self._derived:
-            example, leaves = self.example.arguments, self._leaf_modules
-            backbone = network_calls(self._with_operations(()), input_example=example, leaf_modules=leaves)
-            self._derived["memory"] = CellMemory(self.layout, backbone.memory)
-        return self._derived["memory"]
-
-    def _derive(self, analysis: Analysis) -> Layout:
-        cells = [(name, module) for name, module in self.net.named_modules() if isinstance(module, NASBCell)]
-        layout = Layout(cells, self.settings, analysis)
-        if "alpha" not in self._parameters:
-            device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-            self.alpha = nn.Parameter(torch.zeros(layout.rows, len(self.settings.candidates), device=device))
-        return layout
+        if precision == "binary":
+            return network
+        warnings.warn(
+            "arch_export(precision='full') goes away in the next version: use nasopt.methods.nasb.full_precision("
+            "model.arch_export())",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return full_precision(network)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Accept the seed's own state dict, too: its layers are found where the cells keep them."""
-        given = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
-        own = self.state_dict()
-        if given and given <= self.seed_names and not given & set(own):
-            tensors = {name: state_dict.pop(prefix + name) for name in given}
-            merged = {**own, **{own_name(name, self._origins): tensor for name, tensor in tensors.items()}}
-            state_dict.update({prefix + name: merged[name] for name in own})
-        nn.Module._load_from_state_dict(self, state_dict, prefix, *args, **kwargs)
-
-
-register_restorer("NASB", restore_nasb)
+        """Accept a state dict of version 0.1, too: one row of `alpha` per edge, operations by edge and candidate."""
+        if f"{prefix}alpha" in state_dict:
+            first = {path: start for path, (start, _) in self._prepared.decisions.price.choices.items()}
+            rename_old_state(state_dict, prefix, self.settings, self.cell_shapes, first)
+            state_dict[f"{prefix}temperatures"] = self.temperatures
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

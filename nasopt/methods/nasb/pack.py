@@ -1,4 +1,4 @@
-"""Does the promise of one bit hold? A found network with packed weights and activations, for inference on the CPU."""
+"""A found network with packed weights and activations: one bit each, for inference on the CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import copy
 from torch import nn
 
 from nasopt.errors import ConfigError
-from nasopt.graph.stages import Traced, merge_into_readers, readers_of
+from nasopt.graph.edit import merge_into_readers, readers_of
+from nasopt.graph.groups import Traced
 from nasopt.nn import BinaryActivation, BinaryConv2d
 from nasopt.nn.packed import PackedBinaryConv2d
 

@@ -1,38 +1,17 @@
-"""From the found cells to networks: the binary one, its full-precision twin for pre-training, and back."""
+"""Full-precision twins of binary networks, for pre-training, and the way back to binary; fine-tuning."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from nasopt.errors import ConfigError, NoEffectWarning
-from nasopt.graph.example import Example, make_example
-from nasopt.graph.groups import trace_model
-from nasopt.graph.stages import tidy
-from nasopt.methods.nasb.candidates import make_operation
-from nasopt.methods.nasb.cell import CellBody, Choice, Edge
-from nasopt.methods.nasb.convert import convert
-from nasopt.methods.nasb.found_cell import FoundCell
-from nasopt.methods.nasb.settings import Settings
 from nasopt.nn import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
-
-
-def flat_network(net: nn.Module, example: Example, leaf_modules: Sequence[Any]) -> nn.Module:
-    """One graph of plain layers, of a network that holds found cells."""
-    arguments = {name: example.arguments[name] for name in example.traced}
-    network = trace_model(net, make_example(net, None, arguments), tuple(leaf_modules))
-    tidy(network)
-    return network
-
-
-def with_found_cells(net: nn.Module, found: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """A copy of `net` with other modules in the place of some; those are not copied."""
-    return copy.deepcopy(net, {id(old): new for old, new in found.items()})
 
 
 def binarize(model: nn.Module) -> nn.Module:
@@ -84,46 +63,6 @@ def fine_tune_optimizer(model: nn.Module, lr: float = 1e-3, weight_decay: float 
             f"fine_tune_optimizer: {type(model).__name__} has no binary layer: call it on what binarize(model) returned"
         )
     return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
-
-
-def restore_nasb(
-    seed: nn.Module, structure: Mapping[str, Any], input_example: Any, leaf_modules: tuple[Any, ...]
-) -> nn.Module:
-    """The binary network of a structure, from its seed; see `nasopt.restore`.
-
-    Raises:
-        ConfigError: the seed has no such cells, or a kept operation lies outside of them.
-    """
-    example = make_example(seed, None, input_example)
-    settings = Settings(**{**structure["settings"], "candidates": tuple(structure["settings"]["candidates"])})
-    conversion = convert(seed, example, structure["cells"], settings.nodes, leaf_modules)
-    cells: dict[str, list[nn.Module]] = {}
-    for place, backbones in conversion.places.items():
-        for i, backbone in enumerate(backbones):
-            name = place if len(backbones) == 1 else f"{place}.{i}"
-            if name not in structure["kept"]:
-                raise ConfigError(f"the structure has no cell {name!r}: it has {', '.join(structure['kept'])}")
-            body = CellBody(backbone, settings.branches)
-            body.train(seed.training)
-            cells.setdefault(place, []).append(_found(body, name, structure["kept"][name]))
-    return flat_network(conversion.fill(cells), example, leaf_modules)
-
-
-def _found(body: CellBody, name: str, kept: Iterable[Sequence[Any]]) -> FoundCell:
-    choices, layers = [], {}
-    for branch, source, target, operation in kept:
-        if not (0 <= source < target < len(body.shapes) and 0 <= branch < body.branches):
-            raise ConfigError(
-                f"cell {name!r}: the structure keeps {operation!r} from node {source} to node {target} of branch {branch}, "
-                f"the seed has {len(body.shapes)} nodes there and {body.branches} branch(es)"
-            )
-        choice = Choice(Edge(branch, source, target), operation)
-        made = make_operation(operation, body.shapes[source], body.shapes[target])
-        choices.append(choice)
-        if made is not None:
-            like = next(body.step(0, 0).conv.parameters())
-            layers[choice] = made.to(like.device, like.dtype).train(body.training)
-    return FoundCell(body, choices, layers)
 
 
 def _exchange(model: nn.Module, table: Mapping[type[nn.Module], Any]) -> nn.Module | None:

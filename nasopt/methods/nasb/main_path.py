@@ -1,15 +1,19 @@
-"""Which convolutions make the main path of a stage? The chain behind a stage's forward, its blocks and its shortcuts."""
+"""The main path of a stage: its chain of convolutions, its blocks and shortcuts; and edits of the graph around stages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from nasopt.errors import ConfigError
+from nasopt.graph.groups import Traced
 from nasopt.graph.registry import find_rule
 from nasopt.graph.rules.elementwise import arithmetic, unary_function
 
+# A node of a traced model.
+Node = Any
 # (channels, height, width) of one sample.
 NodeShape = tuple[int, int, int]
 
@@ -20,6 +24,10 @@ _KEPT = (
     *(nn.Dropout, nn.Dropout2d, nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
 )
 _ADD = {"add", "iadd", "add_", "__add__", "__iadd__"}
+
+
+# What may stand between an activation and a stage.
+_BETWEEN = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.ZeroPad2d, nn.Identity)
 
 
 @dataclass
@@ -65,7 +73,7 @@ class Chain:
     after: tuple[str, ...] = ()
 
 
-def find_chain(module: fx.GraphModule, name: str) -> Chain:
+def find_chain(module: Traced, name: str) -> Chain:
     """The chain of a traced stage, called `name` in messages.
 
     Activations on the way are left out, as are shortcuts without weights: a search decides anew where to add them.
@@ -107,7 +115,7 @@ def find_chain(module: fx.GraphModule, name: str) -> Chain:
     return chain
 
 
-def is_activation(node: fx.Node, module: fx.GraphModule) -> bool:
+def is_activation(node: Node, module: Traced) -> bool:
     """Whether a node is an activation function (or identity) that works on single elements."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
@@ -117,22 +125,22 @@ def is_activation(node: fx.Node, module: fx.GraphModule) -> bool:
     return rule is not None and rule.function is unary_function
 
 
-def describe_node(node: fx.Node, module: fx.GraphModule) -> str:
+def describe_node(node: Node, module: Traced) -> str:
     """`"layer1.se (Linear)"`: what a node is, for messages."""
     if node.op == "call_module":
         return f"{str(node.target).partition('.')[2]} ({type(module.get_submodule(str(node.target))).__name__})"
     return f"{node.name} ({getattr(node.target, '__name__', node.target)})"
 
 
-def _main_path(module: fx.GraphModule, name: str) -> list[fx.Node]:
+def _main_path(module: Traced, name: str) -> list[Node]:
     """Nodes from the input to the output along the path with most convolutions; of equal ones, with the larger kernels."""
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     output = next(node for node in module.graph.nodes if node.op == "output")
     result = output.args[0]
-    if len(inputs) != 1 or not isinstance(result, fx.Node):
+    if len(inputs) != 1 or not hasattr(result, "all_input_nodes"):
         raise ConfigError(f"cell {name!r} must take one tensor and return one: it takes {len(inputs)}")
-    length: dict[fx.Node, float] = {}
-    before: dict[fx.Node, fx.Node] = {}
+    length: dict[Node, float] = {}
+    before: dict[Node, Node] = {}
     for node in module.graph.nodes:
         known = [x for x in node.all_input_nodes if x in length]
         if node is inputs[0]:
@@ -148,12 +156,12 @@ def _main_path(module: fx.GraphModule, name: str) -> list[fx.Node]:
     return path[::-1]
 
 
-def _weight(node: fx.Node, module: fx.GraphModule) -> float:
+def _weight(node: Node, module: Traced) -> float:
     layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     return 1 + 1e-6 * layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 0.0
 
 
-def _shape(node: fx.Node, name: str) -> NodeShape:
+def _shape(node: Node, name: str) -> NodeShape:
     value = node.meta["value"]
     if not isinstance(value, Tensor) or value.dim() != 4:
         shape = tuple(value.shape) if isinstance(value, Tensor) else value
@@ -164,7 +172,7 @@ def _shape(node: fx.Node, name: str) -> NodeShape:
     return int(value.shape[1]), int(value.shape[2]), int(value.shape[3])
 
 
-def _add_step(chain: Chain, node: fx.Node, layer: nn.Conv2d, pending: list[str], used: set[str], name: str) -> None:
+def _add_step(chain: Chain, node: Node, layer: nn.Conv2d, pending: list[str], used: set[str], name: str) -> None:
     target = str(node.target)
     if target in used:
         raise ConfigError(
@@ -175,14 +183,14 @@ def _add_step(chain: Chain, node: fx.Node, layer: nn.Conv2d, pending: list[str],
     chain.steps.append(ChainStep(target, _shape(node, name), tuple(pending)))
 
 
-def layer_owner(node: fx.Node) -> fx.GraphModule:
+def layer_owner(node: Node) -> Traced:
     """The module whose graph holds the node."""
     owner = node.graph.owning_module
-    assert isinstance(owner, fx.GraphModule)
+    assert isinstance(owner, Traced)
     return owner
 
 
-def _is_add(node: fx.Node) -> bool:
+def _is_add(node: Node) -> bool:
     rule = find_rule(node, None) if node.op in ("call_function", "call_method") else None
     word = str(getattr(node.target, "__name__", node.target))
     return rule is not None and rule.function is arithmetic and word in _ADD and len(node.all_input_nodes) == 2
@@ -190,10 +198,10 @@ def _is_add(node: fx.Node) -> bool:
 
 def _add_joint(
     chain: Chain,
-    module: fx.GraphModule,
-    node: fx.Node,
-    order: dict[fx.Node, int],
-    passed: dict[fx.Node, int],
+    module: Traced,
+    node: Node,
+    order: dict[Node, int],
+    passed: dict[Node, int],
     used: set[str],
     name: str,
 ) -> None:
@@ -220,7 +228,7 @@ def _add_joint(
     used.update(layers)
 
 
-def _check_complete(module: fx.GraphModule, used: set[str], name: str) -> None:
+def _check_complete(module: Traced, used: set[str], name: str) -> None:
     for node in module.graph.nodes:
         if node.op == "get_attr" and isinstance(node.meta["value"], nn.Parameter):
             raise ConfigError(f"cell {name!r}: it uses the parameter {node.target} directly, which no chain does")
@@ -231,3 +239,63 @@ def _check_complete(module: fx.GraphModule, used: set[str], name: str) -> None:
                     f"cell {name!r}: {describe_node(node, module)} lies beside the main path and is no plain shortcut. A "
                     "cell is one chain of convolutions: name smaller parts in cells=, without this layer"
                 )
+
+
+# --- stages in the graph of a model
+
+
+def stage_node(module: Traced, name: str) -> Node:
+    """The one call of the stage `name`, which must be kept whole in the graph.
+
+    Raises:
+        ConfigError: it is not called, called several times, or takes more than one tensor.
+    """
+    nodes = [node for node in module.graph.nodes if node.op == "call_module" and node.target == name]
+    if len(nodes) != 1 or len(nodes[0].all_input_nodes) != 1:
+        what = f"is called {len(nodes)} times" if len(nodes) != 1 else "takes several tensors"
+        raise ConfigError(f"cell {name!r} {what} in the model's forward: a cell is called once, with one tensor")
+    return nodes[0]
+
+
+def stage_input(module: Traced, name: str) -> NodeShape:
+    """Shape (channels, height, width) of the tensor that a stage takes.
+
+    Raises:
+        ConfigError: it is not of four dimensions.
+    """
+    value = stage_node(module, name).all_input_nodes[0].meta["value"]
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        raise ConfigError(f"cell {name!r} takes {value!r}, wanted a tensor (batch, channels, height, width)")
+    return int(value.shape[1]), int(value.shape[2]), int(value.shape[3])
+
+
+def follows_directly(module: Traced, first: str, second: str) -> bool:
+    """Whether stage `second` takes the output of stage `first`, and nobody else does."""
+    before = stage_node(module, first)
+    return stage_node(module, second).all_input_nodes == [before] and len(before.users) == 1
+
+
+def bypass(module: Traced, name: str) -> None:
+    """Take a stage out of the graph: its input stands in the place of its output."""
+    node = stage_node(module, name)
+    node.replace_all_uses_with(node.all_input_nodes[0])
+    module.graph.erase_node(node)
+
+
+def drop_activations_before(module: Traced, name: str) -> list[str]:
+    """Remove activations whose results only the stage `name` sees, poolings in between included; names of the removed.
+
+    Signs of a rectified tensor are all +1: a binary stage must see what comes before the rectifier.
+    """
+    removed = []
+    node = stage_node(module, name).all_input_nodes[0]
+    while len(node.users) == 1 and len(node.all_input_nodes) == 1:
+        before = node.all_input_nodes[0]
+        if is_activation(node, module):
+            removed.append(node.name)
+            node.replace_all_uses_with(before)
+            module.graph.erase_node(node)
+        elif node.op != "call_module" or not isinstance(module.get_submodule(str(node.target)), _BETWEEN):
+            break
+        node = before
+    return removed

@@ -1,4 +1,4 @@
-"""How is a NASB model searched? Alternating steps: architecture on validation batches, weights on training batches."""
+"""Alternating search steps: the architecture on validation batches, the weights on training batches."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AlternatingSearch:
         self.arch_optimizer = arch_optimizer or torch.optim.Adam(arch, lr=arch_lr, betas=(0.5, 0.999))
         self.weight_optimizer = weight_optimizer or torch.optim.SGD(net, lr=lr, momentum=0.9)
         _check_half(self.arch_optimizer, net, "arch_optimizer holds network parameters: give it arch_parameters()")
-        _check_half(self.weight_optimizer, arch, "weight_optimizer holds alpha: give it net_parameters()")
+        _check_half(self.weight_optimizer, arch, "weight_optimizer holds choice_logits: give it net_parameters()")
 
     def arch_step(self, batch: tuple[Any, Any]) -> float:
         """One step of the architecture on a validation batch `(input, target)`, weights frozen; the loss without cost."""
