@@ -1,4 +1,4 @@
-"""What does a search step of NASB cost? Both its steps against a step of the binary backbone alone, paired in one run.
+"""The cost of a search step of NASB: both its steps against a step of the binary backbone alone, paired in one run.
 
     python benchmarks/step_time_nasb.py                 # batch 50, one thread, 60 rounds
     python benchmarks/step_time_nasb.py --rounds 200 --only resnet8
@@ -20,11 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import nasopt
 from benchmarks_mlperf_tiny.networks import resnet8
 from examples.nasb_three_stages import SHAPE, resnet18
 from nasopt import NASB
-from nasopt.methods.nasb import AlternatingSearch
+from nasopt.methods.nasb import AlternatingSearch, binary_cells
 
 BATCH = 50
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
@@ -36,8 +35,7 @@ Step = Callable[[], object]
 
 def backbone_alone(search: NASB, seed: nn.Module) -> nn.Module:
     """The binary network in which no edge has an operation."""
-    structure = search.arch_structure()
-    return nasopt.restore(seed, {**structure, "kept": {cell: [] for cell in structure["kept"]}})
+    return binary_cells(seed, SHAPE, cells=search.origin.structure["binary_cells"]["cells"], candidates=())
 
 
 def plain_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Step:
