@@ -24,11 +24,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
-import nasopt
 from benchmarks_mlperf_tiny.networks import resnet8
 from examples.nasb_three_stages import SHAPE, resnet18
 from nasopt import NASB
-from nasopt.methods.nasb import AlternatingSearch
+from nasopt.methods.nasb import AlternatingSearch, binary_cells
 
 BATCH = 50
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
@@ -40,8 +39,7 @@ Step = Callable[[], object]
 
 def backbone_alone(search: NASB, seed: nn.Module) -> nn.Module:
     """The binary network in which no edge has an operation."""
-    structure = search.arch_structure()
-    return nasopt.restore(seed, {**structure, "kept": {cell: [] for cell in structure["kept"]}})
+    return binary_cells(seed, SHAPE, cells=search.origin.structure["binary_cells"]["cells"], candidates=())
 
 
 def plain_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Step:

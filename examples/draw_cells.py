@@ -1,4 +1,7 @@
-"""How does a found cell look? Nodes from left to right, the backbone straight, kept operations as arcs."""
+"""Pictures of found cells of a NASB search: nodes from left to right, the backbone straight, kept operations as arcs.
+
+draw_cells(model.cell_summary(), "cells.png")
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ def cell_graph(cell: Mapping[str, Any]) -> nx.MultiDiGraph:
     """A found cell as a NetworkX graph: nodes `(branch, i)` with `shape`; edges with `operation`, "backbone" among them.
 
     Args:
-        cell: one cell of `arch_summary()["cells"]`.
+        cell: one cell of `NASB.cell_summary()`.
     """
     graph = nx.MultiDiGraph()
     for branch in range(cell["branches"]):
@@ -32,7 +35,7 @@ def draw_cells(cells: Mapping[str, Mapping[str, Any]], path: Any = None) -> Any:
     """One row per branch of every cell; arcs of binary operations only red, others blue. Returns the matplotlib figure.
 
     Args:
-        cells: `arch_summary()["cells"]`.
+        cells: from `NASB.cell_summary()`.
         path: a file to write; None: none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -93,19 +93,18 @@ def search(seed_model: nn.Module, data: tuple[Tensor, Tensor], epochs: int, seed
 def structures(found: NASB, seed_model: nn.Module) -> dict[str, dict[str, Any]]:
     """Structures to compare, all from one search: what is kept differs."""
     nasb = found.arch_structure()
-    kinds = {}
-    for name, operation in (("backbone", None), ("Bi-Real", "identity")):
-        fixed = copy.deepcopy(nasb)
-        for cell, (_, module) in zip(fixed["kept"], found.layout.cells):
-            count = len(module.shapes)
-            fixed["kept"][cell] = [[0, i, i + 1, operation] for i in range(count - 1)] if operation else []
-        kinds[name] = fixed
-    kinds["NASB"] = nasb
+    bi_real = copy.deepcopy(found)
+    for cell, shapes in found.cell_shapes.items():
+        for i in range(len(shapes) - 1):
+            bi_real.choose(cell, i, i + 1, "identity")
+    bare = {**nasb, "binary_cells": {**nasb["binary_cells"], "candidates": []}, "choices": {}}
+    kinds = {"backbone": bare, "Bi-Real": bi_real.arch_structure(), "NASB": nasb}
     for preset in ("V2", "V4"):
         variant = NASB(seed_model, SHAPE, cells=CELLS, preset=preset)
         columns = [found.settings.candidates.index(name) for name in variant.settings.candidates]
         with torch.no_grad():
-            variant.alpha.copy_(found.alpha[:, columns])
+            rows = found.choice_logits.reshape(-1, len(found.settings.candidates))
+            variant.choice_logits.copy_(rows[:, columns].reshape(-1))
         kinds[preset] = variant.arch_structure()
     return kinds
 

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.networks import ResidualBlock, resnet8
+from examples.draw_cells import draw_cells
 from nasopt import NASB
-from nasopt.methods.nasb import AlternatingSearch, binarize, fine_tune_optimizer, pack
+from nasopt.methods.nasb import AlternatingSearch, binarize, fine_tune_optimizer, full_precision, pack
 
 SHAPE = (3, 32, 32)
 
@@ -71,10 +72,10 @@ def main() -> None:
         search.weight_step(batch)
     print(model)
     if options.picture:
-        model.draw(options.picture)
+        draw_cells(model.cell_summary(), options.picture)
 
     # 2 pre-train the found network in full precision
-    twin = model.arch_export(precision="full")
+    twin = full_precision(model.arch_export())
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
     print("loss after pre-training:", round(train(twin, optimizer, batch, options.steps), 3))
 

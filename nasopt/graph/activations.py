@@ -85,19 +85,22 @@ class _Walk:
             if node.op == "output":
                 self.found.outputs += dict.fromkeys(self._sources(node))
             elif node.op == "placeholder":
-                self._hold(node, self._new(node, node.meta["value"], node.name))
+                self._hold(node, self._new(node, self._value(node), node.name))
                 self.found.inputs += self._names(self.held[node])
             elif node in self.propagation.activations:
                 self._visit(node)
         return self.found
 
+    def _value(self, node: fx.Node) -> Any:
+        return self.flow.like(node).meta["value"]
+
     def _visit(self, node: fx.Node) -> None:
-        value, first = node.meta["value"], self.flow.inputs[node][0]
+        value, first = self._value(node), self.flow.inputs[node][0]
         if value is UNKNOWN:
             self.found.unknown.append(node.name)
         elif not _computes(node):
             return
-        elif node.target is operator.getitem and not isinstance(first.meta["value"], Tensor):
+        elif node.target is operator.getitem and not isinstance(self._value(first), Tensor):
             return self._hold(node, _pick(self.held.get(first), node.args[1]))
         memory = "in_place" if node in self.flow.sums else self.walks.memory(node)
         if memory == "view" and self._stays_in_place(node):
@@ -117,7 +120,7 @@ class _Walk:
     def _stays_in_place(self, node: fx.Node) -> bool:
         """Whether a view is one: the same elements, or the same channels with padding or cropping over space."""
         source = self.flow.inputs[node][0]
-        before, after = source.meta["value"], node.meta["value"]
+        before, after = self._value(source), self._value(node)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self.held:
             return False
         if self.materialised and before.shape != after.shape:
@@ -132,17 +135,18 @@ class _Walk:
             return str(self.held[inputs[0]])
         if self.materialised:
             return None
-        size = node.meta["value"].numel() if isinstance(node.meta["value"], Tensor) else -1
+        value = self._value(node)
+        size = value.numel() if isinstance(value, Tensor) else -1
         for source in inputs:
             name = str(self.held[source])
-            same = source.meta["value"].numel() == size and self._whole(name) == size
+            same = self._value(source).numel() == size and self._whole(name) == size
             if same and not self._needed_after(name, node):
                 return name
         return None
 
     def _whole(self, name: str) -> int:
         """Elements of the example batch in a buffer."""
-        return int(self.holders[name][0].meta["value"].numel()) if "." not in name else -1
+        return int(self._value(self.holders[name][0]).numel()) if "." not in name else -1
 
     def _needed_after(self, name: str, node: fx.Node) -> bool:
         users = (user for holder in self.holders[name] for user in self.flow.users[holder])
@@ -199,7 +203,7 @@ class _Walk:
 
     def _new(self, node: fx.Node, value: Any, name: str) -> Any:
         """Buffers for every tensor of a node's value; names of nested ones are numbered."""
-        labels = self.propagation.values.get(node)
+        labels = self.propagation.values.get(self.flow.like(node))
         return self._nested(node, value, labels, name)
 
     def _nested(self, node: fx.Node, value: Any, labels: Any, name: str) -> Any:

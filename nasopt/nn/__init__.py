@@ -2,7 +2,7 @@
 
 from nasopt.nn.adder import AdderConv2d, adder_norm, adder_separable
 from nasopt.nn.binary import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
-from nasopt.nn.cell_layers import Align2d, CellPool2d, Sum, Zero
+from nasopt.nn.cell_layers import Align2d, CellPool2d, Zero
 from nasopt.nn.fractal import dense_fractal_block, fractal_block
 from nasopt.nn.mode import ByMode
 from nasopt.nn.multi_head import LightResidual, MeanVarianceECA, MultiHeadDepthwise, QuantNoise
@@ -23,7 +23,6 @@ __all__ = [
     "QuantNoise",
     "ReafConv2d",
     "ReafPlus",
-    "Sum",
     "TwinActivation",
     "TwinConv2d",
     "Zero",

@@ -71,15 +71,6 @@ class Zero(nn.Module):
         return ", ".join(map(str, self.shape))
 
 
-class Sum(nn.Module):
-    """The sum of its inputs, all of one shape: what stands for a choice that keeps several branches."""
-
-    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        for other in others:
-            first = first + other
-        return first
-
-
 class Align2d(nn.Module):
     """Another number of channels and a smaller size, without weights: `(B, C, H, W) -> (B, channels, *size)`.
 

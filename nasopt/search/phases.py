@@ -122,7 +122,7 @@ class PhaseSchedule:
         if self.phase == "search":
             self.model.unfreeze_arch()
             return
-        if self.phase == "finetune" and self.model.budget is not None and getattr(self.model, "_settles", True):
+        if self.phase == "finetune" and self.model.budget is not None:
             self.model.settle_budget()
         self.model.freeze_arch(decided=self.phase == "finetune")
 

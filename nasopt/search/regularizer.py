@@ -132,14 +132,14 @@ class BudgetPenalty(nn.Module):
                     "the Budget has no effect: the seed is inside every limit already", NoEffectWarning, stacklevel=4
                 )
 
-    def warn_outside(self, cost: Callable[..., float], settles: bool = True) -> None:
-        """Warn of every limit that the decisions, at `cost(metric, discrete=True)`, break, if they can `settle_budget`."""
+    def warn_outside(self, cost: Callable[..., float]) -> None:
+        """Warn of every limit that the decisions, at `cost(metric, discrete=True)`, break."""
         for metric, limit in self.limits:
             if (now := cost(metric, discrete=True)) > limit:
-                settle = ", or call settle_budget() before the last epochs" if settles else ""
                 warnings.warn(
                     f"the search has not come inside its budget yet: {metric.name} is {now:,g} of {limit:,g} "
-                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters{settle}",
+                    f"{metric.unit}. Search longer, with a larger learning rate of the architecture parameters, or call "
+                    "settle_budget() before the last epochs",
                     BudgetWarning,
                     stacklevel=4,
                 )

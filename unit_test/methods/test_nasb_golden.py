@@ -30,14 +30,14 @@ def resnet18() -> NASB:
 
 
 def seed_cost(model: NASB, metric: str) -> float:
-    return float(model._cost(get_metric(metric), "seed"))
+    return model._seed_cost(get_metric(metric))
 
 
 def chain(model: NASB, is_identity: Any) -> None:
     """From the previous node everywhere: identity where `is_identity(cell, node)`, else max pooling."""
-    nn.init.zeros_(model.alpha)
-    for name, cell in model.layout.cells:
-        for j in range(1, len(cell.shapes)):
+    nn.init.zeros_(model.choice_logits)
+    for name, shapes in model.cell_shapes.items():
+        for j in range(1, len(shapes)):
             model.choose(name, j - 1, j, "identity" if is_identity(name, j) else "max_pool_3x3")
 
 
@@ -48,7 +48,7 @@ def test_full_precision(resnet18: NASB) -> None:
     assert seed_cost(resnet34, "size_bits") == pytest.approx(697.5e6, rel=0.005)
     assert seed_cost(resnet34, "ops") == pytest.approx(3.66e9, rel=0.005)
     # Stages of 6, 8, 12 and 6 convolutions, regrouped in cells of 5 nodes.
-    assert [len(cell.shapes) for _, cell in resnet34.layout.cells] == [5] * 8
+    assert [len(shapes) for shapes in resnet34.cell_shapes.values()] == [5] * 8
 
 
 def test_bi_real_resnet18(resnet18: NASB) -> None:
@@ -63,7 +63,7 @@ def test_nasb_resnet18(resnet18: NASB) -> None:
     # Twelve max poolings and four identities. The source does not say where the identities are, and a pooling costs by its
     # size; with identities at the first two nodes of the first two cells the count is the published one.
     chain(resnet18, lambda cell, node: cell in ("layer1.0", "layer1.1") and node <= 2)
-    kept = [k["operation"] for cell in resnet18.arch_summary()["cells"].values() for k in cell["kept"]]
+    kept = [k["operation"] for cell in resnet18.cell_summary().values() for k in cell["kept"]]
     assert (kept.count("max_pool_3x3"), kept.count("identity")) == (12, 4)
     assert resnet18.get_cost("size_bits", discrete=True) == pytest.approx(33.8e6, rel=0.005)
     assert resnet18.get_cost("ops", discrete=True) == pytest.approx(1.71e8, rel=0.005)
@@ -101,8 +101,8 @@ def test_identity_from_the_previous_node_everywhere_is_a_bi_real_network(nodes: 
             nn.init.uniform_(module.weight)
             nn.init.normal_(module.running_mean)
     model = NASB(seed, SHAPE, cells=["stage1", "stage2"], nodes=nodes).eval()
-    for name, cell in model.layout.cells:
-        for j in range(1, len(cell.shapes)):
+    for name, shapes in model.cell_shapes.items():
+        for j in range(1, len(shapes)):
             model.choose(name, j - 1, j, "identity")
     x = torch.randn(4, *SHAPE)
     with torch.no_grad():

@@ -77,7 +77,7 @@ def test_a_found_model_is_not_wrapped_again() -> None:
         model.choose("stage1", 3, 1, "identity")
     with pytest.raises(ConfigError, match="'binary' or 'full'"):
         model.arch_export(precision="half")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="weight_optimizer holds alpha"):
+    with pytest.raises(ConfigError, match="weight_optimizer holds choice_logits"):
         AlternatingSearch(model, nn.MSELoss(), weight_optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 
 

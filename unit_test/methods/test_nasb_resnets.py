@@ -20,7 +20,7 @@ FEW = ("zero", "max_pool_3x3", "identity")
 def shaken(seed: nn.Module, cells: list[str], candidates: tuple[str, ...], shape: tuple[int, ...]) -> NASB:
     model = NASB(seed, shape, cells=cells, candidates=candidates).eval()
     with torch.no_grad():
-        model.alpha.normal_()
+        model.choice_logits.normal_()
     return model
 
 
@@ -41,11 +41,10 @@ def bottlenecks(blocks: list[int]) -> nn.Module:
 
 def test_bottleneck_blocks() -> None:
     model = shaken(bottlenecks([1, 1, 1, 1]), ["layer1"], (*FEW, "conv_1x1"), (3, 32, 32))
-    (_, cell), *_ = model.layout.cells
-    assert [shape[0] for shape in cell.shapes] == [64, 64, 64, 256]
-    # The block's own 1x1 convolution beside its main path aligns input and output.
-    assert [j for j in (1, 2, 3) if cell.has_aligner(0, j)] == [3]
+    assert [shape[0] for shape in model.cell_shapes["layer1"]] == [64, 64, 64, 256]
     model.choose("layer1", 0, 3, "identity")
+    # The block's own 1x1 convolution beside its main path aligns input and output.
+    assert isinstance(model.arch_export(verify=False).get_submodule("layer1.aligners.0.0"), nn.Conv2d)
     check(model, (3, 32, 32))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from examples.draw_cells import draw_cells
 from nasopt import NASB
 from nasopt.methods.nasb import AlternatingSearch, binarize, fine_tune_optimizer, full_precision, pack
 from nasopt.nn import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
@@ -23,18 +25,19 @@ def test_three_stages() -> None:
     model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"])
     steps = AlternatingSearch(model, F.cross_entropy, strength=1e-6)
     batch = (torch.randn(8, *SHAPE), torch.randint(0, 5, (8,)))
-    alpha = model.alpha.detach().clone()
+    logits = model.choice_logits.detach().clone()
     weights = {n: p.detach().clone() for n, p in model.named_net_parameters()}
     steps.arch_step(batch)
-    assert not torch.equal(alpha, model.alpha)
+    assert not torch.equal(logits, model.choice_logits)
     assert all(torch.equal(weights[n], p) for n, p in model.named_net_parameters())
-    alpha = model.alpha.detach().clone()
+    logits = model.choice_logits.detach().clone()
     steps.weight_step(batch)
-    assert torch.equal(alpha, model.alpha)
+    assert torch.equal(logits, model.choice_logits)
     assert any(not torch.equal(weights[n], p) for n, p in model.named_net_parameters())
     assert all(p.requires_grad for p in model.parameters())
 
-    twin = model.arch_export(precision="full")
+    with pytest.warns(DeprecationWarning, match="use nasopt.methods.nasb.full_precision"):
+        twin = model.arch_export(precision="full")
     assert kinds(twin, BinaryConv2d) == kinds(twin, BinaryActivation) == 0
     assert kinds(twin, TwinConv2d) == kinds(twin, TwinActivation) >= 8
     F.cross_entropy(twin.train()(batch[0]), batch[1]).backward()
@@ -55,11 +58,11 @@ def test_only_drawn_operations_run() -> None:
     model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"], active="edges")
     ran: list[str] = []
     for name, module in model.named_modules():
-        if ".operations." in name and isinstance(module, nn.BatchNorm2d):
+        if ".into." in name and isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(lambda m, i, o, name=name: ran.append(name.rpartition(".")[0]))
     model.freeze_arch()
     model(torch.randn(2, *SHAPE))
-    edges = [name.split(".operations.")[0] + name.split(".operations.")[1].split(".")[0] for name in ran]
+    edges = [(name.partition(".branches.")[0], int(name.rpartition(".")[2]) // 10) for name in ran]
     assert len(edges) == len(set(edges)) <= 20
     model.unfreeze_arch()
     ran.clear()
@@ -80,7 +83,7 @@ def test_a_packed_network_computes_the_same() -> None:
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
     model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"], branches=2, candidates=["max_pool_3x3", "identity"])
-    figure = model.draw(tmp_path / "cells.png")
+    figure = draw_cells(model.cell_summary(), tmp_path / "cells.png")
     assert (tmp_path / "cells.png").stat().st_size > 10_000
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["stage1, branch 0", "stage1, branch 1", "stage2, branch 0", "stage2, branch 1"]

@@ -44,10 +44,10 @@ def test_against_all_decisions(seed: int) -> None:
     values = found(torch.cat(list(odds.values())))
     wanted = {True: 0.0, False: 0.0}
     for indices in itertools.product(*(range(count) for count in SIZES.values())):
-        decisions = dict(zip(SIZES, indices))
+        decisions = {choice: (index,) for choice, index in zip(SIZES, indices)}
         if any(happens(region, decisions) for region in runs):
             has_bias = any(happens(region, decisions) for region in biased)
-            wanted[has_bias] += math.prod(float(odds[choice][i]) for choice, i in decisions.items())
+            wanted[has_bias] += math.prod(float(odds[choice][i]) for choice, (i,) in decisions.items())
     got = {True: 0.0, False: 0.0} | {part.bias: float(values[position]) for part, position in parts}
     assert got == pytest.approx(wanted, abs=1e-12)
 

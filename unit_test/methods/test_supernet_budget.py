@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from typing import Any
 
 import pytest
@@ -95,28 +96,37 @@ def test_decisions_inside_the_limits_stay_as_they_are() -> None:
     assert model.arch_structure() == before
 
 
+def settled(start: Any, scores: dict[str, list[float]], prices: dict[str, list[float]], limit: float) -> Any:
+    """Branches inside of a limit on the sum of their prices."""
+
+    def use(found: Any) -> Cost:
+        return Cost(sum(prices[choice][branch] for choice, kept in found.items() for branch in kept) / limit)
+
+    return settle_branches(start, scores, use)
+
+
 def test_the_exchange_that_loses_least_comes_first() -> None:
-    prices = {"a": [10, 4, 1], "b": [10, 9, 2]}
+    prices = {"a": [10.0, 4.0, 1.0], "b": [10.0, 9.0, 2.0]}
     scores = {"a": [-0.1, -0.5, -4.0], "b": [-0.1, -0.2, -5.0]}
-
-    def use(limit: float) -> Any:
-        return lambda found: Cost(sum(prices[choice][branch] for choice, branch in found.items()) / limit)
-
-    start = {"a": 0, "b": 0}
+    start = {"a": (0,), "b": (0,)}
     # From 20: b to 1 saves 1 for 0.1, a to 1 saves 6 for 0.4, which is more for its price.
-    assert settle_branches(start, scores, use(15)) == {"a": 1, "b": 0}
-    assert settle_branches(start, scores, use(13)) == {"a": 1, "b": 1}
-    assert settle_branches(start, scores, use(3)) == {"a": 2, "b": 2}
-    assert settle_branches(start, scores, use(2)) == {"a": 2, "b": 2}
-    assert settle_branches(start, scores, use(20)) == start
+    assert settled(start, scores, prices, 15) == {"a": (1,), "b": (0,)}
+    assert settled(start, scores, prices, 13) == {"a": (1,), "b": (1,)}
+    assert settled(start, scores, prices, 3) == {"a": (2,), "b": (2,)}
+    assert settled(start, scores, prices, 2) == {"a": (2,), "b": (2,)}
+    assert settled(start, scores, prices, 20) == start
+
+
+def test_one_of_several_kept_branches_is_exchanged() -> None:
+    prices = {"a": [0.0, 9.0, 5.0, 3.0, 1.0]}
+    scores = {"a": [-math.inf, -0.1, -0.2, -0.3, -9.0]}
+    # From 14: 9 to 3 saves 6 for 0.2, and 9 to 1 saves 8 for 8.9; the free branch is never kept.
+    assert settled({"a": (1, 2)}, scores, prices, 10) == {"a": (2, 3)}
+    assert settled({"a": (1, 2)}, scores, prices, 4) == {"a": (3, 4)}
+    assert settled({"a": (1, 2)}, scores, prices, 1) == {"a": (3, 4)}
 
 
 def test_exchanges_that_turn_out_to_be_needless_are_taken_back() -> None:
-    prices = {"a": [10, 9], "b": [10, 1]}
+    prices = {"a": [10.0, 9.0], "b": [10.0, 1.0]}
     scores = {"a": [0.0, -0.01], "b": [0.0, -5.0]}
-    found = settle_branches(
-        {"a": 0, "b": 0},
-        scores,
-        lambda found: Cost(sum(prices[choice][branch] for choice, branch in found.items()) / 12),
-    )
-    assert found == {"a": 0, "b": 1}
+    assert settled({"a": (0,), "b": (0,)}, scores, prices, 12) == {"a": (0,), "b": (1,)}

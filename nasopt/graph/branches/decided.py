@@ -7,9 +7,9 @@ added up.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
@@ -18,7 +18,6 @@ from nasopt.graph.branches.regions import Decisions, Region, happens, regions
 from nasopt.graph.containers import like_seed
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.registry import memory_of
-from nasopt.nn import Sum
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class DecidedGraph:
         users: node -> nodes that read its result.
         source: node -> the node whose result has its value; another one for markers, which are in none of the above.
         copies: choices that remain, as a copy of their input: a branch passes it on, and it is changed in place afterwards.
-        sums: choices that remain, as the sum of several branches.
+        sums: additions of the branches that a choice keeps. They have no nodes of their own: the entry of the branch that is
+            added, at its end, stands for them.
     """
 
     nodes: list[fx.Node]
@@ -39,7 +39,26 @@ class DecidedGraph:
     users: dict[fx.Node, list[fx.Node]]
     source: dict[fx.Node, fx.Node]
     copies: dict[fx.Node, fx.Node]
-    sums: dict[fx.Node, list[fx.Node]]
+    sums: dict[fx.Node, Addition]
+
+    def like(self, node: fx.Node) -> fx.Node:
+        """The node whose value is like the result: another one for additions."""
+        return self.sums[node].choice if node in self.sums else node
+
+
+class Addition(NamedTuple):
+    """A kept branch is added to those before it.
+
+    Attributes:
+        left, right: what is added.
+        choice: the node of the choice.
+        end: the node before which the addition takes place.
+    """
+
+    left: fx.Node
+    right: fx.Node
+    choice: fx.Node
+    end: fx.Node
 
 
 class DecidedGraphs:
@@ -59,24 +78,49 @@ class DecidedGraphs:
         self._changed = {node for node in self._choices if is_changed_in_place(module, node)}
         self._stays = {n for n in module.graph.nodes if n.op in ("placeholder", "output") or is_in_place(n)}
         self._nodes = [(node, where.get(node, ())) for node in module.graph.nodes]
+        self._ends = dict(self._find_ends(module))
+
+    def _find_ends(self, module: fx.GraphModule) -> Iterator[tuple[fx.Node, tuple[fx.Node, fx.Node, int]]]:
+        """Node after a branch -> its choice, its entry, and its index; of choices that may keep several."""
+        choices = {str(node.target): node for node in self._choices}
+        last: dict[str, tuple[fx.Node, int]] = {}
+        for node, _ in self._nodes:
+            if node not in self._entries and node not in self._choices:
+                continue
+            marker: Any = module.get_submodule(str(node.target))
+            path = str(node.target) if node in self._choices else marker.choice
+            if module.get_submodule(path).keep == 1:
+                continue
+            if path in last:
+                yield node, (choices[path], *last[path])
+            if node in self._entries:
+                last[path] = (node, marker.index)
 
     def under(self, decisions: Decisions) -> DecidedGraph:
         """What runs under decisions."""
         before: dict[fx.Node, list[fx.Node]] = {}
         source: dict[fx.Node, fx.Node] = {}
         copies: dict[fx.Node, fx.Node] = {}
-        sums: dict[fx.Node, list[fx.Node]] = {}
+        sums: dict[fx.Node, Addition] = {}
+        totals: dict[fx.Node, fx.Node] = {}
         passed_on: set[fx.Node] = set()
         for node, region in self._nodes:
+            if node in self._ends:
+                choice, entry, branch = self._ends[node]
+                if branch in decisions[str(choice.target)] and choice.args[branch] in source:
+                    output = source[choice.args[branch]]  # type: ignore[index]
+                    if choice in totals:
+                        sums[entry] = Addition(totals[choice], output, choice, node)
+                        before[entry] = list(dict.fromkeys((totals[choice], output)))
+                    totals[choice] = entry if choice in totals else output
             if not happens(region, decisions):
                 continue
             chosen: Any = self._entry_of.get(node)
             if chosen is not None:
                 passed_on.add(node)
             elif node in self._choices and len(decisions[str(node.target)]) > 1:
-                kept: list[Any] = [node.args[branch] for branch in decisions[str(node.target)]]
-                sums[node] = [source[one] for one in kept]
-                before[node] = list(dict.fromkeys(sums[node]))
+                source[node] = totals[node]
+                continue
             elif node in self._choices:
                 chosen = node.args[decisions[str(node.target)][0]]
                 if chosen in passed_on and node in self._changed:
@@ -104,7 +148,7 @@ def decide(module: fx.GraphModule, decisions: Decisions) -> None:
     """Leave in the graph of `module` only the kept branches of every choice, and no markers.
 
     Args:
-        module: changed in place; its submodules stay. A `Sum` takes the place of a choice that keeps several branches.
+        module: changed in place; its submodules stay.
         decisions: what is kept.
     """
     graph = module.graph
@@ -122,22 +166,17 @@ def decide(module: fx.GraphModule, decisions: Decisions) -> None:
             stands_for[node].meta = dict(node.meta)
             continue
         if node in decided.sums:
-            _put_sum(module, str(node.target))
-            node.args = tuple(new(one) for one in decided.sums[node])
+            left, right, choice, end = decided.sums[node]
+            with graph.inserting_before(end):
+                pair = (stands_for.get(left, left), stands_for.get(right, right))
+                stands_for[node] = graph.call_function(operator.add, pair)
+            stands_for[node].meta = dict(choice.meta)
             continue
         node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), new)
-    stays = (set(decided.nodes) - set(decided.copies)) | set(stands_for.values())
+    stays = (set(decided.nodes) - set(stands_for)) | set(stands_for.values())
     for node in reversed(list(graph.nodes)):
         if node not in stays:
             graph.erase_node(node)
-
-
-def _put_sum(module: fx.GraphModule, path: str) -> None:
-    """A `Sum` in the place of a choice, with the choice's branches below it."""
-    made = Sum()
-    for name, part in module.get_submodule(path).named_children():
-        made.add_module(name, part)
-    module.set_submodule(path, made)
 
 
 def _entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
@@ -188,8 +227,7 @@ def rename(module: fx.GraphModule, names: Mapping[str, str]) -> fx.GraphModule:
             if name != node.target:
                 node.target = name
                 node._rename(name.replace(".", "_"))
-            # Those below a sum come under names of their own.
-            objects[name] = Sum() if type(found) is Sum else found
+            objects[name] = found
     renamed = fx.GraphModule(objects, module.graph, type(module).__name__)
     renamed.meta = dict(module.meta)
     for name, part in renamed.named_modules():

@@ -9,7 +9,7 @@ from nasopt.graph.call import Call
 from nasopt.graph.facts import no_labels
 from nasopt.graph.registry import layer_rule
 from nasopt.graph.rules.elementwise import meet
-from nasopt.nn import Sum, Zero
+from nasopt.nn import Zero
 
 
 @layer_rule(BranchInput, memory="view")
@@ -21,11 +21,6 @@ def branch_input(call: Call) -> Any:
 def choice(call: Call) -> Any:
     apart = call.follows(call.tensors)
     return apart if apart is not None else meet(call, call.tensors, call.value.shape)
-
-
-@layer_rule(Sum, memory="in_place")
-def total(call: Call) -> Any:
-    return meet(call, call.tensors, call.value.shape)
 
 
 @layer_rule(Zero, searchable="fixes its channels")

@@ -26,7 +26,7 @@ def binarize(model: nn.Module) -> nn.Module:
     if binary is None:
         raise ConfigError(
             f"binarize: {type(model).__name__} has no TwinConv2d to binarise. It takes what "
-            "arch_export(precision='full') or full_precision(network) returned, trained or not"
+            "full_precision(network) returned, trained or not"
         )
     return binary
 
