@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -274,15 +274,18 @@ class Facts:
         if path in self.direct:
             self.labels.fix(self.direct[path], reason)
 
-    def mark_priced(self, node: fx.Node, module: nn.Module | None = None, *paths: str) -> None:
-        """All parameters that a call uses are covered by what its rule said, and so are those of the given paths."""
-        found = list(paths)
+    def mark_priced(self, node: fx.Node, paths: Iterable[str]) -> None:
+        """The parameters of these paths are covered, as far as a call uses them, by what its rule said."""
+        for path in paths:
+            self.priced.setdefault(self.canonical(path), []).extend(self.used_in[node])
+
+    def parameters_of(self, node: fx.Node, module: nn.Module | None = None) -> list[str]:
+        """Paths of all parameters that a call uses directly."""
+        found = [str(before.target) for before in node.all_input_nodes if before.op == "get_attr"]
         # Branches hang below their choice, but their parameters are those of other calls.
         if module is not None and not isinstance(module, (BranchInput, Choice)):
             found += [f"{node.target}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)]
-        found += [str(before.target) for before in node.all_input_nodes if before.op == "get_attr"]
-        for path in found:
-            self.priced.setdefault(self.canonical(path), []).extend(self.used_in[node])
+        return found
 
     def called(self) -> list[str]:
         """Names of all calls that work on activations: layers by their paths, functions by their nodes."""

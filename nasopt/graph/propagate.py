@@ -75,7 +75,7 @@ def _propagate_call(facts: Facts, call: Call, strict: bool) -> Any:
     result = rule.function(call)
     # A function without a price of its own leaves its parameters to be priced one by one.
     if call.module is not None:
-        facts.mark_priced(call.node, call.module)
+        facts.mark_priced(call.node, facts.parameters_of(call.node, call.module))
     return _compact(facts.labels, result)
 
 
