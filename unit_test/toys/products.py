@@ -103,20 +103,19 @@ class Heads(nn.Module):
 
 @toy("computed_weights", (3, 6, 6), channels=4 + 5 + 6 + 4)
 class ComputedWeights(nn.Module):
-    """Equalised learning rate, a factor per channel, a merged low rank, quantised weights."""
+    """Equalised learning rate, a factor per channel, a squashed weight, quantised weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.equal, self.scaled = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(5, 4, 1, 1))
         self.gain, self.shift = nn.Parameter(torch.rand(5) + 0.5), nn.Parameter(torch.randn(5))
         self.base = nn.Parameter(torch.randn(6, 5))
-        self.down, self.up = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(6, 2))
         self.rounded, self.head = nn.Parameter(torch.randn(4, 6)), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.conv2d(x, self.equal * 0.2).relu()
         x = F.conv2d(x, self.scaled * self.gain[:, None, None, None], self.shift * 2).sigmoid().mean((2, 3))
-        x = F.linear(x, self.base + self.up @ self.down).sigmoid()
+        x = F.linear(x, self.base.tanh()).sigmoid()
         return self.head(F.linear(x, (self.rounded * 4).round() / 4).sigmoid())
 
 
