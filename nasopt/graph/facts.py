@@ -199,7 +199,7 @@ class Facts:
         self.follows: list[Follows] = []
         self.term_of_node: dict[fx.Node, CostTerm] = {}
         self.direct: dict[str, Tensor] = {}
-        # Values that no input reaches are asked for where an activation meets them.
+        # While labels run: the value of a node that no input reaches, asked for where an activation meets it.
         self.on_demand: Callable[[fx.Node], Any] | None = None
         self._whole: dict[str, str] = {}
         self._whole_dims: dict[tuple[str, int], str] = {}
@@ -214,9 +214,13 @@ class Facts:
     def resolve(self, argument: Any) -> Any:
         """Label tensors and Python values in place of the nodes in an argument."""
         if isinstance(argument, fx.Node):
-            if argument.op == "get_attr" and argument not in self.values:
+            if argument in self.values:
+                return self.values[argument]
+            if self.on_demand is None:
+                return no_labels(argument.meta["value"])
+            if argument.op == "get_attr":
                 self.values[argument] = self._direct_labels(str(argument.target), argument.meta["value"])
-            if argument not in self.values and self.on_demand is not None:
+            else:
                 self.values[argument] = self.on_demand(argument)
             return self.values[argument]
         if isinstance(argument, (list, tuple)):

@@ -46,6 +46,7 @@ def propagate(module: fx.GraphModule, batch: int, strict: bool = False, apart: C
                 facts.labels.fix(labels, "it is an output of the network")
         elif node.op != "get_attr" and (node in facts.activations or is_in_place(node)):
             facts.values[node] = _propagate_call(facts, Call(facts, node), strict)
+    facts.on_demand = None
     _slice_direct_parameters(facts)
     _price_parameters(facts)
     _price_further_biases(facts)
