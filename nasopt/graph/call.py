@@ -211,7 +211,7 @@ class Call:
         output_size: Sequence[int] = (),
         stride: Sequence[int] = (),
         groups: Count = 1,
-        bias: bool = False,
+        bias: bool | Weight = False,
         weight: str | Weight | None = None,
         weight_bits: int = 32,
         activation_bits: int = 32,
@@ -219,10 +219,17 @@ class Call:
         """Price this call: the fields of a `LayerShape`, with label vectors where channels are counted.
 
         `weight` names the stored weights (default: those of the layer); they are counted once for all calls. Parameters
-        of a function that has no such price are priced one by one.
+        of a function without such a price are priced one by one.
         """
+        facts, covered = self._facts, []
+        if isinstance(bias, Weight):
+            covered += [bias.stored] if bias.stored is not None else []
+            bias = bias.stored is not None
         if isinstance(weight, Weight):
             weight = weight.stored or weight.key
+            covered.append(weight)
+        else:
+            covered += facts.parameters_of(self.node, self.module)
         key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
         bits = (weight_bits, activation_bits)
@@ -233,7 +240,7 @@ class Call:
         self._facts.costs.append(term)
         self._facts.term_of_node[self.node] = term
         if facts_of(kind).stores:
-            self._facts.mark_priced(self.node, self.module, key)
+            facts.mark_priced(self.node, covered)
         return term
 
     def fold_bias_into(self, before: fx.Node) -> bool:
@@ -255,7 +262,7 @@ class Call:
                 remaining.append(region)
         self.regions = remaining
         if not remaining:
-            facts.mark_priced(self.node, self.module)
+            facts.mark_priced(self.node, facts.parameters_of(self.node, self.module))
         return not remaining
 
     def unpriced(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,7 +200,7 @@ class Facts:
         self.follows: list[Follows] = []
         self.term_of_node: dict[fx.Node, CostTerm] = {}
         self.direct: dict[str, Tensor] = {}
-        # Values that no input reaches are asked for where an activation meets them.
+        # While labels run: the value of a node that no input reaches, asked for where an activation meets it.
         self.on_demand: Callable[[fx.Node], Any] | None = None
         self._whole: dict[str, str] = {}
         self._whole_dims: dict[tuple[str, int], str] = {}
@@ -215,9 +215,13 @@ class Facts:
     def resolve(self, argument: Any) -> Any:
         """Label tensors and Python values in place of the nodes in an argument."""
         if isinstance(argument, fx.Node):
-            if argument.op == "get_attr" and argument not in self.values:
+            if argument in self.values:
+                return self.values[argument]
+            if self.on_demand is None:
+                return no_labels(argument.meta["value"])
+            if argument.op == "get_attr":
                 self.values[argument] = self._direct_labels(str(argument.target), argument.meta["value"])
-            if argument not in self.values and self.on_demand is not None:
+            else:
                 self.values[argument] = self.on_demand(argument)
             return self.values[argument]
         if isinstance(argument, (list, tuple)):
@@ -275,15 +279,18 @@ class Facts:
         if path in self.direct:
             self.labels.fix(self.direct[path], reason)
 
-    def mark_priced(self, node: fx.Node, module: nn.Module | None = None, *paths: str) -> None:
-        """All parameters that a call uses are covered by what its rule said, and so are those of the given paths."""
-        found = list(paths)
+    def mark_priced(self, node: fx.Node, paths: Iterable[str]) -> None:
+        """The parameters of these paths are covered, as far as a call uses them, by what its rule said."""
+        for path in paths:
+            self.priced.setdefault(self.canonical(path), []).extend(self.used_in[node])
+
+    def parameters_of(self, node: fx.Node, module: nn.Module | None = None) -> list[str]:
+        """Paths of all parameters that a call uses directly."""
+        found = [str(before.target) for before in node.all_input_nodes if before.op == "get_attr"]
         # Branches hang below their choice, but their parameters are those of other calls.
         if module is not None and not isinstance(module, (BranchInput, Choice)):
             found += [f"{node.target}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)]
-        found += [str(before.target) for before in node.all_input_nodes if before.op == "get_attr"]
-        for path in found:
-            self.priced.setdefault(self.canonical(path), []).extend(self.used_in[node])
+        return found
 
     def called(self) -> list[str]:
         """Names of all calls that work on activations: layers by their paths, functions by their nodes."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import nasopt.graph.rules  # noqa: F401  (fills the table)
+from nasopt.errors import UnpricedError
 from nasopt.graph.branches.inline import inline_alternatives, sequential_layers
 from nasopt.graph.branches.markers import Alternatives, choices_of
 from nasopt.graph.branches.regions import ALWAYS
@@ -112,6 +113,20 @@ class Analysis:
         """The same terms for a network without choices: calls that share weights share their bias, too."""
         biased = {term.key for term in self.costs if term.bias}
         return [replace(term, bias_regions=[ALWAYS] if term.key in biased else []) for term in self.costs]
+
+    def check_priced(self, metric: str) -> None:
+        """Refuse a cost that counts the work of calls, where nobody knows that of some.
+
+        Raises:
+            UnpricedError: calls without a price; names them.
+        """
+        unpriced = list(dict.fromkeys(self.facts.unpriced))
+        if unpriced:
+            raise UnpricedError(
+                f"{metric}: nobody knows what {', '.join(unpriced)} cost{'s' * (len(unpriced) == 1)}, and unknown is not zero. "
+                "Give a price (call.cost in a rule, see nasopt.layer_rule and nasopt.function_rule), or leave them out with "
+                'unpriced="ignore"'
+            )
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:

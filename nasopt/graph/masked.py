@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.branches.run import compile_graph, nest
 from nasopt.graph.groups import Analysis
-from nasopt.graph.registry import MaskedRunner, Runner, find_layer_rule
+from nasopt.graph.registry import MaskedRunner, Runner, find_layer_rule, find_rule
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ def masked_function(
                 picked[position] = graph.call_function(operator.getitem, (masks, position))
         return picked[position]
 
+    canonical = analysis.facts.canonical
+    # By place: what stands there may have been replaced when its turn comes.
+    keys = {node: [_key(n, canonical) for n in node.all_input_nodes] for node in graph.nodes}
     for node in list(graph.nodes):
         if node.op == "call_module" and str(node.target) in masks_of_layer:
             layer = analysis.module.get_submodule(str(node.target))
@@ -71,22 +74,31 @@ def masked_function(
                 vectors = [pick(p) for mask in weight_masks for p in mask.vectors.values()]
                 run = _layer_runner(layer, weight_masks)
                 masked = graph.call_function(run, (owner, vectors, *node.args), dict(node.kwargs))
+            masked.meta = dict(node.meta)
             node.replace_all_uses_with(masked)
             graph.erase_node(node)
         for mask in masks_of_node.get(node.name, ()):
-            _mask_argument(graph, analysis, node, mask, pick)
+            _mask_argument(graph, node, node.all_input_nodes[keys[node].index(mask.weight)], mask, pick)
     if paths is not None:
         nest(graph, analysis.module, choices, paths)
     return compile_graph(graph, type(analysis.module).__name__)
 
 
 def _mask_argument(
-    graph: fx.Graph, analysis: Analysis, node: fx.Node, mask: WeightMask, pick: Callable[[int], fx.Node]
+    graph: fx.Graph, node: fx.Node, weight: fx.Node, mask: WeightMask, pick: Callable[[int], fx.Node]
 ) -> None:
-    canonical = analysis.facts.canonical
-    weight = next(n for n in node.all_input_nodes if _key(n, canonical) == mask.weight)
+    entry = find_rule(node, None)
     with graph.inserting_before(node):
-        product = graph.call_function(_product(tuple(mask.vectors)), (weight, [pick(p) for p in mask.vectors.values()]))
+        vectors = [pick(p) for p in mask.vectors.values()]
+        if entry is not None and entry.run_masked is not None:
+            run = _call_under_mask(entry.run_masked, tuple(mask.vectors), weight.meta["value"].dim())
+            masked = graph.call_function(run, (vectors, *node.args), dict(node.kwargs))
+            masked.meta = dict(node.meta)
+            node.replace_all_uses_with(masked)
+            graph.erase_node(node)
+            return
+        product = graph.call_function(_product(tuple(mask.vectors)), (weight, vectors))
+        product.meta = dict(weight.meta)
     node.replace_input_with(weight, product)
 
 
@@ -142,6 +154,13 @@ def _run_under_mask(run: MaskedRunner, combine: Callable[[Sequence[Tensor]], Ten
         return run(layer, x, combine(vectors).to(x.dtype))
 
     return run_masked
+
+
+def _call_under_mask(run: MaskedRunner, dims: tuple[int, ...], rank: int) -> Callable[..., Any]:
+    def call_masked(vectors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+        return run(_vector_product(dims, rank)(vectors), *args, **kwargs)
+
+    return call_masked
 
 
 def _run_lighter(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:

@@ -46,6 +46,7 @@ def propagate(module: fx.GraphModule, batch: int, strict: bool = False, apart: C
                 facts.labels.fix(labels, "it is an output of the network")
         elif node.op != "get_attr" and (node in facts.activations or is_in_place(node)):
             facts.values[node] = _propagate_call(facts, Call(facts, node), strict)
+    facts.on_demand = None
     _slice_direct_parameters(facts)
     _price_parameters(facts)
     _price_further_biases(facts)
@@ -75,7 +76,7 @@ def _propagate_call(facts: Facts, call: Call, strict: bool) -> Any:
     result = rule.function(call)
     # A function without a price of its own leaves its parameters to be priced one by one.
     if call.module is not None:
-        facts.mark_priced(call.node, call.module)
+        facts.mark_priced(call.node, facts.parameters_of(call.node, call.module))
     return _compact(facts.labels, result)
 
 

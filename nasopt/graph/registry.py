@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 # How a layer runs with another weight in the place of its own.
 Runner = Callable[[Any, Tensor, Tensor], Tensor]
 
+# How a layer or function runs under a mask that may not be multiplied to its weight: `(layer, input, mask)`, or
+# `(mask, *arguments)`.
+MaskedRunner = Callable[..., Tensor]
+
 # Changes a node of the smaller graph, in place.
 Rewriter = Callable[["Rewrite"], None]
-# How a layer runs under a mask that may not be multiplied to its weight.
-MaskedRunner = Callable[[Any, Tensor, Tensor], Tensor]
 
 # Where a result lives: in memory of its own; in its input's memory, as it is; in its input's memory, written over it.
 Memory = Literal["new", "view", "in_place"]
@@ -37,7 +39,8 @@ class RuleEntry:
         searchable: what of the layer can be searched, for the support matrix.
         takes_sizes: the function takes sizes of activations as sizes (a view, a constructor), not as values.
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
-        run_masked: `(layer, input, mask) -> output`: the layer under a mask of its weight, None: the mask is multiplied to it.
+        run_masked: `(layer, input, mask) -> output`, for a function `(mask, *arguments) -> output`: what computes with the
+            living channels alone; None: masks are multiplied to the weight.
         memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
             still needed.
         masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
@@ -128,6 +131,7 @@ def layer_rule(
 def function_rule(
     *functions: Callable[..., Any] | str,
     takes_sizes: bool = False,
+    run_masked: MaskedRunner | None = None,
     memory: Memory = "new",
     rewrite: Rewriter | None = None,
 ) -> Callable[[Rule], Rule]:
@@ -140,6 +144,8 @@ def function_rule(
     Args:
         functions: functions, or names of tensor methods.
         takes_sizes: the function takes sizes of activations as sizes, like `view`, so that they may shrink with the channels.
+        run_masked: for a function that reads channels of one argument (`call.reads_argument`) and computes with those that
+            live alone: `(mask, *arguments) -> output`, with a mask that broadcasts to that argument.
         memory: where the result lives, as for `layer_rule`.
         rewrite: for a function whose arguments are sizes or positions: makes them those of a smaller network.
 
@@ -149,7 +155,7 @@ def function_rule(
 
     def register(function: Rule) -> Rule:
         for target in dict.fromkeys(functions):
-            entry = RuleEntry(function, takes_sizes=takes_sizes, memory=memory, rewrite=rewrite)
+            entry = RuleEntry(function, takes_sizes=takes_sizes, run_masked=run_masked, memory=memory, rewrite=rewrite)
             if isinstance(target, str):
                 _add(_QUALIFIED if "." in target else _METHODS, target, entry)
             else:

@@ -202,3 +202,24 @@ def attention_scale(rewrite: Rewrite) -> None:
     query = rewrite.labels(original.args[0] if original.args else original.kwargs["query"])
     if not given and not bool(rewrite.kept(query, query.dim() - 1).all()):
         node.update_kwarg("scale", 1 / math.sqrt(query.shape[-1]))
+
+
+def normalized_shape(rewrite: Rewrite) -> None:
+    """Sizes of the last dimensions, in a norm over them."""
+    node = rewrite.node
+    shape = rewrite.new_shape(rewrite.result)
+    if node.op == "call_module":
+        owner = node.graph.owning_module
+        assert owner is not None
+        layer: Any = owner.get_submodule(str(node.target))
+        layer.normalized_shape = shape[len(shape) - len(layer.normalized_shape) :]
+        return
+    given = node.args[1] if len(node.args) > 1 else node.kwargs["normalized_shape"]
+    if isinstance(given, fx.Node):
+        return
+    old, new = rewrite.result.shape[len(shape) - len(given) :], shape[len(shape) - len(given) :]
+    sizes = tuple(_follow(size, n, int(was)) for size, n, was in zip(given, new, old))
+    if len(node.args) > 1:
+        node.update_arg(1, sizes)
+    else:
+        node.update_kwarg("normalized_shape", sizes)

@@ -118,16 +118,19 @@ def _order(node: fx.Node, name: str, rank: int) -> list[int] | None:
 
 
 def _sliced(sources: Sources, index: Any, shape: tuple[int, ...]) -> Sources | None:
-    """Positions picked along some dimensions: what is picked there stays as it is."""
+    """Positions picked along some dimensions: what is picked there stays as it is. None makes a new dimension."""
     parts = index if isinstance(index, tuple) else (index,)
-    if any(not isinstance(part, slice) for part in parts):
+    if any(part is not None and not isinstance(part, slice) for part in parts):
         return None
-    bounds = [bound for part in parts for bound in (part.start, part.stop, part.step)]
+    slices = [part for part in parts if part is not None]
+    bounds = [bound for part in slices for bound in (part.start, part.stop, part.step)]
     if any(isinstance(bound, fx.Node) for bound in bounds):
         return None
-    cut = frozenset(d for d, part in enumerate(parts) if len(range(shape[d])[part]) != shape[d])
-    left = [_renamed(one, {d: d for d in range(len(shape)) if d not in cut}, cut) for one in sources]
-    return tuple(replace(one, blocked=one.blocked | cut) for one in left)
+    cut = frozenset(d for d, part in enumerate(slices) if len(range(shape[d])[part]) != shape[d])
+    old = [place for place, part in enumerate(parts) if part is not None]
+    places = [*old, *range(len(parts), len(parts) + len(shape) - len(slices))]
+    left = [_renamed(one, {d: places[d] for d in range(len(shape)) if d not in cut}, cut) for one in sources]
+    return tuple(replace(one, blocked=one.blocked | {places[d] for d in cut}) for one in left)
 
 
 _REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std", "norm", "var_mean", "_weight_norm", "normalize", "renorm")

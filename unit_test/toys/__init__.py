@@ -1,6 +1,16 @@
 """Small seeds, each named after the one feature it shows."""
 
-from toys import branches, candidate_layers, forwards, layers, networks, temporal, units  # noqa: F401  (fill the table)
+from toys import (  # noqa: F401  (fill the table)
+    branches,
+    candidate_layers,
+    forwards,
+    layers,
+    networks,
+    norms,
+    products,
+    temporal,
+    units,
+)
 from toys.table import TOYS, Toy, randomise
 
 __all__ = ["TOYS", "Toy", "randomise"]

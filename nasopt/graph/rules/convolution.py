@@ -77,7 +77,7 @@ def _convolution(
         "output_size": size,
         "stride": tuple(stride),
     }
-    is_biased = bias is not None and not (isinstance(bias, Weight) and bias.stored is None)
+    is_biased = bias if isinstance(bias, Weight) else bias is not None
     if _is_depthwise(tensor, groups):
         written = read.repeat_interleave(tensor.shape[0] // groups)
         call.slices(weight, 0, written)
@@ -93,7 +93,7 @@ def _convolution(
 
 
 def price_layer(
-    call: Call, kind: Kind, read: Tensor, written: Tensor, *, weight: str | Weight, bias: bool, **sizes: Any
+    call: Call, kind: Kind, read: Tensor, written: Tensor, *, weight: str | Weight, bias: bool | Weight, **sizes: Any
 ) -> None:
     """Price a layer. Where no parameter holds its weight, the work alone: the parameters are priced one by one."""
     if isinstance(weight, Weight) and weight.stored is None:

@@ -47,7 +47,7 @@ def _linear(call: Call, weight: str | Weight, bias: str | Weight | None, tensor:
     call.reads(weight, 1, read)
     if bias is not None:
         call.slices(bias, 0, written)
-    is_biased = bias is not None and not (isinstance(bias, Weight) and bias.stored is None)
+    is_biased = bias if isinstance(bias, Weight) else bias is not None
     rows = _rows(call, tensor.shape[0])
     price_layer(call, "linear", read, written, positions=rows, bias=is_biased, weight=weight)
     return read, written

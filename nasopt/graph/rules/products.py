@@ -1,12 +1,15 @@
 """Matrix products: of a weight and an activation (a linear layer), and of two activations, as in attention.
 
-Channels that a product sums over are masked where they are read; those of its rows and columns pass on.
+All of them are sums over index letters, as `torch.einsum` has them. Channels along a letter that is summed are masked where
+they are read; those along a letter of the result pass on.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+import string
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,175 +17,195 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call, no_labels
-from nasopt.graph.facts import Count, flatten
+from nasopt.graph.facts import Count, Weight
 from nasopt.graph.registry import function_rule
 from nasopt.graph.rewrite import attention_scale
 from nasopt.graph.rules.convolution import price_layer
 from nasopt.graph.rules.elementwise import meet
 from nasopt.graph.weights import find_weight
 
-_REASON = "a product of activations with channels along several dimensions"
-# Place and name of an argument.
-Place = tuple[int, str]
+_REASON = "a product of activations whose channels lie along different dimensions"
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """One factor: where it is given, its labels, and one letter per dimension."""
+
+    position: int
+    name: str
+    labels: Tensor
+    letters: str
 
 
 @function_rule(torch.matmul, torch.mm, torch.bmm, torch.mv, operator.matmul, "matmul", "mm", "bmm", "mv", "__matmul__")
 def matrix_product(call: Call) -> Any:
-    name = "vec" if str(getattr(call.node.target, "__name__", call.node.target)) == "mv" else "other"
-    if name not in call.node.kwargs and len(call.node.args) < 2:
-        name = "mat2"
-    return _multiply(call, (0, "input"), (1, name))
+    return _matrices(call, 0, 1)
 
 
 @function_rule("__rmatmul__")
 def reversed_product(call: Call) -> Any:
-    return _multiply(call, (1, "other"), (0, "input"))
+    return _matrices(call, 1, 0)
 
 
 @function_rule(torch.addmm, torch.baddbmm, "addmm", "baddbmm")
 def added_product(call: Call) -> Any:
-    names = ("mat1", "mat2") if "addmm" in _name(call) and "baddbmm" not in _name(call) else ("batch1", "batch2")
-    added = call.argument(0, "input")
-    bias = find_weight(call, 0, "input")
-    # A bias is cut with the columns; anything else meets the result.
-    if bias is not None and added.dim() == 1 and not call.is_weight(1, names[0]) and call.is_weight(2, names[1]):
-        product = _multiply(call, (1, names[0]), (2, names[1]))
-        if call.labels.varies(product, -1):
-            call.slices(bias, 0, call.labels.line(product, -1))
-            return product
-        call.fix(added, _REASON)
+    added, bias = call.argument(0, "input"), find_weight(call, 0, "input")
+    is_vector = bias is not None and added.dim() == 1 and added.numel() == call.value.shape[-1]
+    product = _matrices(call, 1, 2, bias if is_vector else None)
+    if bias is not None and is_vector:
+        # A bias is cut with the columns that it is added to.
+        call.slices(bias, 0, call.labels.line(product, -1))
         return product
-    product = _multiply(call, (1, names[0]), (2, names[1]))
     return meet(call, [added, product], call.value.shape)
 
 
-def _name(call: Call) -> str:
-    return str(getattr(call.node.target, "__name__", call.node.target))
-
-
-def _multiply(call: Call, left: Place, right: Place) -> Any:
+def _matrices(call: Call, left: int, right: int, bias: Weight | None = None) -> Any:
     """`left @ right`, of any ranks."""
-    if call.is_weight(*left) != call.is_weight(*right):
-        made = _linear(call, right if call.is_weight(*left) else left, left if call.is_weight(*left) else right, left)
-        if made is not None:
-            return made
-    x, y = call.argument(*left), call.argument(*right)
-    rows = x.unsqueeze(0) if x.dim() == 1 else x
-    columns = y.unsqueeze(1) if y.dim() == 1 else y
-    summed = rows.shape[-1]
-    if not _sum_over(call, left, x, -1, call.labels.line(columns, -2)):
-        return call.fixed_unit(_REASON)
-    if call.labels.varies(columns, -2) and not call.labels.varies(rows, -1):
-        return call.fixed_unit(_REASON)
-    result = _spread(call, rows, columns)
-    if result is None:
-        return call.fixed_unit(_REASON)
-    if y.dim() == 1:
-        result = result.squeeze(-1)
-    if x.dim() == 1:
-        result = result.squeeze(-2 if y.dim() > 1 else -1)
-    _price(call, call.labels.line(rows, -1) if call.labels.varies(rows, -1) else summed, result)
-    return result
+    places = [_place(call, position) for position in (left, right)]
+    x, y = (call.argument_node(*place).meta["value"] for place in places)
+    free = iter(string.ascii_letters)
+    batch = [next(free) for _ in range(max(x.dim(), y.dim(), 2) - 2)]
+    row, summed, column = next(free), next(free), next(free)
+
+    def letters(value: Tensor, own: str) -> str:
+        shared = batch[len(batch) - max(value.dim() - 2, 0) :]
+        sizes = call.value.shape[len(batch) - len(shared) : len(batch)]
+        # What is spread over the other's matrices has a letter of its own.
+        return "".join(a if n == m else next(free) for a, n, m in zip(shared, value.shape, sizes)) + own
+
+    terms = [
+        letters(x, row + summed if x.dim() > 1 else summed),
+        letters(y, summed + column if y.dim() > 1 else summed),
+    ]
+    output = "".join(batch) + (row if x.dim() > 1 else "") + (column if y.dim() > 1 else "")
+    return _contract(call, places, terms, output, bias)
 
 
-def _sum_over(call: Call, place: Place, x: Tensor, dim: int, partner: Tensor) -> bool:
-    """Unite the channels that a product sums over, and mask them on one side; False where they cannot be cut."""
-    line = call.labels.line(x, dim)
-    if call.labels.varies(x, dim) or call.labels.varies(partner, 0):
-        if len(line) != len(partner):
-            return False
-        call.unite(line, partner)
-        call.reads_argument(*place, dim, line)
-    return True
-
-
-def _spread(call: Call, rows: Tensor, columns: Tensor) -> Tensor | None:
-    """Labels of `(..., i, k) @ (..., k, j)`: those of the rows, columns and leading dimensions; None where they mix."""
-    labels = call.labels
-    left = rows.narrow(-1, 0, 1)
-    right = columns.narrow(-2, 0, 1)
-    if labels.varies(rows, -1):
-        left, right = no_labels(left), no_labels(right)
-    rank = max(left.dim(), right.dim())
-    shape = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    result = None
-    for part in (left, right):
-        part = part.reshape((1,) * (rank - part.dim()) + tuple(part.shape))
-        part = part.expand((*shape, rows.shape[-2], columns.shape[-1]))
-        if not labels.varying(part):
-            continue
-        if result is None:
-            result = part
-            continue
-        if labels.varying(result) != labels.varying(part):
-            return None
-        call.unite(result, part)
-    whole = torch.Size((*shape, rows.shape[-2], columns.shape[-1]))
-    return no_labels(torch.empty(whole, device="meta")) if result is None else result
-
-
-def _linear(call: Call, given: Place, weight_place: Place, left: Place) -> Any:
-    """A weight times an activation as a linear layer; None where the channels of the activation do not meet the weight."""
-    x, weight = call.argument(*given), find_weight(call, *weight_place)
-    from_right = given == left
-    summed = -1 if from_right or x.dim() == 1 else -2
-    others = [dim for dim in call.labels.varying(x) if dim != x.dim() + summed]
-    value = call.argument_node(*weight_place).meta["value"]
-    if others or weight is None or value.dim() != 2 or call.value.dim() != x.dim():
-        return None
-    into, out = (0, 1) if from_right else (1, 0)
-    read = call.labels.line(x, summed)
-    written = call.writes(weight, out, value.shape[out])
-    call.reads(weight, into, read)
-    positions = max(call.value.numel() // value.shape[out] // call.batch, 1)
-    price_layer(call, "linear", read, written, positions=positions, bias=False, weight=weight)
-    return call.spread(written, summed)
-
-
-def _price(call: Call, summed: Count, result: Tensor) -> None:
-    """The work of a product whose result has these labels, for one sample."""
-    size = call.value.numel()
-    dims = call.labels.varying(result)
-    count = call.value.shape[dims[0] if dims else -1] if call.value.dim() else 1
-    columns = call.labels.line(result, dims[0]) if dims else count
-    call.cost("matmul", summed, columns, positions=max(size // count // call.batch, 1))
+def _place(call: Call, position: int) -> tuple[int, str]:
+    names = (("input",), ("other", "mat2", "vec", "mat1", "batch1"), ("mat2", "batch2"))[position]
+    return position, next((name for name in names if name in call.node.kwargs), names[0])
 
 
 @function_rule(torch.einsum)
 def einsum(call: Call) -> Any:
-    equation, *operands = call.args
-    tensors = [x for x in flatten(operands) if isinstance(x, Tensor)]
-    terms = str(equation).replace(" ", "").split("->")[0].split(",")
-    if "." in str(equation) or len(tensors) != 2:
+    given = call.node.args[1:] if len(call.node.args) != 2 or not isinstance(call.node.args[1], (tuple, list)) else None
+    equation = str(call.node.args[0]).replace(" ", "")
+    terms, _, output = equation.partition("->")
+    letters = terms.split(",")
+    if given is None or len(given) != 2 or "." in equation or "->" not in equation or len(letters) != 2:
         call.unpriced()
         return call.fixed_unit("its equation is not followed")
-    sizes: dict[str, int] = {}
-    for term, tensor in zip(terms, tensors):
-        sizes.update(zip(term, tensor.shape))
-    summed = math.prod(sizes.values()) // max(call.value.numel(), 1)
-    columns = call.value.shape[-1] if call.value.dim() else 1
-    call.cost("matmul", summed, columns, positions=max(call.value.numel() // columns // call.batch, 1))
-    return call.fixed_unit("its equation is not followed")
+    return _contract(call, [(1, ""), (2, "")], letters, output)
+
+
+def _contract(
+    call: Call, places: list[tuple[int, str]], terms: list[str], output: str, bias: Weight | None = None
+) -> Any:
+    """The sum over all letters that the output has not."""
+    if call.of_parameters:
+        return call.fixed_unit("it is computed from parameters alone")
+    nodes = [call.argument_node(*place) for place in places]
+    sizes = {a: n for node, term in zip(nodes, terms) for a, n in zip(term, node.meta["value"].shape)}
+    shared = [a for a in terms[0] if a in terms[1] and a not in output]
+    if any(len(set(term)) != len(term) for term in terms):
+        _price(call, [a for a in sizes if a not in output], sizes, output, {})
+        return call.fixed_unit("its equation is not followed")
+    weights = [call.is_weight(*place) for place in places]
+    if weights[0] != weights[1]:
+        layer = _linear(call, places, terms, output, weights.index(True), sizes, bias)
+        if layer is not None:
+            return layer
+    operands = []
+    for place, term, is_weight in zip(places, terms, weights):
+        labels = call.argument(*place)
+        if is_weight:
+            call.fix(labels, "it is multiplied as a whole")
+            labels = no_labels(labels)
+        operands.append(_Operand(*place, labels, term))
+    lines = _meet(call, operands, output)
+    _price(call, shared, sizes, output, lines or {})
+    if lines is None:
+        return call.fixed_unit(_REASON)
+    passing = [a for a in lines if a in output]
+    return call.spread(lines[passing[0]], output.index(passing[0])) if passing else no_labels(call.value)
+
+
+def _meet(call: Call, operands: list[_Operand], output: str) -> dict[str, Tensor] | None:
+    """Channels along every letter that has some; None where a result would belong to several, or a factor has none there."""
+    known = call.labels
+    varying = [{one.letters[dim] for dim in known.varying(one.labels)} for one in operands]
+    if len({letter for letters in varying for letter in letters if letter in output}) > 1:
+        return None
+    lines: dict[str, Tensor] = {}
+    for letter in sorted(set.union(*varying)):
+        have = [one for one in operands if letter in one.letters]
+        if not all(letter in letters for one, letters in zip(operands, varying) if one in have):
+            return None
+        along = [known.line(one.labels, one.letters.index(letter)) for one in have]
+        for line in along[1:]:
+            call.unite(along[0], line)
+        lines[letter] = along[0]
+        if letter not in output:
+            call.reads_argument(have[0].position, have[0].name, have[0].letters.index(letter), along[0])
+    return lines
+
+
+def _linear(
+    call: Call,
+    places: list[tuple[int, str]],
+    terms: list[str],
+    output: str,
+    at: int,
+    sizes: dict[str, int],
+    bias: Weight | None,
+) -> Any:
+    """A weight times an activation as a layer; None where the channels of the activation do not meet the weight."""
+    x, weight = call.argument(*places[1 - at]), find_weight(call, *places[at])
+    into, out = ([a for a in terms[at] if (a in output) == is_out] for is_out in (False, True))
+    given = terms[1 - at]
+    if weight is None or len(into) != 1 or len(out) != 1 or into[0] not in given or out[0] in given:
+        return None
+    if any(given[dim] != into[0] for dim in call.labels.varying(x)):
+        return None
+    read = call.labels.line(x, given.index(into[0]))
+    written = call.writes(weight, terms[at].index(out[0]), sizes[out[0]])
+    call.reads(weight, terms[at].index(into[0]), read)
+    positions = max(call.value.numel() // sizes[out[0]] // call.batch, 1)
+    price_layer(call, "linear", read, written, positions=positions, bias=bias or False, weight=weight)
+    return call.spread(written, output.index(out[0]))
+
+
+def _price(call: Call, summed: list[str], sizes: dict[str, int], output: str, lines: dict[str, Tensor]) -> None:
+    """The work for one sample: a product of the sizes of all letters. Where nothing is summed, it is elementwise."""
+    if not summed:
+        return
+    soft = next((a for a in summed if a in lines), None)
+    others = math.prod(sizes[a] for a in summed if a != soft)
+    behind: Count = others if soft is None else lines[soft].repeat_interleave(others)
+    column = next((a for a in output if a in lines), output[-1:])
+    count = sizes.get(column, 1)
+    positions = math.prod(sizes[a] for a in output) // count
+    call.cost("matmul", behind, lines.get(column, count), positions=max(positions // call.batch, 1))
 
 
 @function_rule(F.scaled_dot_product_attention, rewrite=attention_scale)
 def attention(call: Call) -> Any:
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
     mask = call.argument(3, "attn_mask")
-    rows = query.shape[:-1].numel() // call.batch
-    labels = call.labels
-    grouped = bool(call.argument(7, "enable_gqa", False)) or query.shape[:-2] != key.shape[:-2]
-    along_tokens = any(labels.varies(x, -2) for x in (query, key, value))
-    along_mask = isinstance(mask, Tensor) and bool(labels.varying(mask))
-    heads = [x.narrow(-1, 0, 1).narrow(-2, 0, 1) for x in (query, key, value)]
-    over_heads = any(labels.varying(x) for x in heads)
-    if along_tokens or along_mask or over_heads or grouped:
+    rows, labels = query.shape[:-1].numel() // call.batch, call.labels
+    varying = [labels.varying(x) for x in (query, key, value)]
+    # Channels of a head pass; heads, tokens and masks do not.
+    is_followed = varying[0] == varying[1] and all(dims in ([], [query.dim() - 1]) for dims in varying)
+    if not is_followed or (isinstance(mask, Tensor) and labels.varying(mask)):
         call.cost("matmul", query.shape[-1], key.shape[-2], positions=rows)
         call.cost("matmul", key.shape[-2], value.shape[-1], positions=rows)
         return call.fixed_unit(_REASON)
-    _sum_over(call, (0, "query"), query, -1, labels.line(key, -1))
-    depth: Count = labels.line(query, -1) if labels.varies(query, -1) else query.shape[-1]
-    width: Count = labels.line(value, -1) if labels.varies(value, -1) else value.shape[-1]
+    depth: Count = query.shape[-1]
+    if varying[0]:
+        depth = labels.line(query, -1)
+        call.unite(depth, labels.line(key, -1))
+        call.reads_argument(0, "query", -1, depth)
+    line = labels.line(value, -1)
     call.cost("matmul", depth, key.shape[-2], positions=rows)
-    call.cost("matmul", key.shape[-2], width, positions=rows)
-    return call.spread(labels.line(value, -1), -1)
+    call.cost("matmul", key.shape[-2], line if varying[2] else value.shape[-1], positions=rows)
+    return call.spread(line, -1)

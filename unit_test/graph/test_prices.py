@@ -1,0 +1,76 @@
+"""Prices of what is no layer: directly used parameters, computed weights, products; and of what nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt.cost import network_cost
+from nasopt.errors import UnpricedError
+from nasopt.graph.example import make_example
+from nasopt.graph.groups import Analysis, analyse, trace_model
+
+
+class Uses(nn.Module):
+    """One parameter `w`, one bias `b`, and what is done with them."""
+
+    def __init__(self, body: Callable[[Any, Tensor], Tensor], *shape: int) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(5))
+        self.body = [body]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body[0](self, x)
+
+
+# name -> (what is done, shape of w, shape of one sample, stored weights, MACs of one sample)
+CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...], tuple[int, ...], int, int]] = {
+    "matmul": (lambda s, x: x @ s.w, (4, 5), (4,), 20, 20),
+    "matmul_per_token": (lambda s, x: torch.matmul(x, s.w), (4, 5), (6, 4), 20, 6 * 20),
+    "from_the_left": (lambda s, x: s.w @ x, (5, 6), (6, 4), 30, 30 * 4),
+    "transposed": (lambda s, x: x.mm(s.w.t()), (5, 4), (4,), 20, 20),
+    "bmm": (lambda s, x: torch.bmm(x, s.w.expand(x.shape[0], -1, -1)), (4, 5), (6, 4), 20, 6 * 20),
+    "einsum": (lambda s, x: torch.einsum("btc,cd->btd", x, s.w), (4, 5), (6, 4), 20, 6 * 20),
+    "einsum_of_heads": (lambda s, x: torch.einsum("bc,hcd->bhd", x, s.w), (2, 4, 5), (4,), 40, 40),
+    "addmm": (lambda s, x: torch.addmm(s.b, x, s.w), (4, 5), (4,), 25, 20),
+    "addmm_scaled": (lambda s, x: torch.addmm(s.b * 2, x, s.w, alpha=0.5), (4, 5), (4,), 25, 20),
+    "linear_of_a_product": (lambda s, x: F.linear(x, s.w * 2, s.b), (5, 4), (6, 4), 25, 6 * 20),
+    "linear_of_a_sorted_weight": (lambda s, x: F.linear(x, s.w.sort(1)[0]), (5, 4), (6, 4), 20, 6 * 20),
+    "conv_of_a_product": (lambda s, x: F.conv2d(x, s.w.tanh(), s.b), (5, 2, 3, 3), (2, 6, 6), 95, 16 * 90),
+    "grouped_conv_of_a_sorted_weight": (
+        lambda s, x: F.conv2d(x, s.w.sort(1)[0], groups=2),
+        (4, 1, 3, 3),
+        (2, 6, 6),
+        36,
+        16 * 36,
+    ),
+    "norm_that_stores_nothing": (lambda s, x: F.layer_norm(x @ s.w, (5,)), (4, 5), (4,), 20, 20),
+    "batch_norm_that_stores_nothing": (lambda s, x: F.batch_norm(x, None, None, training=True), (1,), (4,), 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore::nasopt.errors.NoEffectWarning")
+def test_size_and_macs_by_hand(name: str) -> None:
+    body, shape, sample, size, macs = CASES[name]
+    model = Uses(body, *shape).eval()
+    assert network_cost(model, "macs", sample) == macs
+    assert network_cost(model, "size", sample) == size
+
+
+def analysed(model: nn.Module, shape: tuple[int, ...]) -> Analysis:
+    example = make_example(model, shape, None)
+    return analyse(trace_model(model, example), example)
+
+
+def test_what_nobody_can_price_is_named() -> None:
+    known = analysed(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (4,))
+    known.check_priced("macs")
+    unknown = analysed(Uses(lambda s, x: torch.cdist(x, s.w[None]), 3, 4), (6, 4))
+    with pytest.raises(UnpricedError, match=r'latency: nobody knows what cdist costs.*call.cost.*unpriced="ignore"'):
+        unknown.check_priced("latency")
