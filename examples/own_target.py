@@ -3,8 +3,8 @@
     python -m examples.own_target           # scikit-learn's digits, about half a minute; needs pip install "nasopt[bench]"
 
 Time some layers of the kinds and sizes that your network has, on your board with your software, and write one row each, as in
-`examples/my_board.csv`: `ms` or `cycles`, at least two sizes per kind. The numbers there stand in for a stopwatch: they are
-those of the library's own Cortex-M33 model, so the last table can also show how far off the interpolation is.
+`examples/my_board.csv`: `ms`, `us` or `cycles`; the more kinds and sizes, the narrower the error bars. The numbers there stand
+in for a stopwatch: they are those of the library's own Cortex-M33 model, so the last table can also show how far off the fit is.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def main(epochs: int = 10) -> nn.Module:
     torch.manual_seed(0)
     training, test = digits()
 
-    # A target from measurements. Between them the cycles are interpolated along the multiply-accumulates, kind by kind; a kind of
-    # layer that was not measured is an error when it is met, never a zero.
+    # A target from measurements: prices per multiply-accumulate, output, call, weight ... are fitted to them. What they leave
+    # open, such as kinds of layers that were not measured, follows from the price ratios of a known core.
     board = target_from_table(TABLE, name="my_board", clock_mhz=160, ram_bytes=64 * 1024)
     print(
         f"{board.name}: {board.summary}, {board.status('conv')} convolutions, {board.status('depthwise')} depthwise ones\n"

@@ -1,7 +1,8 @@
-"""Fits of the shipped targets' constants: small least squares through the kernels themselves.
+"""Fits of the shipped targets' constants, through the kernels themselves.
 
-A kernel is linear in its constants, so its value with one constant set and the others zero is a column of the fit. All
-errors are relative: a layer that takes a thousand cycles counts as much as one that takes a million.
+CPU targets by maximum a posteriori (`nasopt.cost.calibration`); EFR32 by small least squares: a kernel is linear in its
+constants, so its value with one constant set and the others zero is a column of the fit. All errors are relative: a layer
+that takes a thousand cycles counts as much as one that takes a million.
 """
 
 from __future__ import annotations
@@ -13,79 +14,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.targets.measurements import BOARDS, NETWORKS, Layer, board_cycles, network_rows
+from benchmarks.targets.boards import BOARDS, Board
+from benchmarks.targets.measurements import Layer, network_rows
+from nasopt.cost.calibration import fit_prices, units_of_rows
 from nasopt.cost.latency import evaluate
 from nasopt.cost.targets import Target, get_target
-from nasopt.cost.targets.cortex_law import cortex_law
+from nasopt.cost.targets.cortex_law import PRICES, cycles
+from nasopt.cost.targets.posterior import Posterior
 from nasopt.cost.targets.shipped.efr32_mvp import CLASSES, LAW
 
 Vector = NDArray[np.float64]
 
-PULL = 0.1
-"""Weight of one relative deviation from the family's price ratios, against one relative error of a network."""
+LAYERS = frozenset({"conv", "depthwise", "linear"})
+"""What is priced in fits and reports alike: a report does not see additions and poolings of a network, so a fit must not.
+Their time is in the prices of the layers around them."""
 
-FAMILY = ("cortex_m4", "cortex_m7", "cortex_m33")
-"""Boards with one software stack, whose ratios between the kinds of layers are taken as common."""
-
-
-def cortex_columns(network: str) -> Vector:
-    """Cycles of a network per unit of each price (k x k, pointwise, linear) [MAC-like], shape (3,)."""
-    target = get_target("cortex_m4")
-    rows = network_rows(network, target.priced)
-    unit = 1e3  # prices of a thousand cycles, so that rounding to whole cycles does not matter
-    laws = [cortex_law(unit, 0, 0), cortex_law(0, unit, 0), cortex_law(0, 0, unit)]
-    return np.asarray([evaluate(replace(target, law=law), rows).sum() for law in laws]) / unit
+SHIPPED_NOISE = 0.03
+"""Relative error of a timing in the fits of shipped targets: their own networks should count more than the prior."""
 
 
-def fit_cortex(measured: Mapping[str, float], ratios: Vector) -> Vector:
-    """Prices (k x k, pointwise, linear) [cycle/MAC] from networks' cycles, drawn towards `ratios` times one scale.
-
-    Four networks (three when one is left out) do not determine three prices well: what they leave open is filled with
-    the ratios seen on the other boards.
-    """
-    columns = np.asarray([cortex_columns(network) / cycles for network, cycles in measured.items()])  # (n, 3)
-    expected = columns @ ratios
-    scale = expected.sum() / (expected @ expected)
-    prices = scale * ratios
-    for _ in range(20):
-        pull = np.sqrt(PULL) * np.diag(1 / (scale * ratios))
-        left = np.concatenate([columns, pull])
-        right = np.concatenate([np.ones(len(columns)), np.full(3, np.sqrt(PULL))])
-        prices = np.linalg.lstsq(left, right, rcond=None)[0]
-        scale = float(np.exp(np.mean(np.log(np.maximum(prices, 1e-3) / ratios))))
-    return prices
+def network_units(network: str) -> Vector:
+    """What a reference network counts of every price, `(11,)`."""
+    return units_of_rows(network_rows(network, LAYERS)).sum(0)
 
 
-def family_ratios(without: str) -> Vector:
-    """Price ratios of the family's boards other than `without`: the geometric mean of their own fits."""
-    start = np.asarray([1.0, 1.5, 1.5])
-    fits = [fit_cortex(_measured(name), start) for name in FAMILY if name != without]
-    return np.exp(np.mean([np.log(prices / prices[0]) for prices in fits], axis=0))
+def fit_board(timings: Mapping[str, float], noise: float = SHIPPED_NOISE) -> Posterior:
+    """Prices of a board from the cycles of networks."""
+    units = np.stack([network_units(network) for network in timings])
+    return fit_prices(units, np.asarray(list(timings.values())), noise=noise)
 
 
-def _measured(target: str) -> dict[str, float]:
-    return board_cycles(next(board for board in BOARDS if board.target == target))
+def board_prices(board: Board) -> dict[str, float]:
+    """Prices of a board from all its timings, rounded as they are shipped."""
+    prices = fit_board(board.timings()).prices
+    return {name: float(f"{price:.4g}") for name, price in zip(PRICES, prices)}
 
 
-def fitted_cortex(target: str) -> Vector:
-    """Prices of a Cortex-M target from all four networks of its board."""
-    return fit_cortex(_measured(target), family_ratios(target))
-
-
-def left_out_cortex(target: str) -> dict[str, float]:
-    """Cycles of each network predicted from the board's three others, and the family's ratios on the other boards."""
-    measured = _measured(target)
-    ratios = family_ratios(target)
+def left_out(board: Board) -> dict[str, float]:
+    """Cycles of each network predicted from the board's other ones, and price ratios of other boards with its stack."""
+    timings = board.timings()
+    version = board.stack.split(".")[0]
+    family = [other for other in BOARDS if other is not board and other.stack.split(".")[0] == version]
+    ratios = None
+    if family and len(timings) < 9:  # so many determine their own ratios
+        logs = [np.log(fit_board(other.timings()).prices) for other in family]
+        ratios = np.exp(np.mean([log - log.mean() for log in logs], axis=0))
     predicted = {}
-    for network in NETWORKS:
-        rest = {name: cycles for name, cycles in measured.items() if name != network}
-        predicted[network] = float(fit_cortex(rest, ratios) @ cortex_columns(network))
+    for network in timings:
+        rest = [name for name in timings if name != network]
+        units = np.stack([network_units(name) for name in rest])
+        prices = fit_prices(units, np.asarray([timings[name] for name in rest]), ratios).prices
+        predicted[network] = float(prices @ network_units(network))
     return predicted
 
 
 def predict(target: Target, network: str) -> float:
-    """Cycles of a reference network, layers without a law left out."""
-    return float(evaluate(target, network_rows(network, target.priced)).sum())
+    """Cycles of a reference network, layers without a law left out; on a CPU additions and poolings, too, as in the fits."""
+    kinds = target.priced & LAYERS if target.kernel is cycles else target.priced
+    return float(evaluate(target, network_rows(network, kinds)).sum())
 
 
 _ENGINE_TERMS = {

@@ -25,32 +25,55 @@ NETWORKS = ("ic", "kws", "vww", "ad")
 
 
 @dataclass(frozen=True)
-class Board:
+class Published:
     """One submission of MLPerf Tiny: which rows of the results file belong to it."""
 
-    target: str
     round: str
     submitter: str
     system: str
     framework: str
     clock_mhz: float
+    networks: tuple[str, ...] = NETWORKS
+
+    def cycles(self) -> dict[str, float]:
+        """Published latency of each network [cycles]."""
+        return {row["model"]: float(row["latency_ms"]) * self.clock_mhz * 1e3 for row in self.rows()}
+
+    def power(self) -> float:
+        """Mean published power over the networks [mW]; 0 where none was published."""
+        power = [float(row["power_mW"]) for row in self.rows() if row["power_mW"]]
+        return sum(power) / len(power) if power else 0.0
+
+    def rows(self) -> list[dict[str, str]]:
+        """Its rows, one for each network.
+
+        Raises:
+            ConfigError: there are more or fewer.
+        """
+        found = [
+            row
+            for row in _table("mlperf_tiny_results.csv")
+            if row["division"] == "closed"
+            and row["round"] == self.round
+            and row["submitter"].startswith(self.submitter)
+            and row["system"] == self.system
+            and row["framework"].startswith(self.framework)
+            and row["model"] in self.networks
+        ]
+        if sorted(row["model"] for row in found) != sorted(self.networks):
+            raise ConfigError(
+                f"{self}: results hold {[row['model'] for row in found]}, not one row for each of {self.networks}"
+            )
+        return found
 
 
-BOARDS = (
-    Board("cortex_m4", "v1.0", "STMicroelectronics", "NUCLEO_L4R5ZI", "X-CUBE-AI v7.3.0", 120),
-    Board("cortex_m7", "v1.0", "STMicroelectronics", "NUCLEO-H7A3ZI-Q", "X-CUBE-AI v7.3.0", 280),
-    Board("cortex_m33", "v1.0", "STMicroelectronics", "NUCLEO-U575ZI-Q", "X-CUBE-AI v7.3.0", 160),
-    Board("cortex_m4_cmsis_nn", "v1.0", "OctoML", "microtvm_cmsis_nn/NUCLEO_L4R5ZI", "microTVM", 120),
-    Board("cortex_m85", "v1.2", "Renesas", "EK-RA8D1", "TensorFlow Lite", 480),
-    Board("cortex_m0plus", "v1.2", "bosch", "NUCLEO_G0B1RE_int8", "Bosch", 64),
-)
-OLDER_STACK = (
-    Board("cortex_m4", "v0.7", "STMicroelectronics", "NUCLEO_L4R5ZI", "X-CUBE-AI v7.1.0", 120),
-    Board("cortex_m7", "v0.7", "STMicroelectronics", "NUCLEO-H7A3ZI-Q", "X-CUBE-AI v7.1.0", 280),
-    Board("cortex_m33", "v0.7", "STMicroelectronics", "NUCLEO-U575ZI-Q", "X-CUBE-AI v7.1.0", 160),
-)
-GAP9 = Board("gap9_ne16", "v1.0", "greenwaves", "gap9_800_370", "", 370)
-EFR32 = Board("efr32_mvp", "v1.0", "silicon_labs", "silicon_labs_xG24_DK2601B", "", 78)
+OLDER_STACK = {
+    "cortex_m4": Published("v0.7", "STMicroelectronics", "NUCLEO_L4R5ZI", "X-CUBE-AI v7.1.0", 120),
+    "cortex_m7": Published("v0.7", "STMicroelectronics", "NUCLEO-H7A3ZI-Q", "X-CUBE-AI v7.1.0", 280),
+    "cortex_m33": Published("v0.7", "STMicroelectronics", "NUCLEO-U575ZI-Q", "X-CUBE-AI v7.1.0", 160),
+}
+GAP9 = Published("v1.0", "greenwaves", "gap9_800_370", "", 370)
+EFR32 = Published("v1.0", "silicon_labs", "silicon_labs_xG24_DK2601B", "", 78)
 
 
 @dataclass(frozen=True)
@@ -90,13 +113,17 @@ def _sizes(text: str) -> list[int]:
 
 
 def network_rows(model: str, kinds: frozenset[str] = frozenset(KIND_CODES)) -> Rows:
-    """Rows of a reference network (ic, ic2, kws, vww, ad, sww), shape `(l, 11)`, only of the given kinds."""
+    """Rows of a reference network (ic, ic2, kws, vww, ad, sww, or a model key), shape `(l, 11)`, of the given kinds."""
     names = {code: kind for kind, code in KIND_CODES.items()}
     rows = [row for row in _network_layers(model) if names[row[0]] in kinds]
     return np.asarray(rows, dtype=np.int64)
 
 
 def _network_layers(model: str) -> Iterator[tuple[int, ...]]:
+    columns = ("in", "out", "k0", "k1", "h", "w", "s0", "s1", "groups")
+    for layer in _table("model_layers.csv"):
+        if layer["model_key"] == model:
+            yield (KIND_CODES[layer["kind"]], *(int(layer[column]) for column in columns), 8)
     for layer in _table("mlperf_tiny_layers.csv"):
         if layer["model"] == model and layer["op"] not in ("RESHAPE", "SOFTMAX"):
             yield _reference_row(layer)
@@ -120,32 +147,13 @@ def _reference_row(layer: dict[str, str]) -> tuple[int, ...]:
     return KIND_CODES["conv"], inputs, channels, k0, k1, h, w, s0, s1, 1, 8
 
 
-def board_cycles(board: Board) -> dict[str, float]:
-    """Published latency of each network on a board [cycles]."""
-    return {row["model"]: float(row["latency_ms"]) * board.clock_mhz * 1e3 for row in _results(board)}
-
-
-def board_power(board: Board) -> float:
-    """Mean published power of a board over the networks [mW]; 0 where none was published."""
-    power = [float(row["power_mW"]) for row in _results(board) if row["power_mW"]]
-    return sum(power) / len(power) if power else 0.0
-
-
-def _results(board: Board) -> list[dict[str, str]]:
-    found = [
-        row
-        for row in _table("mlperf_tiny_results.csv")
-        if row["division"] == "closed"
-        and row["round"] == board.round
-        and row["submitter"].startswith(board.submitter)
-        and row["system"] == board.system
-        and row["framework"].startswith(board.framework)
-        and row["model"] in NETWORKS
-    ]
-    if sorted(row["model"] for row in found) != sorted(NETWORKS):
-        raise ConfigError(
-            f"{board}: results hold {[row['model'] for row in found]}, not one row for each of {NETWORKS}"
-        )
+def zoo_cycles(file: str, board: str, clock_mhz: float) -> dict[str, float]:
+    """Network -> cycles, from a table of the STM32 model zoo; networks whose layers are not known are left out."""
+    known = {row["model_key"] for row in _table("model_layers.csv")}
+    found: dict[str, float] = {}
+    for row in _table(file):
+        if row["board"] == board and row["model_key"] in known:
+            found.setdefault(row["model_key"], float(row["latency_ms"]) * clock_mhz * 1e3)
     return found
 
 

@@ -3,11 +3,11 @@
     NASOPT_DATA=path/to/data python -m benchmarks.targets.validate [--plot errors.png] [--csv pairs.csv]
 
 prints one table row per target and class of figures: mean, median and largest absolute relative error with the shipped
-constants, and of predictions for figures that the fit had not seen. Left out are, for the Cortex-M boards, one network
-at a time (prices from the board's three other networks and from the family's price ratios on the *other* boards, which
-do include that network); for the EFR32 one profile (model) at a time. GAP9 and Ethos have no fit that could be
-repeated: their constants were chosen with the figures in view, so their left-out columns are empty. `--constants`
-prints the fitted constants.
+constants, and of predictions for figures that the fit had not seen. Left out are, for the CPU boards, one network at a
+time (prices from the board's other networks, and ratios of other boards with the same stack, which do include that network,
+or the shipped prior where there is none); for the EFR32 one profile (model) at a time. GAP9 and Ethos have no fit that could
+be repeated: their constants were chosen with the figures in view, so their left-out columns are empty. `--constants` prints
+the fitted constants, `--write` writes the files of the CPU targets with them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks.targets import fits
 from benchmarks.targets import measurements as data
+from benchmarks.targets.boards import BOARDS
 from nasopt.cost.latency import evaluate
-from nasopt.cost.targets import get_target
+from nasopt.cost.targets import get_target, shipped
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,18 @@ class Pair:
     left_out: float | None = None
 
 
-def cortex_pairs() -> Iterable[Pair]:
-    """Whole networks on the Cortex-M boards, and the older X-CUBE-AI as figures that no fit has seen."""
-    for board in data.BOARDS:
-        left_out = fits.left_out_cortex(board.target)
+def cpu_pairs() -> Iterable[Pair]:
+    """Whole networks on the CPU boards, and the older X-CUBE-AI as figures that no fit has seen."""
+    for board in BOARDS:
+        timings = board.timings()
+        unseen = fits.left_out(board)
         target = get_target(board.target)
-        for network, cycles in data.board_cycles(board).items():
-            predicted = fits.predict(target, network)
-            yield Pair(board.target, "networks", network, cycles, predicted, left_out[network])
-    for board in data.OLDER_STACK:
-        target = get_target(board.target)
-        for network, cycles in data.board_cycles(board).items():
-            predicted = fits.predict(target, network)
-            yield Pair(board.target, f"networks, {board.framework}", network, cycles, predicted)
+        for network, cycles in timings.items():
+            yield Pair(board.target, "networks", network, cycles, fits.predict(target, network), unseen[network])
+    for name, rows in data.OLDER_STACK.items():
+        target = get_target(name)
+        for network, cycles in rows.cycles().items():
+            yield Pair(name, f"networks, {rows.framework}", network, cycles, fits.predict(target, network))
 
 
 def efr32_pairs() -> Iterable[Pair]:
@@ -73,14 +73,14 @@ def efr32_pairs() -> Iterable[Pair]:
             if layer.time_cycles >= fits.TIME_FLOOR:
                 predicted = [float(fits.efr32_time(constants, [layer])[0]) for constants in (law, rest)]
                 yield Pair("efr32_mvp", f"{kind}, time", layer.source, layer.time_cycles, *predicted)
-    yield from board_pairs(data.EFR32)
+    yield from board_pairs("efr32_mvp", data.EFR32)
 
 
-def board_pairs(board: data.Board) -> Iterable[Pair]:
+def board_pairs(name: str, rows: data.Published) -> Iterable[Pair]:
     """Whole networks on one board."""
-    target = get_target(board.target)
-    for network, cycles in data.board_cycles(board).items():
-        yield Pair(board.target, "networks", network, cycles, fits.predict(target, network))
+    target = get_target(name)
+    for network, cycles in rows.cycles().items():
+        yield Pair(name, "networks", network, cycles, fits.predict(target, network))
 
 
 def ethos_pairs() -> Iterable[Pair]:
@@ -92,7 +92,7 @@ def ethos_pairs() -> Iterable[Pair]:
 
 def all_pairs() -> list[Pair]:
     """Everything there is data for."""
-    return [*cortex_pairs(), *efr32_pairs(), *board_pairs(data.GAP9), *ethos_pairs()]
+    return [*cpu_pairs(), *efr32_pairs(), *board_pairs("gap9_ne16", data.GAP9), *ethos_pairs()]
 
 
 def errors(measured: Sequence[float], predicted: Sequence[float]) -> np.ndarray:
@@ -128,7 +128,10 @@ def network_table(pairs: Sequence[Pair]) -> str:
     for target in dict.fromkeys(pair.target for pair in pairs if pair.group == "networks"):
         cells = []
         for network in data.NETWORKS:
-            pair = next(p for p in pairs if (p.target, p.group, p.name) == (target, "networks", network))
+            pair = next((p for p in pairs if (p.target, p.group, p.name) == (target, "networks", network)), None)
+            if pair is None:
+                cells.append("")
+                continue
             cell = f"{100 * (pair.fitted / pair.measured - 1):+.1f}"
             if pair.left_out is not None:
                 cell += f" / {100 * (pair.left_out / pair.measured - 1):+.1f}"
@@ -167,13 +170,50 @@ def plot(pairs: Sequence[Pair], path: Path) -> None:
 
 def print_constants() -> None:
     """The fitted constants as they stand in the target files."""
-    for board in data.BOARDS:
-        square, point, linear = fits.fitted_cortex(board.target).round(3)
-        power = data.board_power(board)
-        print(f"{board.target}: square={square}, point={point}, linear={linear}, power {power:.1f} mW")
+    for board in BOARDS:
+        print(f"{board.target}: {fits.board_prices(board)}, power {board.power():.1f} mW")
     law = fits.fit_efr32(data.efr32_layers())
     for number, kind in enumerate(fits.CLASSES):
         print(f"efr32_mvp {kind}: {law[6 * number : 6 * number + 6]}")
+
+
+def write_targets() -> None:
+    """Files of the CPU targets, with the prices fitted now."""
+    folder = Path(shipped.__path__[0])
+    for board in BOARDS:
+        timings = board.timings()
+        prices = "\n".join(f'            "{name}": {price},' for name, price in fits.board_prices(board).items())
+        power = round(board.power(), 1)
+        text = _FILE.format(board=board, prices=prices, networks=len(timings), power=power)
+        (folder / f"{board.target}.py").write_text(text)
+
+
+_FILE = '''"""Arm {board.core} with {board.stack}, as on the {board.chip} at {board.clock_mhz:g} MHz.
+
+Law: `cortex_law`. Prices fitted to {networks} networks by `python -m benchmarks.targets.validate --write`.
+Source: {board.source}.
+"""
+
+from nasopt.cost.targets.cortex_law import PRICED, cortex_law, cycles
+from nasopt.cost.targets.target import Target
+
+TARGET = Target(
+    name="{board.target}",
+    summary="{board.core}, {board.chip}, {board.stack}",
+    clock_mhz={board.clock_mhz:.1f},
+    kernel=cycles,
+    law=cortex_law(
+        {{
+{prices}
+        }}
+    ),
+    priced=PRICED,
+    ram_bytes={board.ram_bytes:_},
+    flash_bytes={board.flash_bytes:_},
+    active_power_mw={power},
+    provenance="{board.source}; {networks} networks, fitted",
+)
+'''
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -182,7 +222,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="write a scatter plot (needs matplotlib)")
     parser.add_argument("--csv", type=Path, help="write every pair of figures")
     parser.add_argument("--constants", action="store_true", help="print the fitted constants instead")
+    parser.add_argument(
+        "--write", action="store_true", help="write the files of the CPU targets instead (then ruff format)"
+    )
     options = parser.parse_args(arguments)
+    if options.write:
+        write_targets()
+        return
     if options.constants:
         print_constants()
         return

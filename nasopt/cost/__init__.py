@@ -1,7 +1,9 @@
 """Costs of networks: metrics over `LayerShape`, embedded targets, peak memory, and the sum over a network."""
 
+from nasopt.cost.calibration import suggest_calibration_models, target_from_timings
 from nasopt.cost.latency import energy_metric, latency_metric
 from nasopt.cost.latency_table import LatencyTable
+from nasopt.cost.measured import target_from_table
 from nasopt.cost.metrics import (
     MACS,
     MEMORY,
@@ -23,7 +25,7 @@ from nasopt.cost.metrics import (
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
 from nasopt.cost.report import CostReport, cost_report
 from nasopt.cost.runtime import Runtime, get_runtime, register_runtime, runtime_names
-from nasopt.cost.targets import Target, get_target, register_target, target_from_table, target_names
+from nasopt.cost.targets import Target, get_target, register_target, target_names
 
 __all__ = [
     "MACS",
@@ -58,6 +60,8 @@ __all__ = [
     "runtime_flash",
     "runtime_memory",
     "runtime_names",
+    "suggest_calibration_models",
     "target_from_table",
+    "target_from_timings",
     "target_names",
 ]

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from nasopt.cost.latency import layer_cycles
+from nasopt.cost.calibration import units_of_rows
+from nasopt.cost.latency import layer_cycles, rows_of
 from nasopt.cost.memory import PeakReport, live_elements, peak_report
 from nasopt.cost.metrics import MACS, SIZE, runtime_flash, runtime_memory
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
@@ -102,7 +103,7 @@ class CostReport:
     deployment: Deployment | None = None
 
     def totals(self) -> dict[str, Any]:
-        """`{"params", "macs", "memory", "memory_best_order", "cycles", "ms", "energy_uj", "without_law"}`.
+        """`{"params", "macs", "memory", "memory_best_order", "cycles", "ms", "energy_uj", "without_law", "ms_interval"}`.
 
         The latter four by target; energy only where the power is known; `without_law` lists the layers that are missing
         in a target's total. With a runtime also `"runtime"`: its name, `"ram"` and `"flash"` [B], and `"fits"` by target,
@@ -119,11 +120,23 @@ class CostReport:
             "memory_peak_at": self.memory.given.step,
             "cycles": cycles,
             "ms": ms,
+            "ms_interval": self.intervals(),
             "energy_uj": {t.name: ms[t.name] * t.active_power_mw for t in self.targets if t.active_power_mw > 0},
             "without_law": {
                 t.name: [layer.layer for layer in self.layers if layer.cycles[t.name] is None] for t in self.targets
             },
         }
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """90 % intervals of the whole time [ms], for targets that were fitted to timings."""
+        found = {}
+        for target in self.targets:
+            if target.uncertainty is not None:
+                units = units_of_rows(rows_of([layer.shape for layer in self.layers])).sum(0)
+                factor = target.uncertainty.factor(units)
+                ms = target.milliseconds(sum(layer.cycles[target.name] or 0 for layer in self.layers))
+                found[target.name] = (ms / factor, ms * factor)
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat record of plain values per layer; shares in per cent of the totals."""
@@ -253,6 +266,8 @@ def _text(report: CostReport) -> str:
         last += [_whole(totals["cycles"][target.name]), f"{totals['ms'][target.name]:.3f}", ""]
     text = align([*lines, last], left=3)
     text += ["", _memory(report)]
+    for name, (low, high) in report.intervals().items():
+        text.append(f"90 % interval of the time on {name}: {low:.3f} to {high:.3f} ms")
     if report.deployment is not None:
         text += [str(report.deployment), *(report.deployment.verdict(target) for target in report.targets)]
     for target in report.targets:

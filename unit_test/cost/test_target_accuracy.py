@@ -1,19 +1,22 @@
 """Predictions against published and measured figures; skipped where the data is not at hand."""
 
 import os
+import random
 from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.targets import fits, measurements, validate
+from benchmarks.targets import few_timings, fits, measurements, validate
+from benchmarks.targets.boards import BOARDS
 from nasopt.cost import get_target
 from nasopt.cost.targets.cortex_law import cortex_law
 
 DATA = Path(os.environ.get("NASOPT_DATA", ".")) / "latency" / "mlperf_tiny_results.csv"
 pytestmark = pytest.mark.skipif(not DATA.is_file(), reason="NASOPT_DATA with latency/*.csv is not set")
 
+CORES = ("Cortex-M4", "Cortex-M7", "Cortex-M33")
 CLASSES = ("kxk", "pointwise", "depthwise", "linear", "add", "pool")
 
 
@@ -34,6 +37,32 @@ def test_networks_left_out_are_within_ten_percent(pairs, target):
     assert all(error(pair.measured, pair.fitted) < 5 for pair in chosen)
 
 
+@pytest.mark.parametrize("board", [b for b in BOARDS if b.core in CORES], ids=lambda board: board.target)
+def test_every_version_is_within_ten_percent(pairs, board):
+    chosen = [pair for pair in pairs if (pair.target, pair.group) == (board.target, "networks")]
+    off = [error(pair.measured, pair.fitted) for pair in chosen]
+    assert max(off) < (10 if len(chosen) < 9 else 12)
+    assert np.mean(off) < 5
+
+
+def test_a_board_with_many_timings_predicts_networks_left_out(pairs):
+    off = [error(p.measured, p.left_out) for p in pairs if (p.target, p.group) == ("cortex_m7_xcube10", "networks")]
+    assert len(off) == 17
+    assert np.mean(off) < 5
+    assert np.percentile(off, 90) < 11
+
+
+def test_a_few_timings_are_enough(capsys):
+    timings = next(board for board in BOARDS if board.target == "cortex_m7_xcube10").timings()
+    generator = random.Random(0)
+    for k, most in ((1, 9), (4, 7)):
+        rows = [row for _ in range(30) for row in few_timings.errors(timings, generator.sample(list(timings), k))]
+        assert 100 * np.mean([off for off, _, _ in rows]) < most
+        assert np.mean([covered for _, covered, _ in rows]) > 0.85
+    few_timings.main(["--draws", "2"])
+    assert "| all others | 4." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 def test_accelerator_layers_left_out_are_within_ten_percent(pairs, kind):
     chosen = [pair for pair in pairs if pair.group == f"{kind}, accelerator"]
@@ -50,11 +79,12 @@ def test_ethos_layers_are_within_thirty_percent_in_the_median(pairs):
     assert np.median(chosen) < 30
 
 
-@pytest.mark.parametrize("board", measurements.BOARDS, ids=lambda board: board.target)
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.target)
 def test_shipped_prices_are_the_fitted_ones(board):
-    square, point, linear = fits.fitted_cortex(board.target).round(3)
-    assert get_target(board.target).law == cortex_law(square, point, linear)
-    assert get_target(board.target).active_power_mw == pytest.approx(measurements.board_power(board), abs=0.1)
+    target = get_target(board.target)
+    assert target.law == cortex_law(fits.board_prices(board))
+    assert target.active_power_mw == pytest.approx(board.power(), abs=0.1)
+    assert (target.clock_mhz, target.ram_bytes) == (board.clock_mhz, board.ram_bytes)
 
 
 def test_shipped_efr32_law_is_the_fitted_one():

@@ -7,7 +7,7 @@ import pytest
 
 from nasopt.cost.latency import evaluate
 from nasopt.cost.targets import KIND_CODES, Row, Target, get_target, target_names
-from nasopt.cost.targets.cortex_law import cortex_law
+from nasopt.cost.targets.cortex_law import PRICES, cortex_law
 
 
 def cycles(target: str | Target, kind: str, cin: int, cout: int, k=(1, 1), size=(1, 1), s=(1, 1), groups=1) -> int:
@@ -15,30 +15,41 @@ def cycles(target: str | Target, kind: str, cin: int, cout: int, k=(1, 1), size=
     return int(evaluate(target, row))
 
 
-# Law with prices 2 (k x k), 3 (pointwise, depthwise), 4 (linear): an output costs 8 * 2 = 16, a call 500 * 2 = 1000.
+# Prices that name themselves in the sum: kxk 2, few 3, pointwise 5, depthwise 7, linear 11, patch 13, pointwise input 17,
+# output 19, call 1000, elementwise 23, weight 29 [cycle per unit].
+LAW = dict(zip(PRICES, (2, 3, 5, 7, 11, 13, 17, 19, 1000, 23, 29)))
+
+
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
-        # 16x16x32 = 8192 outputs x 9 x 16 = 1,179,648 MAC x 2, + 8192 x 16 + 1000
-        (("conv", 16, 32, (3, 3), (16, 16)), 2_491_368),
-        # three channels: 8192 x 27 = 221,184 MAC x 2 (price) x 2 (few channels), + 131,072 + 1000
-        (("conv", 3, 32, (3, 3), (16, 16)), 1_016_808),
-        # pointwise: 8192 x 16 = 131,072 MAC x 3, + 131,072 + 1000
-        (("conv", 16, 32, (1, 1), (16, 16)), 525_288),
-        # four groups of 4 channels: 8192 x 9 x 4 = 294,912 MAC x 2, + 131,072 + 1000
-        (("conv", 16, 32, (3, 3), (16, 16), (1, 1), 4), 721_896),
-        # depthwise: 8192 x 9 = 73,728 MAC x 3, + 131,072 + 1000
-        (("depthwise", 32, 32, (3, 3), (16, 16)), 353_256),
-        # linear: 640 MAC x 4, + 10 x 16 + 1000
-        (("linear", 64, 10), 3_720),
-        # transposed, 8x8 inputs, stride 2: 64 x 4 x 16 x 32 = 131,072 MAC x 2, + 16x16x32 outputs x 16 + 1000
-        (("conv_transpose", 16, 32, (2, 2), (8, 8), (2, 2)), 394_216),
-        # norm of 8x8x32: 2048 x 16 + 1000
-        (("norm", 32, 32, (1, 1), (8, 8)), 33_768),
+        # 8192 outputs x 144 MAC, patches of 256 x 144, outputs, call, 4608 weights
+        (("conv", 16, 32, (3, 3), (16, 16)), 8192 * 144 * 2 + 256 * 144 * 13 + 8192 * 19 + 1000 + 4608 * 29),
+        # three channels
+        (("conv", 3, 32, (3, 3), (16, 16)), 8192 * 27 * 3 + 256 * 27 * 13 + 8192 * 19 + 1000 + 864 * 29),
+        # pointwise: no patches, but each input is read
+        (("conv", 16, 32, (1, 1), (16, 16)), 8192 * 16 * 5 + 256 * 16 * 17 + 8192 * 19 + 1000 + 512 * 29),
+        # four groups of 4 channels: 36 MAC an output, patches of all 16 channels, 1152 weights
+        (
+            ("conv", 16, 32, (3, 3), (16, 16), (1, 1), 4),
+            8192 * 36 * 2 + 256 * 144 * 13 + 8192 * 19 + 1000 + 1152 * 29,
+        ),
+        (("depthwise", 32, 32, (3, 3), (16, 16)), 8192 * 9 * 7 + 8192 * 19 + 1000 + 288 * 29),
+        (("linear", 64, 10), 640 * 11 + 10 * 19 + 1000 + 640 * 29),
+        # nothing is stored
+        (("matmul", 64, 10), 640 * 11 + 10 * 19 + 1000),
+        # 8x8 inputs, stride 2: 64 x 32 x 4 x 16 MAC, patches of 64 x 4 x 16, 16 x 16 x 32 outputs, 2048 weights
+        (
+            ("conv_transpose", 16, 32, (2, 2), (8, 8), (2, 2)),
+            131_072 * 2 + 4096 * 13 + 8192 * 19 + 1000 + 2048 * 29,
+        ),
+        (("norm", 32, 32, (1, 1), (8, 8)), 2048 * 23 + 1000),
+        (("add", 32, 32, (1, 1), (8, 8)), 2048 * 23 + 1000),
+        (("pool", 32, 32, (2, 2), (8, 8)), 2048 * 4 * 23 + 1000),
     ],
 )
 def test_cortex_law(layer, expected):
-    target = replace(get_target("cortex_m4"), law=cortex_law(2, 3, 4))
+    target = replace(get_target("cortex_m4"), law=cortex_law(LAW))
     assert cycles(target, *layer) == expected
 
 

@@ -21,6 +21,8 @@ def test_shipped_targets():
         "ethos_u55_128",
         "gap8",
         "gap9_ne16",
+        "cortex_m7_xcube10",
+        "cortex_a7_litert",
     ]
     assert set(shipped) <= set(target_names())
     assert target_names() == sorted(target_names())
@@ -39,7 +41,9 @@ def test_every_target_says_what_it_is(name):
 
 
 def test_unknown_target():
-    with pytest.raises(ConfigError, match=r"unknown target 'cortex_m5': known are cortex_m0plus, .*Did you mean 'cort"):
+    with pytest.raises(
+        ConfigError, match=r"unknown target 'cortex_m5': known are cortex_a7_litert, .*Did you mean 'cort"
+    ):
         get_target("cortex_m5")
     with pytest.raises(ConfigError, match="unknown target 7"):
         get_target(7)

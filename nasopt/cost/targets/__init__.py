@@ -7,7 +7,6 @@
 
 from nasopt.cost.targets.registry import get_target, register_target, target_names
 from nasopt.cost.targets.rows import COLUMNS, KIND_CODES, Row
-from nasopt.cost.targets.table import target_from_table
 from nasopt.cost.targets.target import Target
 
 __all__ = [
@@ -17,6 +16,5 @@ __all__ = [
     "Target",
     "get_target",
     "register_target",
-    "target_from_table",
     "target_names",
 ]

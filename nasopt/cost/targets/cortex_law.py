@@ -1,15 +1,24 @@
-"""Latency law of int8 layers on Cortex-M cores: one law for the family, to which each core brings its prices.
+"""Latency law of int8 layers on CPU cores with multiply-accumulate loops: eleven prices, one law for all cores and stacks.
 
-    cycles = price(kind) * MAC + output_price * output elements + call_price
+    price        unit
+    kxk          MAC of convolutions with more than one tap and at least 4 input channels per group
+    few          MAC of convolutions with fewer input channels per group: they cannot fill a multiplier for two or four products
+    pointwise    MAC of 1x1 convolutions
+    depthwise    MAC of depthwise convolutions
+    linear       MAC of linear layers and products of activations
+    patch        position x tap x input channel of a k x k convolution: copying patches
+    pointwise_input  position x input channel of a 1x1 convolution
+    output       element written
+    call         layer
+    elementwise  element of an addition, norm or lookup; tap x element of a pooling
+    weight       byte of weights read
 
-Prices differ by kind because the inner loops do: a k x k convolution reuses an unrolled patch for many output channels,
-a pointwise or depthwise one does less work per value loaded, a fully connected layer loads each weight for one product.
-Convolutions that read fewer than four channels cannot fill the 32-bit (two times 16 bit) multiplier: per product they
-pay `few` times the price. Elementwise operations (norms, sums, lookups) pay the output price per element.
+Fitted as `nasopt.cost.calibration` describes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numba import njit
@@ -20,47 +29,52 @@ from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 PRICED = frozenset(KIND_CODES)
 """A CPU runs everything: no kind is free or without a price."""
 
-FEW_CHANNELS = 4
-"""Channels below which the inner loop of a k x k convolution does not fill its registers."""
+PRICES = (
+    "kxk",
+    "few",
+    "pointwise",
+    "depthwise",
+    "linear",
+    "patch",
+    "pointwise_input",
+    "output",
+    "call",
+    "elementwise",
+    "weight",
+)
+"""Order of the prices in a law."""
 
 
-def cortex_law(square: float, point: float, linear: float) -> tuple[int, ...]:
-    """Prices of one core as the integer constants of `cycles` [1/1000 cycle].
-
-    Args:
-        square: of one product in a k x k convolution [cycle/MAC].
-        point: of one product in a pointwise or depthwise convolution [cycle/MAC].
-        linear: of one product in a fully connected layer [cycle/MAC].
-
-    The price of an output element (requantise and store: 8 k x k products), of a call (500) and the factor for few
-    channels (2) are assumptions common to the family: four networks per board cannot tell them from the rest.
-    """
-    return round(1e3 * square), round(1e3 * point), round(1e3 * linear), round(8e3 * square), round(5e5 * square), 2
+def cortex_law(prices: Mapping[str, float]) -> tuple[int, ...]:
+    """Prices [cycle per unit], all eleven, as the integer constants of `cycles` [1/1000 cycle]."""
+    return tuple(round(1000 * prices[name]) for name in PRICES)
 
 
 @njit(KERNEL_SIGNATURE, cache=True)
 def cycles(row: Row, law: Any) -> int:
-    """Cycles of one call; `law` is `square, point, linear, output, call` [1/1000 cycle] and `few`."""
-    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row
+    """Cycles of one call; `law` is the prices in the order of `PRICES` [1/1000 cycle]."""
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits = row
     taps = k0 * k1
     outputs = h * w * cout
     if kind == 0 or kind == 4:  # dense, grouped or transposed convolution
-        read = cin if groups == 1 else cin // groups
+        read = cin // groups
         macs = outputs * taps * read
-        if kind == 4:
-            outputs = outputs * s0 * s1
-        if taps == 1:
+        weights = cout * read * taps
+        if read < 4:
             work = macs * law[1]
-        elif read < 4:
-            work = macs * law[0] * law[5]
+        elif taps == 1:
+            work = macs * law[2]
         else:
             work = macs * law[0]
+        work += h * w * taps * cin * (law[6] if taps == 1 else law[5])
+        if kind == 4:
+            outputs = outputs * s0 * s1
     elif kind == 1:  # depthwise
-        work = outputs * taps * law[1]
-    elif kind == 2 or kind == 3:  # fully connected, product of activations
-        work = outputs * cin * law[2]
-    elif kind == 9:  # pool: every element of the window is read
-        work = outputs * taps * law[3] // 4
-    else:  # elementwise: only the output price
-        work = 0
-    return (work + outputs * law[3] + law[4] + 500) // 1000
+        work = outputs * taps * law[3]
+        weights = cout * taps
+    elif kind == 2 or kind == 3:  # linear layer, product of activations
+        work = outputs * cin * law[4]
+        weights = cin * cout if kind == 2 else 0
+    else:
+        return (outputs * taps * law[9] + law[8] + 500) // 1000
+    return (work + outputs * law[7] + law[8] + weights * bits // 8 * law[10] + 500) // 1000

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nasopt.cost.targets.posterior import Posterior
 from nasopt.cost.targets.rows import KIND_CODES
 from nasopt.errors import ConfigError, nearest
 
@@ -33,6 +34,7 @@ class Target:
         kernel: `cycles(row, law) -> int64` of a `Row`, compiled by numba with the signature `KERNEL_SIGNATURE`.
         law: int64 constants handed to the kernel as its last argument.
         provenance: where the law and its constants come from, and how well they hold.
+        uncertainty: how far off the law may be, where its prices were fitted to timings of the user's own.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Target:
     ram_bytes: int = 0
     flash_bytes: int = 0
     active_power_mw: float = 0.0
+    uncertainty: Posterior | None = None
 
     def __post_init__(self) -> None:
         for label, kinds in (("priced", self.priced), ("free", self.free)):

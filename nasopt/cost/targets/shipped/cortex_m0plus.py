@@ -1,8 +1,7 @@
-"""Arm Cortex-M0+ (no multiply-accumulate instruction, no SIMD), as on the STM32G0B1 at 64 MHz.
+"""Arm Cortex-M0+ with Bosch HALE 1.0, as on the STM32G0B1 at 64 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.2
-results of the NUCLEO-G0B1RE with Bosch's lowering engine (ic 1522, kws 474.6, vww 1414, ad 40.9 ms). No energy was
-published, so there is no power.
+Law: `cortex_law`. Prices fitted to 4 networks by `python -m benchmarks.targets.validate --write`.
+Source: MLPerf Tiny v1.2, bosch.
 """
 
 from nasopt.cost.targets.cortex_law import PRICED, cortex_law, cycles
@@ -13,10 +12,24 @@ TARGET = Target(
     summary="Cortex-M0+, STM32G0B1, Bosch HALE 1.0",
     clock_mhz=64.0,
     kernel=cycles,
-    law=cortex_law(square=6.892, point=9.694, linear=9.535),
+    law=cortex_law(
+        {
+            "kxk": 6.081,
+            "few": 11.02,
+            "pointwise": 8.246,
+            "depthwise": 13.6,
+            "linear": 6.596,
+            "patch": 24.84,
+            "pointwise_input": 43.98,
+            "output": 67.16,
+            "call": 2951.0,
+            "elementwise": 25.28,
+            "weight": 2.828,
+        }
+    ),
     priced=PRICED,
     ram_bytes=147_456,
     flash_bytes=524_288,
     active_power_mw=0.0,
-    provenance="MLPerf Tiny v1.2, Bosch, NUCLEO-G0B1RE; fitted",
+    provenance="MLPerf Tiny v1.2, bosch; 4 networks, fitted",
 )

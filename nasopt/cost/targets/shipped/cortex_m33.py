@@ -1,7 +1,7 @@
-"""Arm Cortex-M33 with the ST X-CUBE-AI 7.3 stack, as on the STM32U575 at 160 MHz.
+"""Arm Cortex-M33 with X-CUBE-AI 7.3, as on the STM32U575 at 160 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
-results of the NUCLEO-U575ZI-Q (X-CUBE-AI 7.3.0: ic 139.7, kws 44.2, vww 133.4, ad 4.85 ms); power is their mean.
+Law: `cortex_law`. Prices fitted to 4 networks by `python -m benchmarks.targets.validate --write`.
+Source: MLPerf Tiny v1.0, STMicroelectronics.
 """
 
 from nasopt.cost.targets.cortex_law import PRICED, cortex_law, cycles
@@ -12,10 +12,24 @@ TARGET = Target(
     summary="Cortex-M33, STM32U575, X-CUBE-AI 7.3",
     clock_mhz=160.0,
     kernel=cycles,
-    law=cortex_law(square=1.594, point=2.296, linear=2.814),
+    law=cortex_law(
+        {
+            "kxk": 1.39,
+            "few": 2.501,
+            "pointwise": 1.921,
+            "depthwise": 3.176,
+            "linear": 1.834,
+            "patch": 5.669,
+            "pointwise_input": 10.23,
+            "output": 16.25,
+            "call": 718.3,
+            "elementwise": 6.023,
+            "weight": 0.9827,
+        }
+    ),
     priced=PRICED,
     ram_bytes=804_864,
     flash_bytes=2_097_152,
     active_power_mw=25.5,
-    provenance="MLPerf Tiny v1.0, STMicroelectronics, NUCLEO-U575ZI-Q; fitted",
+    provenance="MLPerf Tiny v1.0, STMicroelectronics; 4 networks, fitted",
 )

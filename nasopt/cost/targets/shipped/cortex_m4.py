@@ -1,7 +1,7 @@
-"""Arm Cortex-M4 with the ST X-CUBE-AI 7.3 stack, as on the STM32L4R5 at 120 MHz.
+"""Arm Cortex-M4 with X-CUBE-AI 7.3, as on the STM32L4R5 at 120 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
-results of the NUCLEO-L4R5ZI (X-CUBE-AI 7.3.0: ic 226.9, kws 75.1, vww 230.5, ad 7.58 ms); power is their mean.
+Law: `cortex_law`. Prices fitted to 4 networks by `python -m benchmarks.targets.validate --write`.
+Source: MLPerf Tiny v1.0, STMicroelectronics.
 """
 
 from nasopt.cost.targets.cortex_law import PRICED, cortex_law, cycles
@@ -12,10 +12,24 @@ TARGET = Target(
     summary="Cortex-M4, STM32L4R5, X-CUBE-AI 7.3",
     clock_mhz=120.0,
     kernel=cycles,
-    law=cortex_law(square=1.945, point=2.972, linear=3.317),
+    law=cortex_law(
+        {
+            "kxk": 1.67,
+            "few": 2.954,
+            "pointwise": 2.491,
+            "depthwise": 3.937,
+            "linear": 2.16,
+            "patch": 7.159,
+            "pointwise_input": 12.68,
+            "output": 21.81,
+            "call": 878.0,
+            "elementwise": 7.399,
+            "weight": 1.124,
+        }
+    ),
     priced=PRICED,
     ram_bytes=655_360,
     flash_bytes=2_097_152,
     active_power_mw=44.8,
-    provenance="MLPerf Tiny v1.0, STMicroelectronics, NUCLEO-L4R5ZI; fitted",
+    provenance="MLPerf Tiny v1.0, STMicroelectronics; 4 networks, fitted",
 )

@@ -1,8 +1,7 @@
-"""Arm Cortex-M4 with plain CMSIS-NN kernels (through microTVM), as on the STM32L4R5 at 120 MHz.
+"""Arm Cortex-M4 with microTVM with CMSIS-NN, as on the STM32L4R5 at 120 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
-results of the NUCLEO-L4R5ZI with microTVM and CMSIS-NN (ic 389.6, kws 99.8, vww 301.2, ad 8.61 ms); power is their
-mean.
+Law: `cortex_law`. Prices fitted to 4 networks by `python -m benchmarks.targets.validate --write`.
+Source: MLPerf Tiny v1.0, OctoML.
 """
 
 from nasopt.cost.targets.cortex_law import PRICED, cortex_law, cycles
@@ -13,10 +12,24 @@ TARGET = Target(
     summary="Cortex-M4, STM32L4R5, microTVM with CMSIS-NN",
     clock_mhz=120.0,
     kernel=cycles,
-    law=cortex_law(square=3.233, point=3.643, linear=3.738),
+    law=cortex_law(
+        {
+            "kxk": 2.831,
+            "few": 4.464,
+            "pointwise": 3.212,
+            "depthwise": 5.496,
+            "linear": 2.849,
+            "patch": 16.08,
+            "pointwise_input": 17.69,
+            "output": 26.72,
+            "call": 1252.0,
+            "elementwise": 10.79,
+            "weight": 0.9672,
+        }
+    ),
     priced=PRICED,
     ram_bytes=655_360,
     flash_bytes=2_097_152,
     active_power_mw=51.9,
-    provenance="MLPerf Tiny v1.0, OctoML, NUCLEO-L4R5ZI; fitted",
+    provenance="MLPerf Tiny v1.0, OctoML; 4 networks, fitted",
 )

@@ -1,7 +1,7 @@
-"""Arm Cortex-M7 with the ST X-CUBE-AI 7.3 stack, as on the STM32H7A3 at 280 MHz.
+"""Arm Cortex-M7 with X-CUBE-AI 7.3, as on the STM32H7A3 at 280 MHz.
 
-Law: `cortex_law`. Prices fitted by `python -m benchmarks.targets.validate` on the four MLPerf Tiny v1.0
-results of the NUCLEO-H7A3ZI-Q (X-CUBE-AI 7.3.0: ic 54.3, kws 16.8, vww 50.7, ad 1.83 ms); power is their mean.
+Law: `cortex_law`. Prices fitted to 4 networks by `python -m benchmarks.targets.validate --write`.
+Source: MLPerf Tiny v1.0, STMicroelectronics.
 """
 
 from nasopt.cost.targets.cortex_law import PRICED, cortex_law, cycles
@@ -12,10 +12,24 @@ TARGET = Target(
     summary="Cortex-M7, STM32H7A3, X-CUBE-AI 7.3",
     clock_mhz=280.0,
     kernel=cycles,
-    law=cortex_law(square=1.082, point=1.515, linear=1.855),
+    law=cortex_law(
+        {
+            "kxk": 0.9445,
+            "few": 1.656,
+            "pointwise": 1.273,
+            "depthwise": 2.109,
+            "linear": 1.212,
+            "patch": 3.997,
+            "pointwise_input": 6.789,
+            "output": 10.86,
+            "call": 479.8,
+            "elementwise": 4.03,
+            "weight": 0.6427,
+        }
+    ),
     priced=PRICED,
     ram_bytes=1_441_792,
     flash_bytes=2_097_152,
     active_power_mw=156.8,
-    provenance="MLPerf Tiny v1.0, STMicroelectronics, NUCLEO-H7A3ZI-Q; fitted",
+    provenance="MLPerf Tiny v1.0, STMicroelectronics; 4 networks, fitted",
 )

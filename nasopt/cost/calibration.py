@@ -1,0 +1,242 @@
+"""Targets from timings: the eleven prices of a board by maximum a posteriori, with error bars.
+
+The time of a network is a sum of prices times counted units (`cortex_law`). A handful of timings does not determine
+eleven prices, so they are drawn towards the ratios of known boards: in log prices the common scale is free, the ratios are
+Gaussian around a prior, and a timing has a relative error of 6 %, mostly of the law. Solved by Gauss-Newton; the curvature
+at the solution gives intervals, and says which network to time next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from nasopt.cost.latency import evaluate, rows_of
+from nasopt.cost.network import network_calls
+from nasopt.cost.targets.posterior import NOISE, Posterior
+from nasopt.cost.targets.registry import get_target
+from nasopt.cost.targets.target import Target
+from nasopt.errors import ConfigError
+
+Vector = NDArray[np.float64]
+
+PRIOR = {
+    "kxk": (0.84, 0.25),
+    "few": (1.85, 0.4),
+    "pointwise": (1.07, 0.3),
+    "depthwise": (2.0, 0.45),
+    "linear": (1.7, 0.4),
+    "patch": (2.7, 0.8),
+    "pointwise_input": (6.4, 0.8),
+    "output": (8.2, 0.6),
+    "call": (480.0, 1.0),
+    "elementwise": (3.9, 0.7),
+    "weight": (1.8, 1.0),
+}
+"""Price -> its ratio to the common scale, and the standard deviation of the log of that ratio between boards."""
+
+LAYER_NOISE = 0.15
+"""Relative error of the timing of a single layer under the law: much averages out over a network."""
+
+_LIMIT = 1.6
+"""A timing that stays this many times off the law, whatever the prices, is none of the same board and stack."""
+_STEPS = 25
+
+
+def network_units(model: nn.Module, input_shape: Sequence[Any]) -> Vector:
+    """What a network counts of every price, in the order of `PRICES`: shape `(11,)`."""
+    shapes = [call.shape for call in network_calls(model, input_shape).calls]
+    return units_of_rows(rows_of(shapes)).sum(0)
+
+
+def units_of_rows(rows: NDArray[np.integer[Any]]) -> Vector:
+    """What layers count of every price: rows `(n, 11 columns)` -> units `(n, 11 prices)`."""
+    from nasopt.cost.targets.cortex_law import PRICED, PRICES, cycles  # imports numba
+
+    laws = [tuple(1000 * (i == j) for j in range(len(PRICES))) for i in range(len(PRICES))]
+    one_price = [Target("units", "", 1.0, cycles, law, PRICED, "") for law in laws]
+    return np.stack([evaluate(target, rows) for target in one_price], axis=-1).astype(np.float64)
+
+
+def fit_prices(units: Vector, cycles: Vector, ratios: Vector | None = None, noise: float = NOISE) -> Posterior:
+    """Prices of a board.
+
+    Args:
+        units: counted by `n` timed networks or layers, `(n, 11)`.
+        cycles: what they took, `(n,)`.
+        ratios: where the prior lies, `(11,)`; that of `PRIOR` if left out.
+        noise: relative error of a timing under the law.
+    """
+    spread = np.asarray([deviation for _, deviation in PRIOR.values()])
+    start = np.asarray([ratio for ratio, _ in PRIOR.values()]) if ratios is None else ratios
+    scale = float(np.mean(np.log(cycles) - np.log(units @ start)))
+    offsets = np.zeros(len(start))
+    pull = np.concatenate([np.diag(1 / spread), np.zeros((len(start), 1))], axis=1)
+    for _ in range(_STEPS):
+        prices = start * np.exp(scale + offsets)
+        predicted = units @ prices
+        slopes = units * prices / predicted[:, None]  # d log cycles / d log prices
+        slopes = np.concatenate([slopes, slopes.sum(1, keepdims=True)], axis=1) / noise
+        left = np.concatenate([slopes, pull])
+        right = np.concatenate([np.log(cycles / predicted) / noise, -offsets / spread])
+        step = np.linalg.lstsq(left, right, rcond=None)[0]
+        offsets, scale = offsets + step[:-1], scale + float(step[-1])
+    covariance = np.linalg.inv(left.T @ left)
+    return Posterior(start * np.exp(scale + offsets), covariance, noise)
+
+
+def target_from_timings(
+    timings: Sequence[tuple[nn.Module, Sequence[Any], float]],
+    like: str | Target = "cortex_m4",
+    clock_mhz: float | None = None,
+    name: str = "my_board",
+    ram_bytes: int = 0,
+    flash_bytes: int = 0,
+    active_power_mw: float = 0.0,
+) -> Target:
+    """A target for a board and its software stack, from a few networks timed on it.
+
+    ```python
+    board = target_from_timings([(net_a, (3, 32, 32), 41.5), (net_b, (1, 49, 10), 12.2)], like="cortex_m4", clock_mhz=64)
+    cost_report(model, (3, 32, 32), targets=[board])       # with 90 % intervals
+    ```
+
+    Args:
+        timings: (model, shape of one sample, milliseconds of one inference), int8 as deployed; one is enough, the error
+            shrinks with every one. `suggest_calibration_models` says which ones are worth it.
+        like: the shipped target whose price ratios the board starts from: a core of the same family, if there is one.
+        clock_mhz: of the board [MHz]; that of `like` if left out.
+        name: of the new target. It is not registered: pass it around, or call `register_target`.
+        ram_bytes, flash_bytes, active_power_mw: as in `Target`.
+
+    Raises:
+        ConfigError: no timings; a time that is not a finite number above 0; timings that contradict each other, with the
+            worst one; `like` has another law.
+    """
+    base = get_target(like)
+    clock = base.clock_mhz if clock_mhz is None else clock_mhz
+    if not timings:
+        raise ConfigError(
+            "target_from_timings: no timings, so nothing is known of the board: time at least one network"
+        )
+    units, cycles = [], []
+    for number, timing in enumerate(timings, start=1):
+        if not isinstance(timing, (tuple, list)) or len(timing) != 3:
+            raise ConfigError(f"timing {number} is no triple: give (model, input_shape, milliseconds)")
+        model, shape, ms = timing
+        if isinstance(ms, bool) or not isinstance(ms, (int, float)) or not 0 < ms < math.inf:
+            raise ConfigError(f"timing {number} is {ms!r} ms: give a finite number above 0, in milliseconds")
+        units.append(network_units(model, shape))
+        cycles.append(ms * clock * 1e3)
+    labels = [f"timing {number}" for number in range(1, len(timings) + 1)]
+    posterior = fit_checked(np.stack(units), np.asarray(cycles), ratios_of(base), labels)
+    return make_target(
+        posterior,
+        name=name,
+        summary=f"{len(timings)} timed network{'s' * (len(timings) > 1)}, from the ratios of {base.name}",
+        clock_mhz=clock,
+        ram_bytes=ram_bytes,
+        flash_bytes=flash_bytes,
+        active_power_mw=active_power_mw,
+        provenance=f"timings, maximum a posteriori from the prices of {base.name}",
+    )
+
+
+def ratios_of(target: Target) -> Vector:
+    """The prices of a target with the law of eleven prices, as the place of a prior.
+
+    Raises:
+        ConfigError: it has another law.
+    """
+    from nasopt.cost.targets.cortex_law import PRICES, cycles  # imports numba
+
+    if target.kernel is not cycles or len(target.law) != len(PRICES):
+        raise ConfigError(
+            f"{target.name!r} is no CPU with the law of eleven prices, so timings cannot start from it: use one like "
+            f"cortex_m4, or write a kernel (README of nasopt/cost)"
+        )
+    return np.maximum(np.asarray(target.law, dtype=np.float64), 1.0) / 1000
+
+
+def fit_checked(
+    units: Vector,
+    cycles: Vector,
+    ratios: Vector | None,
+    labels: Sequence[str],
+    noise: float = NOISE,
+    limit: float = _LIMIT,
+) -> Posterior:
+    """`fit_prices`, refusing timings that no prices can explain.
+
+    Raises:
+        ConfigError: with the worst timing, and by how much it is off.
+    """
+    posterior = fit_prices(units, cycles, ratios, noise)
+    off = np.log(cycles / (units @ posterior.prices))
+    worst = int(np.abs(off).argmax())
+    factor = math.exp(abs(off[worst]))
+    if factor > limit:
+        raise ConfigError(
+            f"the timings contradict: {labels[worst]} takes {factor:.1f} times as {'long' if off[worst] > 0 else 'short'} "
+            f"as the others say, whatever the prices: check its network, unit and clock, or leave it out"
+        )
+    return posterior
+
+
+def make_target(posterior: Posterior, **fields: Any) -> Target:
+    """A `Target` with fitted prices and their error bars; `fields` as in `Target`."""
+    from nasopt.cost.targets.cortex_law import PRICED, PRICES, cortex_law, cycles  # imports numba
+
+    law = cortex_law(dict(zip(PRICES, posterior.prices)))
+    return Target(kernel=cycles, law=law, priced=PRICED, uncertainty=posterior, **fields)
+
+
+def suggest_calibration_models(
+    candidates: Mapping[str, tuple[nn.Module, Sequence[Any]]], k: int = 4, like: str | Target = "cortex_m4"
+) -> list[str]:
+    """Names of the `k` networks whose timings say most about the others, best first; nothing is measured for this.
+
+    Each is the one that shrinks the summed variance of all candidates' predicted log times most, given those before it.
+
+    Args:
+        candidates: name -> (model, shape of one sample).
+        k: how many to name.
+        like: as in `target_from_timings`.
+
+    Raises:
+        ConfigError: fewer candidates than `k`, or `k` below 1.
+    """
+    if not 1 <= k <= len(candidates):
+        raise ConfigError(
+            f"suggest_calibration_models: k is {k!r} of {len(candidates)} candidates: give 1 to {len(candidates)}"
+        )
+    units = np.stack([network_units(model, shape) for model, shape in candidates.values()])
+    names = list(candidates)
+    return [names[i] for i in most_telling(units, k, ratios_of(get_target(like)))]
+
+
+def most_telling(units: Vector, k: int, ratios: Vector | None = None) -> list[int]:
+    """`suggest_calibration_models` for networks that count `units` `(n, 11)`: their indices."""
+    prices = np.asarray([ratio for ratio, _ in PRIOR.values()]) if ratios is None else ratios
+    slopes = units * prices / (units @ prices)[:, None]
+    slopes = np.concatenate([slopes, np.ones((len(slopes), 1))], axis=1)
+    # A board of which nothing is known: its scale may be anything within a factor of ten.
+    covariance = np.diag([*(deviation**2 for _, deviation in PRIOR.values()), math.log(10.0) ** 2])
+    chosen: list[int] = []
+    for _ in range(k):
+        after = {i: _timed(covariance, slopes[i]) for i in range(len(slopes)) if i not in chosen}
+        best = min(after, key=lambda i: float(np.einsum("ni,ij,nj->", slopes, after[i], slopes)))
+        chosen.append(best)
+        covariance = after[best]
+    return chosen
+
+
+def _timed(covariance: Vector, slope: Vector) -> Vector:
+    """Covariance once a network with these slopes has been timed."""
+    column = covariance @ slope
+    return covariance - np.outer(column, column) / (NOISE**2 + slope @ column)
