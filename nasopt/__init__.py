@@ -16,6 +16,7 @@ from nasopt.search import schedule
 from nasopt.search.budget import Budget
 from nasopt.search.layer_choice import SuperNetModule
 from nasopt.search.phases import PhaseSchedule
+from nasopt.search.recalibrate import recalibrate
 from nasopt.search.structure import restore
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "export",
     "function_rule",
     "layer_rule",
+    "recalibrate",
     "restore",
     "schedule",
     "supernet_candidates",
