@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import time
@@ -30,6 +31,8 @@ from benchmarks_mlperf_tiny.training import CurveWriter, Engine, Progress, Step,
 from nasopt.cost import network_cost
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb import AlternatingSearch, binarize, full_precision
+
+RECALIBRATION = 8  # batches, from which norm statistics are estimated after every epoch of a search
 
 
 @dataclass
@@ -161,8 +164,7 @@ class Run:
     # --- phases
 
     @property
-    def phase(self) -> Phase:
-        """The current one."""
+    def phase(self) -> Phase:  # the current one
         return self.phases[self.state.phase]
 
     def enter_phase(self) -> None:
@@ -252,6 +254,10 @@ class Run:
     def record_epoch(self, loss: float) -> dict[str, Any]:
         """Judge the model, keep the best fine-tuned weights, write the history."""
         phase, state = self.phase, self.state
+        if phase.kind == "search":  # masks and choices have moved: judge what would be exported now
+            batches = self.engine.batches(epoch_seed(self.config.seed, state.phase, state.epoch), alternate=False)
+            with processes.whole_batch_norms():
+                nasopt.recalibrate(self.model, itertools.islice(batches, RECALIBRATION))
         val = self.engine.judge(self.model, self.data.val)
         record: dict[str, Any] = {"phase": phase.name, "epoch": state.epoch, "loss": loss, "val": val}
         if phase.kind == "search":

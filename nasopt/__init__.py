@@ -16,6 +16,7 @@ from nasopt.methods.restore import restore
 from nasopt.search import schedule
 from nasopt.search.layer_choice import SuperNetModule
 from nasopt.search.phases import PhaseSchedule
+from nasopt.search.recalibrate import recalibrate
 from nasopt.search.regularizer import Budget
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "export",
     "function_rule",
     "layer_rule",
+    "recalibrate",
     "restore",
     "schedule",
     "supernet_candidates",
