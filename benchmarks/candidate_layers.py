@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -109,12 +109,13 @@ def accuracy(make: MakeConv, seed: int, epochs: int) -> float:
         return float((model(test_x).argmax(1) == test_y).float().mean())
 
 
-def print_accuracy(seeds: int, epochs: int) -> None:
+def print_accuracy(names: Sequence[str], seeds: int, epochs: int) -> None:
     """One row per layer: cost and accuracy."""
     print(
         "| 3x3 layers | weights | products | additions | accuracy | seeds |\n| --- | ---: | ---: | ---: | ---: | --- |"
     )
-    for name, make in LAYERS.items():
+    for name in names:
+        make = LAYERS[name]
         model = digit_resnet8(make)
         cost = [int(network_cost(model, metric, SHAPE)) for metric in ("multiplications", "additions")]
         found = [100 * accuracy(make, seed, epochs) for seed in range(seeds)]
@@ -196,13 +197,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["accuracy", "speed", "step"])
+    parser.add_argument("--layers", nargs="+", choices=list(LAYERS), default=list(LAYERS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "accuracy":
-        print_accuracy(args.seeds, args.epochs)
+        print_accuracy(args.layers, args.seeds, args.epochs)
     elif args.what == "speed":
         print_speed()
     else:
