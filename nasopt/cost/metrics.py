@@ -88,9 +88,16 @@ def layer_macs(shape: LayerShape) -> Any:
 
     Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
     Bias, norms, activations, lookups and elementwise weights are free. An adder layer multiplies nothing: see
-    the metric `additions`, and `ops`, in which it is not free.
+    `layer_additions`, and `layer_ops` for a metric in which it is not free.
     """
-    return shape.multiplications
+    if shape.kind in ("norm", "pool", "parameter", "embedding", "adder"):
+        return 0 * shape.out_channels
+    return _products(shape)
+
+
+def _products(shape: LayerShape) -> Any:
+    """Pairs of a weight and an activation that one call brings together."""
+    return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
 
 def layer_size_bits(shape: LayerShape) -> Any:
@@ -115,20 +122,20 @@ def layer_ops(shape: LayerShape) -> Any:
     if shape.kind == "pool":
         return shape.out_channels * shape.positions * (shape.taps - 1)
     if shape.kind == "adder":
-        return shape.pairs
+        return _products(shape)
     macs = layer_macs(shape)
     binary = _is_one(shape.weight_bits) * _is_one(shape.activation_bits)
     return macs * (1 - binary * (1 - 1 / BINARY_SPEEDUP))
 
 
 def layer_multiplications(shape: LayerShape) -> Any:
-    """Multiplications of one call for one sample [operations]: one per MAC, none in an adder layer."""
-    return shape.multiplications
+    """Multiplications of one call [operations]: one per MAC, none in an adder layer."""
+    return layer_macs(shape)
 
 
 def layer_additions(shape: LayerShape) -> Any:
-    """Additions and subtractions of one call for one sample [operations]: one per MAC, two per tap of an adder layer."""
-    return shape.additions
+    """Additions and subtractions of one call [operations]: one per MAC, two per tap of an adder layer."""
+    return 2 * _products(shape) if shape.kind == "adder" else layer_macs(shape)
 
 
 def _is_one(bits: Any) -> Any:

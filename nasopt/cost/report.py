@@ -13,7 +13,7 @@ from torch import nn
 
 from nasopt.cost.latency import layer_cycles
 from nasopt.cost.memory import PeakReport, live_sets, memory_graph, peak_report
-from nasopt.cost.metrics import MACS, SIZE
+from nasopt.cost.metrics import ADDITIONS, MACS, SIZE
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
 from nasopt.cost.report_text import report_text
 from nasopt.cost.targets import Target, get_target
@@ -70,7 +70,7 @@ class CostReport:
         return {
             "params": sum(layer.params for layer in self.layers),
             "macs": sum(layer.macs for layer in self.layers),
-            "additions": sum(int(layer.shape.additions) for layer in self.layers),
+            "additions": sum(int(ADDITIONS.cost(layer.shape)) for layer in self.layers),
             "memory": self.memory.given.size,
             "memory_best_order": self.memory.best.size,
             "memory_peak_at": str(self.memory.given.step),
@@ -99,7 +99,7 @@ class CostReport:
                 "output": "x".join(map(str, shape.output_size)),
                 "params": layer.params,
                 "macs": layer.macs,
-                "additions": int(shape.additions),
+                "additions": int(ADDITIONS.cost(shape)),
                 "macs_percent": _percent(layer.macs, totals["macs"]),
                 "live_bytes": layer.live,
             }

@@ -50,23 +50,6 @@ class LayerShape:
     activation_bits: Any = 32
 
     @property
-    def pairs(self) -> Any:
-        """Pairs of a weight and an activation (or of two activations) that one call brings together."""
-        return self.in_channels * self.out_channels * (self.positions * self.taps) / self.groups
-
-    @property
-    def multiplications(self) -> Any:
-        """Products of one call, each of which is added to a sum; 0 where activations are only scaled, compared or looked up."""
-        if self.kind in ("norm", "pool", "parameter", "embedding", "adder"):
-            return 0 * self.out_channels
-        return self.pairs
-
-    @property
-    def additions(self) -> Any:
-        """Additions and subtractions of one call: one per product, two per tap of an adder layer."""
-        return 2 * self.pairs if self.kind == "adder" else self.multiplications
-
-    @property
     def taps(self) -> Any:
         """Kernel positions that are multiplied for one pair of channels: the product of `kernel`."""
         if not self.kernel:
