@@ -22,6 +22,7 @@ from nasopt.nn import (
     MeanVarianceECA,
     MultiHeadDepthwise,
     ReafConv2d,
+    adder_norm,
     adder_separable,
     fractal_block,
 )
@@ -59,8 +60,10 @@ class Residual(nn.Module):
 
 
 def unit(layer: nn.Module, width: int, activation: bool = True) -> list[nn.Module]:
-    """Layer, norm, ReLU."""
-    return [layer, nn.BatchNorm2d(width), *([nn.ReLU()] if activation else [])]
+    """Layer, norm, ReLU; the statistics of a norm after an adder layer start at those of its outputs."""
+    last = list(layer.modules())[-1]
+    norm = adder_norm(last) if isinstance(last, AdderConv2d) else nn.BatchNorm2d(width)
+    return [layer, norm, *([nn.ReLU()] if activation else [])]
 
 
 def shortcut(make: MakeConv, inputs: int, outputs: int, stride: int) -> nn.Module:

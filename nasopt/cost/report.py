@@ -14,7 +14,7 @@ from torch import nn
 from nasopt.cost.calibration import units_of_rows
 from nasopt.cost.latency import layer_cycles, rows_of
 from nasopt.cost.memory import PeakReport, live_elements, peak_report
-from nasopt.cost.metrics import MACS, SIZE, runtime_flash, runtime_memory
+from nasopt.cost.metrics import ADDITIONS, MACS, SIZE, runtime_flash, runtime_memory
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
 from nasopt.cost.runtime import Runtime, get_runtime
 from nasopt.cost.targets import Target, get_target
@@ -103,7 +103,7 @@ class CostReport:
     deployment: Deployment | None = None
 
     def totals(self) -> dict[str, Any]:
-        """`{"params", "macs", "memory", "memory_best_order", "cycles", "ms", "energy_uj", "without_law", "ms_interval"}`.
+        """`params`, `macs`, `additions`, `memory`, `memory_best_order`, `cycles`, `ms`, `energy_uj`, `without_law`, `ms_interval`.
 
         The latter four by target; energy only where the power is known; `without_law` lists the layers that are missing
         in a target's total. With a runtime also `"runtime"`: its name, `"ram"` and `"flash"` [B], and `"fits"` by target,
@@ -115,6 +115,7 @@ class CostReport:
         return deployed | {
             "params": sum(layer.params for layer in self.layers),
             "macs": sum(layer.macs for layer in self.layers),
+            "additions": sum(int(ADDITIONS.cost(layer.shape)) for layer in self.layers),
             "memory": self.memory.given.size,
             "memory_best_order": self.memory.best.size,
             "memory_peak_at": self.memory.given.step,
@@ -155,6 +156,7 @@ class CostReport:
                 "output": "x".join(map(str, shape.output_size)),
                 "params": layer.params,
                 "macs": layer.macs,
+                "additions": int(ADDITIONS.cost(shape)),
                 "macs_percent": _percent(layer.macs, totals["macs"]),
                 "live_bytes": layer.live,
             }

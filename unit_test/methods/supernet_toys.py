@@ -264,3 +264,14 @@ SUPER_TOYS: dict[str, SuperToy] = {kind.__name__: SuperToy(kind) for kind in KIN
 SUPER_TOYS["Temporal"] = SuperToy(Temporal, (3, 20))
 SUPER_TOYS["resnet8"] = SuperToy(lambda: with_candidates(resnet8(width=4), (3, 32, 32)), (3, 32, 32), True)
 SUPER_TOYS["ds_cnn"] = SuperToy(lambda: with_candidates(ds_cnn(), (1, 49, 10)), (1, 49, 10), True)
+
+
+def candidate_layers() -> nn.Module:
+    """Two places with layers of `nasopt.nn`, the second one with a stride and more channels."""
+    layers = [*unit(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU()]
+    layers += [nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    names = ("multi_head2", "reaf_2_1", "adder", "fractal1", "light_skip")
+    return with_candidates(nn.Sequential(*layers, nn.Linear(6, 3)), (3, 8, 8), ["3", "6"], candidates=names)
+
+
+SUPER_TOYS["candidate_layers"] = SuperToy(candidate_layers)

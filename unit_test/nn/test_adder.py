@@ -151,6 +151,11 @@ def test_cost_says_additions_apart() -> None:
         network_cost(model, "latency:cortex_m4", (3, 4, 4))
     report = cost_report(model, (3, 4, 4), targets=["cortex_m4"])
     assert report.totals()["without_law"]["cortex_m4"] == ["0", "3"]
+    assert (report.totals()["macs"], report.totals()["additions"]) == (products, 2 * taps + products)
+    assert [(row["macs"], row["additions"]) for row in report.rows() if row["kind"] == "adder"] == [
+        (0, 2 * 16 * 108),
+        (0, 2 * 16 * 36),
+    ]
 
 
 def test_distances_are_much_faster_than_the_broadcast_form() -> None:

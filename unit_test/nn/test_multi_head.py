@@ -98,6 +98,13 @@ def test_heads_are_searched_and_shown() -> None:
     torch.testing.assert_close(found(x), model(x))
 
 
+def test_heads_of_an_excluded_layer_stay() -> None:
+    layers = [nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), MultiHeadDepthwise(4, 3, 3), nn.Conv2d(4, 2, 1)]
+    model = PIT(nn.Sequential(*layers), (3, 6, 6), exclude_names=["3"])
+    assert [(g.name, g.size) for g in model.explain().groups if g.searchable] == [("0", 6)]
+    assert any("3: it is excluded" in group.reason for group in model.explain().groups)
+
+
 def test_fewer_heads_cost_less_in_expectation() -> None:
     seed = nn.Sequential(nn.Conv2d(3, 6, 1), MultiHeadDepthwise(6, 4, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1))
     for metric in ("size", "macs", "latency:cortex_m4"):

@@ -1,0 +1,215 @@
+"""What the layers of `nasopt.nn` are worth on digits, and what they cost in time: the tables of their card.
+
+```
+python -m benchmarks.candidate_layers accuracy      # ResNet-8 on 8 x 8 digits with each layer, three seeds
+python -m benchmarks.candidate_layers speed         # adder layer: distances, broadcast form, backward pass
+python -m benchmarks.candidate_layers step          # a sampled supernet's training step over its mean candidate's
+```
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.document_networks import (
+    MakeConv,
+    Residual,
+    adder,
+    conv,
+    parameters,
+    reaf,
+    separable_adder,
+    shortcut,
+    unit,
+    weight_attention,
+)
+from benchmarks_mlperf_tiny.networks import resnet8
+from nasopt import SuperNet, SuperNetModule, with_candidates
+from nasopt.cost import network_cost
+from nasopt.nn import MultiHeadDepthwise
+
+SHAPE = (1, 8, 8)
+CANDIDATES = ("separable", "multi_head3", "reaf_4_3", "light_skip", "identity")
+
+
+def multi_head(heads: int) -> MakeConv:
+    """Multi-head depthwise layer, norm, ReLU, 1x1 convolution; 1x1 layers stay dense."""
+
+    def make(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
+        if kernel == 1:
+            return conv(inputs, outputs, 1, stride)
+        layer = MultiHeadDepthwise(inputs, heads, kernel, stride, kernel // 2)
+        return nn.Sequential(*unit(layer, inputs), conv(inputs, outputs, 1))
+
+    return make
+
+
+def square_only(make: MakeConv) -> MakeConv:
+    """`make` for 3x3 layers; 1x1 layers stay dense convolutions."""
+    return lambda inputs, outputs, kernel, stride: (conv if kernel == 1 else make)(inputs, outputs, kernel, stride)
+
+
+LAYERS: dict[str, MakeConv] = {
+    "convolution": conv,
+    "adder": adder,
+    "separable adder": separable_adder,
+    "REAF 4-3-4": square_only(reaf(4, 3)),
+    "REAF 4-1-4": square_only(reaf(4, 1)),
+    "weight attention": square_only(weight_attention),
+    **{f"multi-head depthwise, {heads}": multi_head(heads) for heads in (1, 2, 3, 5)},
+}
+
+
+def digit_resnet8(make: MakeConv, width: int = 16) -> nn.Module:
+    """ResNet-8 for 8 x 8 images: a dense stem, three residual blocks of `make`'s layers, a linear classifier."""
+    layers, inputs = unit(conv(1, width, 3), width), width
+    for stage in range(3):
+        outputs, stride = width << stage, 1 if stage == 0 else 2
+        body = [*unit(make(inputs, outputs, 3, stride), outputs), *unit(make(outputs, outputs, 3, 1), outputs, False)]
+        layers.append(Residual(nn.Sequential(*body), shortcut(make, inputs, outputs, stride), nn.ReLU()))
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training and test images `(N, 1, 8, 8)` and classes: 1,197 and 600 of scikit-learn's."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(bunch.images).float()[order].unsqueeze(1) / 8 - 1
+    y = torch.from_numpy(bunch.target)[order]
+    return x[600:], y[600:], x[:600], y[:600]
+
+
+def accuracy(make: MakeConv, seed: int, epochs: int) -> float:
+    """Test accuracy after training with SGD, a cosine learning rate and shifts by up to one pixel."""
+    torch.manual_seed(seed)
+    x, y, test_x, test_y = digits()
+    model = digit_resnet8(make)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
+        for index in torch.randperm(len(x)).split(64)[:-1]:
+            dy, dx = (int(i) for i in torch.randint(-1, 2, (2,)))
+            batch = x[index].roll((dy, dx), (2, 3))
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch), y[index]).backward()
+            optimizer.step()
+        schedule.step()
+    model.eval()
+    with torch.no_grad():
+        return float((model(test_x).argmax(1) == test_y).float().mean())
+
+
+def print_accuracy(names: Sequence[str], seeds: int, epochs: int) -> None:
+    """One row per layer: cost and accuracy."""
+    print(
+        "| 3x3 layers | weights | products | additions | accuracy | seeds |\n| --- | ---: | ---: | ---: | ---: | --- |"
+    )
+    for name in names:
+        make = LAYERS[name]
+        model = digit_resnet8(make)
+        cost = [int(network_cost(model, metric, SHAPE)) for metric in ("multiplications", "additions")]
+        found = [100 * accuracy(make, seed, epochs) for seed in range(seeds)]
+        each = ", ".join(f"{value:.1f}" for value in found)
+        row = f"{parameters(model):,} | {cost[0]:,} | {cost[1]:,} | {statistics.mean(found):.1f} %"
+        print(f"| {name} | {row} | {each} |", flush=True)
+
+
+def milliseconds(run: Callable[[], object], rounds: int = 7) -> float:
+    """Processor time of the quickest of several runs."""
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return 1e3 * min(times)
+
+
+def print_speed() -> None:
+    """Adder layers of ResNet-20's stages, batch 8: forward, broadcast form, backward."""
+    print("| layer, batch 8 | forward [ms] | broadcast form [ms] | ratio | backward [ms] | convolution, forward [ms] |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for width, size in ((16, 32), (32, 16), (64, 8)):
+        layer, plain, x = adder(width, width, 3), conv(width, width, 3), torch.randn(8, width, size, size)
+        filters = layer.get_parameter("weight").flatten(1)
+
+        def broadcast(x: Tensor = x, filters: Tensor = filters) -> Tensor:
+            columns = F.unfold(x, 3, padding=1).transpose(0, 1).flatten(1)
+            return -(filters.unsqueeze(2) - columns.unsqueeze(0)).abs().sum(1)
+
+        with torch.no_grad():
+            times = [milliseconds(lambda: layer(x)), milliseconds(broadcast, 3), milliseconds(lambda: plain(x))]  # noqa: B023
+        y = layer(x.requires_grad_())
+        gradient = torch.randn_like(y)
+        leaves = (x, layer.get_parameter("weight"))
+        back = milliseconds(lambda: torch.autograd.grad(y, leaves, gradient, retain_graph=True), 3)  # noqa: B023
+        ratio = times[1] / times[0]
+        row = f"{times[0]:.1f} | {times[1]:.1f} | {ratio:.1f} | {back:.1f} | {times[2]:.2f}"
+        print(f"| {width} channels, {size} x {size} | {row} |", flush=True)
+
+
+def print_step(rounds: int) -> None:
+    """Training step of a sampled supernet over the mean of the networks that use one candidate throughout."""
+    torch.manual_seed(0)
+    shape, x, y = (3, 32, 32), torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
+    net = with_candidates(resnet8(), shape, lambda name, layer: layer.in_channels > 3, candidates=CANDIDATES)
+
+    def step(model: nn.Module, price: Callable[[], Tensor | float]) -> Callable[[], None]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+
+        def run() -> None:
+            optimizer.zero_grad()
+            (F.cross_entropy(model(x), y) + price()).backward()
+            optimizer.step()
+
+        return run
+
+    search = SuperNet(net, shape, paths="sampled", hard_softmax=True, regularizer="macs", relative=True)
+    steps = {"supernet": step(search.train(), search.get_regularization_loss)}
+    for index in range(max(len(m.branches) for m in net.modules() if isinstance(m, SuperNetModule))):
+        plain = nn.Sequential(net)
+        for name, module in list(plain.named_modules()):
+            if isinstance(module, SuperNetModule):
+                plain.set_submodule(name, module.branches[min(index, len(module.branches) - 1)])
+        net = with_candidates(resnet8(), shape, lambda name, layer: layer.in_channels > 3, candidates=CANDIDATES)
+        steps[f"candidate {index}"] = step(plain.train(), lambda: 0.0)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, run in steps.items():
+            times[name].append(milliseconds(run, 1))
+    found = {name: statistics.median(values) for name, values in times.items()}
+    mean = statistics.mean(value for name, value in found.items() if name != "supernet")
+    for name, value in found.items():
+        print(f"{name:14} {value:8.1f} ms")
+    print(f"sampled supernet over the mean candidate: {statistics.mean(times['supernet']) / mean:.2f}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["accuracy", "speed", "step"])
+    parser.add_argument("--layers", nargs="+", choices=list(LAYERS), default=list(LAYERS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.what == "accuracy":
+        print_accuracy(args.layers, args.seeds, args.epochs)
+    elif args.what == "speed":
+        print_speed()
+    else:
+        print_step(args.rounds)
+
+
+if __name__ == "__main__":
+    main()

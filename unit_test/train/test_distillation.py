@@ -1,0 +1,97 @@
+"""Distillation: the loss, its gradient, the phases, and what the teacher keeps."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nasopt.errors import ConfigError
+from nasopt.train import Distillation, kd_loss
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(8.0, 0.7), (1.0, 1.0), (20.0, 0.3)])
+def test_gradient_by_hand(temperature: float, share: float) -> None:
+    # a T (p_student - p_teacher) / N + (1 - a) (softmax - one-hot) / N
+    student = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    teacher, labels = torch.randn(6, 5, dtype=torch.float64), torch.randint(5, (6,))
+    kd_loss(student, teacher, labels, temperature=temperature, share=share).backward()
+    s = student.detach()
+    soft = share * temperature * ((s / temperature).softmax(1) - (teacher / temperature).softmax(1))
+    hard = (1 - share) * (s.softmax(1) - F.one_hot(labels, 5))
+    torch.testing.assert_close(student.grad, (soft + hard) / 6)
+
+
+def test_ends_of_the_range() -> None:
+    student, teacher, labels = torch.randn(4, 3), torch.randn(4, 3), torch.randint(3, (4,))
+    torch.testing.assert_close(kd_loss(student, teacher, labels, share=0), F.cross_entropy(student, labels))
+    assert float(kd_loss(student, student + 3, None, share=1)) == pytest.approx(0, abs=1e-6)
+    maps = torch.randn(2, 3, 4, 5)
+    rows = maps.permute(0, 2, 3, 1).reshape(-1, 3)
+    other = torch.randn(2, 3, 4, 5)
+    flat = kd_loss(rows, other.permute(0, 2, 3, 1).reshape(-1, 3), None, share=1)
+    torch.testing.assert_close(kd_loss(maps, other, None, share=1), flat)
+
+
+def test_a_teacher_gets_no_gradient() -> None:
+    teacher = torch.randn(4, 3, requires_grad=True)
+    kd_loss(torch.randn(4, 3, requires_grad=True), teacher, None, share=1).backward()
+    assert teacher.grad is None
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def test_phases() -> None:
+    study = Distillation(network(), (2, 1, 3))
+    seen = []
+    for epoch in range(8):
+        study.set_epoch(epoch)
+        seen.append(study.phase)
+    assert seen == ["self_study"] * 2 + ["co_study"] + ["tutoring"] * 5
+    assert Distillation(network(), (0, 0, 4)).phase == "tutoring"
+    only = Distillation(network(), (2, 0, 0))
+    only.set_epoch(5)
+    assert only.phase == "self_study"
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_what_learns_in_which_phase(epoch: int) -> None:
+    torch.manual_seed(0)
+    teacher, student = network(), network()
+    study = Distillation(teacher, (1, 1, 1), share_in_tutoring=0.4)
+    study.set_epoch(epoch)
+    optimizer = torch.optim.SGD(teacher.parameters(), lr=0.1)
+    x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    outputs = student(x)
+    before, norms = copy.deepcopy(teacher.state_dict()), copy.deepcopy(student.state_dict())
+    loss = study.loss(outputs, x, y)
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    share = (None, 0.7, 0.4)[epoch]
+    wanted = F.cross_entropy(outputs, y) if share is None else kd_loss(outputs, teacher.eval()(x), y, share=share)
+    torch.testing.assert_close(loss, wanted)
+    taught = study.teach(student, x, y, optimizer)
+    moved = any(not torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert moved == (taught is not None) == (epoch == 1)
+    assert student.training
+    assert all(torch.equal(norms[name], value) for name, value in student.state_dict().items())
+    assert all(p.grad is None for p in student.parameters())
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ConfigError, match=r"student's outputs are \(4, 3\), the teacher's \(4, 5\)"):
+        kd_loss(torch.zeros(4, 3), torch.zeros(4, 5), None, share=1)
+    with pytest.raises(ConfigError, match="needs labels"):
+        kd_loss(torch.zeros(4, 3), torch.zeros(4, 3), None)
+    for bad in ({"temperature": 0}, {"temperature": float("nan")}, {"share": 1.5}):
+        with pytest.raises(ConfigError, match="distillation: "):
+            kd_loss(torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(4).long(), **bad)
+        with pytest.raises(ConfigError, match="distillation: "):
+            Distillation(network(), (1, 1, 1), **bad)
+    for epochs in ((0, 0, 0), (1, 2), (1, -1, 2)):
+        with pytest.raises(ConfigError, match="three numbers >= 0"):
+            Distillation(network(), epochs)  # type: ignore[arg-type]
