@@ -13,7 +13,7 @@ from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
 from nasopt.graph.branches.needed import needed
 from nasopt.graph.branches.regions import Region, contradict, regions
 from nasopt.graph.call import Call, flatten, no_labels
-from nasopt.graph.edit import is_in_place
+from nasopt.graph.edit import changed_parameters, is_in_place
 from nasopt.graph.facts import Attribute, CostTerm, Derived, Extent, Read
 from nasopt.graph.labels import Labels
 from nasopt.graph.price_rest import price_rest
@@ -211,12 +211,13 @@ class Propagation:
         return self._direct[path]
 
     def _slice_direct_parameters(self) -> None:
+        changed = {self.canonical(path) for path in changed_parameters(self.module.graph)}
         for path, labels in self._direct.items():
             labels = self.labels.make_rectangle(labels) if self._meets_channels(labels) else labels
             dims = self.labels.varying(labels)
             if len(dims) == 1:
                 self.slice(path, dims[0], self.labels.line(labels, dims[0]))
-            elif len(dims) > 1 and self._is_fixed(labels):
+            elif len(dims) > 1 and (self._is_fixed(labels) or path in changed):
                 self.use_whole(path, f"{path} is also used outside of its layer")
 
     def _meets_channels(self, labels: Tensor) -> bool:

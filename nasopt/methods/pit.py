@@ -61,6 +61,7 @@ class PIT(SearchModel):
         kernel_search: whether receptive fields, dilations (Conv1d) and kernel rings (Conv2d) are searched.
         leaf_modules: names, globs or classes of modules that are not traced into: units with fixed channels.
         strict: raise for an operation without a rule, instead of fixing its channels.
+        verify: run search model and seed once in either mode and compare them; an error names the first difference.
 
     Raises:
         ConfigError: an argument is not usable, or the model fails on the example input.
@@ -90,6 +91,7 @@ class PIT(SearchModel):
         kernel_search: bool = True,
         leaf_modules: Sequence[Any] = (),
         strict: bool = False,
+        verify: bool = True,
     ) -> None:
         self.__dict__.update(channel_block=channel_block, kernel_search=bool(kernel_search))
         super().__init__(
@@ -102,6 +104,7 @@ class PIT(SearchModel):
             exclude_types=exclude_types,
             leaf_modules=leaf_modules,
             strict=strict,
+            verify=verify,
         )
         self._warn_without_effect()
 

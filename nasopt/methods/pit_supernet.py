@@ -89,6 +89,7 @@ class PITSuperNet(BranchSearch):
         freeze_masks_epochs: float = 0,
         leaf_modules: Sequence[Any] = (),
         strict: bool = False,
+        verify: bool = True,
     ) -> None:
         if branch_masks not in _BRANCH_MASKS:
             hint = nearest(branch_masks, _BRANCH_MASKS) if isinstance(branch_masks, str) else ""
@@ -116,6 +117,7 @@ class PITSuperNet(BranchSearch):
             exclude_types=exclude_types,
             leaf_modules=leaf_modules,
             strict=strict,
+            verify=verify,
         )
         if not has_branches(self):
             warnings.warn(

@@ -54,6 +54,7 @@ class SuperNet(BranchSearch):
             two that are drawn and weighed against each other.
         leaf_modules: names, globs or classes of modules that are not traced into.
         strict: raise for an operation without a rule.
+        verify: run search model and seed once in either mode and compare them; an error names the first difference.
 
     Raises:
         ConfigError: an argument is not usable, a branch does not fit, or the model fails on the example input.
@@ -78,6 +79,7 @@ class SuperNet(BranchSearch):
         paths: PathMode = "all",
         leaf_modules: Sequence[Any] = (),
         strict: bool = False,
+        verify: bool = True,
     ) -> None:
         super().__init__(
             model,
@@ -91,6 +93,7 @@ class SuperNet(BranchSearch):
             relative=relative,
             leaf_modules=leaf_modules,
             strict=strict,
+            verify=verify,
         )
         if not has_branches(self):
             warnings.warn(

@@ -70,6 +70,15 @@ class BranchSearch(SearchModel):
     def _choices(self) -> Choices:
         return self._derived["method"].choices
 
+    def _draws_in_training(self) -> bool:
+        gumbel, hard, paths = self._branch_settings
+        settings = [choice.settings for choice in choices_of(self.net).values()]
+        return paths != "all" or any(
+            bool(own["gumbel_softmax"] if gumbel is None else gumbel)
+            or bool(own["hard_softmax"] if hard is None else hard)
+            for own in settings
+        )
+
     @abstractmethod
     def _kept(self) -> tuple[Tensor, dict[str, KernelCut]]:
         """What export keeps of what masks may cut: one bool per label, and taps by layer."""

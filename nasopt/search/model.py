@@ -24,7 +24,7 @@ from nasopt.search.explain import Explanation
 from nasopt.search.parameters import ParameterHalves
 from nasopt.search.regularizer import make_regularizer
 from nasopt.search.seed import check_layer_patterns, layer_patterns
-from nasopt.search.verify import verify_export
+from nasopt.search.verify import verify_export, verify_seed
 from nasopt.uncompiled import uncompiled
 
 # Derived from the traced network and the settings; rebuilt after copying and loading.
@@ -53,6 +53,8 @@ class SearchModel(ParameterHalves, ABC):
     _settles = True
     # Whether no network of the search space costs more than the seed.
     _only_shrinks = False
+    # Whether the search model computes what the seed does before anything is decided.
+    _is_the_seed = True
     _derived: dict[str, Any]
     budget: BudgetPenalty | None
 
@@ -68,6 +70,7 @@ class SearchModel(ParameterHalves, ABC):
         exclude_types: Sequence[type[nn.Module]] = (),
         leaf_modules: LeafModules = (),
         strict: bool = False,
+        verify: bool = True,
     ) -> None:
         super().__init__()
         check_seed(model, type(self), SearchModel)
@@ -84,6 +87,8 @@ class SearchModel(ParameterHalves, ABC):
         self._rebuild()
         if self.budget is not None:
             self.budget.check(self._cost, self._only_shrinks)
+        if verify and self._is_the_seed:
+            verify_seed(model, self, self.example, training=not self._draws_in_training())
 
     # --- what a method says
 
@@ -196,6 +201,10 @@ class SearchModel(ParameterHalves, ABC):
                 "get_cost(metric, discrete=True) is inside them, or export and wrap the result in nasopt.PIT with the Budget"
             )
         self.budget.reached.fill_(True)
+
+    def _draws_in_training(self) -> bool:
+        """Whether train mode draws what runs, so that it cannot be compared with the seed."""
+        return False
 
     def _make_budget(self) -> BudgetPenalty | None:
         limits = self.regularizer.limits

@@ -6,6 +6,7 @@ from nasopt.graph.rules import (  # noqa: F401
     convolution,
     elementwise,
     linear,
+    modes,
     movement,
     norms,
     products,

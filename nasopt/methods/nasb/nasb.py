@@ -67,6 +67,8 @@ class NASB(SearchModel):
 
     _arch_names = ("alpha",)
     _settles = False
+    # Its layers are binarised.
+    _is_the_seed = False
     alpha: nn.Parameter
     settings: Settings
     cell_names: tuple[str, ...]
