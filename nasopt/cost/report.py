@@ -103,7 +103,7 @@ class CostReport:
     deployment: Deployment | None = None
 
     def totals(self) -> dict[str, Any]:
-        """`params`, `macs`, `additions`, `memory`, `memory_best_order`, `cycles`, `ms`, `energy_uj`, `without_law`, `ms_interval`.
+        """Params, macs, additions, memory, memory_best_order, cycles, ms, energy_uj, without_law, ms_interval, by these names.
 
         The latter four by target; energy only where the power is known; `without_law` lists the layers that are missing
         in a target's total. With a runtime also `"runtime"`: its name, `"ram"` and `"flash"` [B], and `"fits"` by target,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import operator
 
+import torch
 from torch import fx, nn
+from torch.amp import autocast_mode
 
 _IN_PLACE_OPERATORS = {
     operator.setitem,
@@ -13,10 +15,15 @@ _IN_PLACE_OPERATORS = {
         for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "matmul"]
     ),
 }
+# They enter and leave a region of the graph in which other numbers are computed.
+ENTER_AUTOCAST, LEAVE_AUTOCAST = autocast_mode._enter_autocast, autocast_mode._exit_autocast
 
 
 def is_in_place(node: fx.Node) -> bool:
     """Whether a node may change one of its inputs, so that it stays even where nobody uses its result."""
+    # Found by running it (`values.Evaluator`): layers that work in place, `out=`, functions that write into an argument.
+    if node.meta.get("writes"):
+        return True
     if node.op == "call_method":
         return _ends_in_place(str(node.target)) or node.target == "__setitem__"
     if node.op == "call_function":
@@ -32,11 +39,38 @@ def _ends_in_place(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
+def is_check(node: fx.Node) -> bool:
+    """Whether a node only raises where something does not hold."""
+    return node.op == "call_function" and node.target is torch._assert
+
+
+def _stays(node: fx.Node) -> bool:
+    if node.op in ("placeholder", "output") or node.users or is_in_place(node):
+        return True
+    if is_check(node):
+        # In a smaller network sizes of channels are others, and what was asked of them is decided.
+        condition = node.args[0]
+        return condition.meta.get("value", True) is not False if isinstance(condition, fx.Node) else not condition
+    return node.op == "call_function" and node.target in (ENTER_AUTOCAST, LEAVE_AUTOCAST)
+
+
 def remove_dead_code(graph: fx.Graph) -> None:
-    """Remove nodes whose result nobody uses, except placeholders, the output, and what works in place."""
+    """Remove nodes whose result nobody uses, except placeholders, the output, and what has an effect."""
     for node in reversed(list(graph.nodes)):
-        if node.op not in ("placeholder", "output") and not node.users and not is_in_place(node):
+        if not _stays(node):
             graph.erase_node(node)
+
+
+def changed_parameters(graph: fx.Graph) -> set[str]:
+    """Paths of parameters and buffers that `forward` changes in place."""
+    paths = set()
+    for node in graph.nodes:
+        source = node
+        while is_in_place(node) and source.all_input_nodes and source.op != "call_module":
+            source = source.all_input_nodes[0]
+        if source is not node and source.op == "get_attr":
+            paths.add(str(source.target))
+    return paths
 
 
 def tidy(module: fx.GraphModule) -> None:

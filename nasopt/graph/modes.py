@@ -1,16 +1,18 @@
-"""What differs between train and eval mode? Two traces of one model are laid side by side."""
+"""What differs between train and eval mode: two traces of one model, laid side by side and made one graph."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import TraceWarning
+from nasopt.graph.mode_paths import Crossing, Sides, join_paths, references
 from nasopt.nn import ByMode
 
 _DROPOUTS = {
@@ -23,139 +25,154 @@ _DROPOUTS = {
 }
 
 
-def follow_mode(root: nn.Module, graph: fx.Graph, in_training: fx.Graph | None, model_name: str) -> None:
+def follow_mode(
+    root: nn.Module, graph: fx.Graph, in_training: fx.Graph | None, constants: Mapping[str, Tensor], model_name: str
+) -> str | None:
     """Make `graph`, traced in eval mode, follow the mode of `root` where `in_training` differs from it.
 
     Functional dropout becomes a module, any other constant a call of `ByMode`; counters that only train mode advances
-    (`num_batches_tracked.add_(1)`) advance by zero in eval mode. Where the graphs differ in other nodes, the eval path is
-    kept and a `TraceWarning` says so.
+    (`num_batches_tracked.add_(1)`) advance by zero in eval mode. Other nodes become calls of `PathByMode`.
+
+    Args:
+        root: the model, with the modules and constants that the eval trace has made.
+        graph: the trace in eval mode; changed.
+        in_training: the trace in train mode, None where there is none.
+        constants: tensors that the trace in train mode has made.
+        model_name: for the warning.
+
+    Returns:
+        The path of a module to keep whole, because its two paths cannot be joined: then trace again. None where all is
+        done; a `TraceWarning` says where the eval path had to be kept.
     """
-    nodes = list(graph.nodes)
-    twins = _align(nodes, list(in_training.nodes)) if in_training is not None else None
-    if twins is None:
-        warnings.warn(
-            f"{model_name}.forward takes another path in train mode than in eval mode (an auxiliary head, a branch on "
-            "self.training): the search follows the eval path in both modes. A branch that must be kept can be moved "
-            "into a module named in leaf_modules=",
-            TraceWarning,
-            stacklevel=2,
-        )
-        return
-    position = {node: i for i, node in enumerate(nodes)}
-    twin_position = {twin: position[node] for twin, node in twins.items() if node is not None}
-    # All of it before the first change: a replaced node has no position.
-    constants = {
-        twin: (_constants(node, position), _constants(twin, twin_position))
-        for twin, node in twins.items()
-        if node is not None
-    }
-    last = nodes[0]
-    for twin, node in twins.items():
-        if node is None:
-            last = _insert_counter(root, graph, last, twin)
-            continue
-        last = node
-        evaluation, train = constants[twin]
+    if in_training is None:
+        _warn(model_name, "cannot be traced in train mode")
+        return None
+    sides = Sides(root, graph, in_training, constants)
+    _align(sides)
+    crossings = [
+        Crossing(node, i, left, right)
+        for node, twin in sides.pairs()
+        for i, (left, right) in enumerate(zip(references(node), references(twin)))
+        if sides.twin_of.get(right) is not left
+    ]
+    unit, problem = join_paths(sides, crossings)
+    if unit:
+        return unit
+    if problem:
+        _warn(model_name, f"takes another path in train mode than in eval mode ({problem})")
+    for node, twin in sides.pairs():
+        if twin.meta.get("writes"):
+            node.meta["writes"] = True
+    _follow_constants(sides)
+    return None
+
+
+def _warn(model_name: str, what: str) -> None:
+    warnings.warn(
+        f"{model_name}.forward {what}: the search follows the eval path in both modes there. A branch that must be kept "
+        "can be moved into a module named in leaf_modules=",
+        TraceWarning,
+        stacklevel=2,
+    )
+
+
+def _align(sides: Sides) -> None:
+    """Find the pairs of nodes that do the same in both modes, up to constants and to where their inputs come from."""
+    nodes, others = list(sides.graph.nodes), list(sides.in_training.nodes)
+    keys, other_keys = ([(n.op, n.target) for n in side] for side in (nodes, others))
+    for _, a, a_end, b, b_end in difflib.SequenceMatcher(None, keys, other_keys, autojunk=False).get_opcodes():
+        if a_end - a == b_end - b and keys[a:a_end] == other_keys[b:b_end]:
+            for node, twin in zip(nodes[a:a_end], others[b:b_end]):
+                if _skeleton(node) == _skeleton(twin) and sides.is_same_constant(node):
+                    sides.match(node, twin)
+
+
+def _skeleton(node: fx.Node) -> list[Any]:
+    """Which arguments are nodes; constants may differ."""
+    leaves, spec = _flat_arguments(node)
+    return [spec, *(_kind(leaf) for leaf in leaves)]
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, slice):
+        return tuple(_kind(bound) for bound in (leaf.start, leaf.stop, leaf.step))
+    return isinstance(leaf, fx.Node)
+
+
+def _follow_constants(sides: Sides) -> None:
+    """Constants that differ, and counters that only train mode advances."""
+    differ = [(node, _constants(node), _constants(twin)) for node, twin in sides.pairs()]
+    for node, evaluation, train in differ:
         if evaluation == train:
             continue
         if node.op == "call_function" and node.target in _DROPOUTS:
-            last = _to_dropout_module(root, graph, node)
+            _to_dropout_module(sides, node)
         else:
-            _insert_by_mode(root, graph, node, twin, [a != b for a, b in zip(evaluation, train)])
+            _insert_by_mode(sides, node, [off != on for off, on in zip(evaluation, train)], train)
+    for twin in list(sides.in_training.nodes):
+        if twin not in sides.twin_of and is_counter(twin):
+            _insert_counter(sides, twin)
 
 
-def _align(nodes: list[fx.Node], others: list[fx.Node]) -> dict[fx.Node, fx.Node | None] | None:
-    """Node of `nodes` for every one of `others`, None for a counter that stands in `others` only; None if they differ."""
-    keys, other_keys = ([(n.op, n.target) for n in side] for side in (nodes, others))
-    twins: dict[fx.Node, fx.Node | None] = {}
-    for kind, a, a_end, b, b_end in difflib.SequenceMatcher(None, keys, other_keys, autojunk=False).get_opcodes():
-        if kind == "equal":
-            twins.update(zip(others[b:b_end], nodes[a:a_end]))
-        elif kind == "insert" and all(_is_counter(node) for node in others[b:b_end]):
-            twins.update({node: None for node in others[b:b_end] if node.op == "call_method"})
-        else:
-            return None
-    position = {node: i for i, node in enumerate(nodes)}
-    twin_position = {twin: position[node] for twin, node in twins.items() if node is not None}
-    pairs = [(node, twin) for twin, node in twins.items() if node is not None]
-    same = (_shape_of(node, position) == _shape_of(twin, twin_position) for node, twin in pairs)
-    return twins if all(same) else None
-
-
-def _shape_of(node: fx.Node, position: dict[fx.Node, int]) -> list[Any]:
-    """Number of arguments, and which of them are other nodes; constants may differ."""
-    return [leaf if isinstance(leaf, tuple) and leaf[:1] == ("node",) else None for leaf in _constants(node, position)]
-
-
-def _is_counter(node: fx.Node) -> bool:
-    """A buffer that is read to be advanced, or its advance by a number whose result nobody uses."""
-    if node.op == "get_attr":
-        return all(_is_counter(user) for user in node.users)
+def is_counter(node: fx.Node) -> bool:
+    """A buffer's advance by a number, whose result nobody uses."""
     amount = node.args[1] if len(node.args) == 2 else None
     source = node.args[0] if node.args else None
-    counts = node.op == "call_method" and node.target == "add_" and isinstance(amount, (int, float)) and not node.users
-    return counts and isinstance(source, fx.Node) and source.op == "get_attr"
+    counts = (node.op == "call_method" and node.target == "add_") or getattr(node.target, "__name__", "") == "iadd"
+    return (
+        counts
+        and isinstance(amount, (int, float))
+        and not node.users
+        and isinstance(source, fx.Node)
+        and source.op == "get_attr"
+    )
 
 
-def _insert_counter(root: nn.Module, graph: fx.Graph, after: fx.Node, twin: fx.Node) -> fx.Node:
+def _insert_counter(sides: Sides, twin: fx.Node) -> None:
     buffer, amount = twin.args
     assert isinstance(buffer, fx.Node)
-    with graph.inserting_after(after):
+    graph = sides.graph
+    with graph.inserting_before(sides.anchor_after(twin)):
         attribute = graph.get_attr(str(buffer.target))
-    with graph.inserting_after(attribute):
-        choice = graph.call_module(add_module(root, "by_mode", ByMode(amount, 0)))
-    with graph.inserting_after(choice):
+        choice = graph.call_module(sides.add_module("by_mode", ByMode(amount, 0), twin))
         advance = graph.call_method("add_", (attribute, choice))
     attribute.meta["value"] = advance.meta["value"] = buffer.meta["value"]
     choice.meta["value"] = 0
-    return advance
 
 
 def _flat_arguments(node: fx.Node) -> tuple[list[Any], Any]:
     return pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: isinstance(x, slice))
 
 
-def _constants(node: fx.Node, position: dict[fx.Node, int]) -> list[Any]:
-    """Flat arguments of a node; other nodes are named by their position."""
+def _constants(node: fx.Node) -> list[Any]:
+    """Flat arguments of a node; other nodes are all alike."""
     leaves, _ = _flat_arguments(node)
-    return [_by_position(leaf, position) for leaf in leaves]
+    return [_without_nodes(leaf) for leaf in leaves]
 
 
-def _by_position(leaf: Any, position: dict[fx.Node, int]) -> Any:
+def _without_nodes(leaf: Any) -> Any:
     if isinstance(leaf, slice):
-        return ("slice", *(_by_position(bound, position) for bound in (leaf.start, leaf.stop, leaf.step)))
-    return ("node", position.get(leaf)) if isinstance(leaf, fx.Node) else leaf
+        return ("slice", *(_without_nodes(bound) for bound in (leaf.start, leaf.stop, leaf.step)))
+    return fx.Node if isinstance(leaf, fx.Node) else leaf
 
 
-def add_module(root: nn.Module, name: str, module: nn.Module) -> str:
-    """Add a submodule under a name that is still free; returns the name."""
-    free, number = name, 0
-    while hasattr(root, free):
-        number += 1
-        free = f"{name}_{number}"
-    root.add_module(free, module)
-    return free
-
-
-def _to_dropout_module(root: nn.Module, graph: fx.Graph, node: fx.Node) -> fx.Node:
+def _to_dropout_module(sides: Sides, node: fx.Node) -> None:
     given: dict[str, Any] = dict(zip(("input", "p", "training", "inplace"), node.args)) | dict(node.kwargs)
     layer = _DROPOUTS[node.target](p=given.get("p", 0.5), inplace=given.get("inplace", False))  # type: ignore[index]
-    with graph.inserting_before(node):
-        name = add_module(root, str(node.name), layer)
-        replacement = graph.call_module(name, (given["input"],))
+    with sides.graph.inserting_before(node):
+        replacement = sides.graph.call_module(sides.add_module(str(node.name), layer, node), (given["input"],))
     replacement.meta = dict(node.meta)
     node.replace_all_uses_with(replacement)
-    graph.erase_node(node)
-    return replacement
+    sides.graph.erase_node(node)
 
 
-def _insert_by_mode(root: nn.Module, graph: fx.Graph, node: fx.Node, in_training: fx.Node, differs: list[bool]) -> None:
+def _insert_by_mode(sides: Sides, node: fx.Node, differs: list[bool], train: list[Any]) -> None:
     leaves, spec = _flat_arguments(node)
-    other_leaves, _ = _flat_arguments(in_training)
-    with graph.inserting_before(node):
-        for i, (off, on) in enumerate(zip(list(leaves), other_leaves)):
+    twin_leaves, _ = _flat_arguments(sides.train_of[node])
+    with sides.graph.inserting_before(node):
+        for i, (off, on) in enumerate(zip(list(leaves), twin_leaves)):
             if differs[i]:
-                choice = graph.call_module(add_module(root, "by_mode", ByMode(on, off)))
+                choice = sides.graph.call_module(sides.add_module("by_mode", ByMode(on, off), node))
                 choice.meta["value"] = off
                 leaves[i] = choice
     node.args, node.kwargs = pytree.tree_unflatten(leaves, spec)

@@ -14,7 +14,7 @@ from nasopt.errors import UnknownOperationError
 from nasopt.graph.branches.markers import Choice, is_marker
 from nasopt.graph.branches.regions import ALWAYS
 from nasopt.graph.call import Call
-from nasopt.graph.edit import is_in_place
+from nasopt.graph.edit import changed_parameters, is_in_place
 from nasopt.graph.facts import CostTerm, Extent, Facts, flatten, no_labels
 from nasopt.graph.labels import Labels
 from nasopt.graph.registry import alteration, find_rule
@@ -152,12 +152,13 @@ def _size(call: Call, labels: Tensor, value: Any) -> Any:
 
 
 def _slice_direct_parameters(facts: Facts) -> None:
+    changed = {facts.canonical(path) for path in changed_parameters(facts.module.graph)}
     for path, labels in facts.direct.items():
         labels = facts.labels.make_rectangle(labels) if _meets_channels(facts.labels, labels) else labels
         dims = facts.labels.varying(labels)
         if len(dims) == 1:
             facts.slice(path, dims[0], facts.labels.line(labels, dims[0]))
-        elif len(dims) > 1 and _is_fixed(facts.labels, labels):
+        elif len(dims) > 1 and (_is_fixed(facts.labels, labels) or path in changed):
             facts.use_whole(path, f"{path} is also used outside of its layer")
 
 

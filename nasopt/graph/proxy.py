@@ -1,18 +1,30 @@
-"""What does Python see while a model is traced? Proxies that answer questions from a fake value."""
+"""Proxies that stand for tensors and sizes while a model is traced, and answer Python's questions from a fake value.
+
+A proxy of a tensor never says that it is one to C code, which would believe it and read its memory: `isinstance` answers
+for it in Python (see `patches`). Comparisons of sizes are plain bools, and devices, dtypes and ranks plain values. Whatever
+of a size became a plain value is noted with the tracer, because the graph holds for inputs with this answer only.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from nasopt.errors import TraceError
+from nasopt.graph.callsite import is_shown_only, place_of, takes_key, user_frame
 from nasopt.graph.values import UNKNOWN
 
 # They change the shape of a tensor in place; the graph's values would describe the changed one from the start.
 _RESHAPE_IN_PLACE = {"unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_"}
+# Methods whose integer says what kind of tensor this is, not how large.
+_KIND_METHODS = {"dim", "ndimension", "element_size", "get_device"}
+_PLAIN = (bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+_OWN_ATTRIBUTES = {"tracer", "node", "root", "attribute", "_node"}
 
 
 class DataDependent(Exception):
@@ -21,6 +33,8 @@ class DataDependent(Exception):
 
 class ValueProxy(fx.Proxy):
     """A proxy that answers Python's questions from the fake value of its node."""
+
+    tracer: Any
 
     @property
     def value(self) -> Any:
@@ -32,28 +46,75 @@ class ValueProxy(fx.Proxy):
             raise DataDependent(f"{question} of a tensor's data is asked for")
         return value
 
-    # isinstance(x, torch.Tensor) is a question, too.
+    def _noted(self, question: str) -> Any:
+        """The plain value, which the graph relies on from now on."""
+        value = self._concrete(question)
+        self.tracer.rely_on(self.node, value)
+        return value
+
+    # Sizes are what they look like; a tensor is a proxy, because C code asks for the class, too.
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         node = self.__dict__.get("node")
         value = node.meta.get("value", UNKNOWN) if node is not None else UNKNOWN
-        return ValueProxy if value is UNKNOWN else type(value)
+        return ValueProxy if value is UNKNOWN or isinstance(value, Tensor) else type(value)
 
     def __bool__(self) -> bool:
-        return bool(self._concrete("the truth"))
+        value = self._concrete("the truth")
+        if type(value) is bool or isinstance(value, (int, float)):
+            self.tracer.rely_on_truth(self.node, bool(value))
+        return bool(value)
 
     def __int__(self) -> int:
-        return int(self._concrete("the integer"))
+        return int(self._noted("the integer"))
 
     def __index__(self) -> int:
-        return int(self._concrete("the integer"))
+        return operator.index(self._noted("the integer"))
 
     def __float__(self) -> float:
-        return float(self._concrete("the number"))
+        return float(self._noted("the number"))
+
+    def __complex__(self) -> complex:
+        return complex(self._noted("the number"))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        import numpy as np
+
+        return np.asarray(self._noted("the array"), dtype=dtype)
+
+    def __hash__(self) -> int:
+        value = self.value
+        if value is UNKNOWN or isinstance(value, Tensor):
+            return id(self)
+        if not takes_key(user_frame()):
+            # A cached function would hand the symbols of this graph to whoever calls it next.
+            raise TypeError(f"unhashable: a size of {value} while the model is traced")
+        return hash(self._noted("the hash"))
+
+    def _text(self) -> str:
+        value = self.value
+        if value is UNKNOWN or isinstance(value, Tensor):
+            return f"Proxy({self.node.name})"
+        if isinstance(value, (int, float)) and not is_shown_only(user_frame()):
+            self.tracer.rely_on(self.node, value)
+        return str(value)
+
+    def __str__(self) -> str:
+        return self._text()
+
+    def __repr__(self) -> str:
+        value = self.node.meta.get("value", UNKNOWN)
+        return f"Proxy({self.node.name})" if value is UNKNOWN or isinstance(value, Tensor) else repr(value)
+
+    def __format__(self, spec: str) -> str:
+        text = self._text()
+        return format(self.value, spec) if spec else text
 
     def __len__(self) -> int:
         if self.value is UNKNOWN:
             raise DataDependent("the length of data is asked for")
+        if isinstance(self.value, Tensor):
+            return int(self.shape[0])
         return len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
@@ -72,11 +133,23 @@ class ValueProxy(fx.Proxy):
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
+    def __copy__(self) -> ValueProxy:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.clone() if isinstance(self.value, Tensor) else self
+
     def keys(self) -> Any:
         return self.value.keys() if isinstance(self.value, dict) else ValueAttribute(self, "keys")
 
+    def values(self) -> Any:
+        return [self[key] for key in self.value] if isinstance(self.value, dict) else ValueAttribute(self, "values")
+
     def items(self) -> Any:
         return [(key, self[key]) for key in self.value]
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key] if key in self.value else default
 
     def __getattr__(self, name: str) -> Any:
         value: Any = self.node.meta.get("value", UNKNOWN)
@@ -84,7 +157,98 @@ class ValueProxy(fx.Proxy):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
         if isinstance(value, tuple) and name in getattr(value, "_fields", ()):
             return self[list(value._fields).index(name)]  # type: ignore[attr-defined]
+        if isinstance(value, Tensor) and name in _PLAIN_ATTRIBUTES:
+            return _PLAIN_ATTRIBUTES[name](self, value)
         return ValueAttribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN_ATTRIBUTES:
+            object.__setattr__(self, name, value)
+        elif name == "data":
+            self.data.copy_(value)
+        elif name != "requires_grad" or value:
+            raise TraceError(
+                f"a tensor's attribute {name!r} is set while the model runs, at {place_of(user_frame())}, which a graph "
+                "cannot follow: move this code into a module of its own and name it in leaf_modules="
+            )
+
+    # Rounding keeps following the size.
+    def __round__(self, digits: Any = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __trunc__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.trunc, (self,), {})
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+
+def _compared(function: Callable[[Any, Any], Any]) -> Callable[[ValueProxy, Any], Any]:
+    def compare(self: ValueProxy, other: Any) -> Any:
+        if self.value is UNKNOWN or isinstance(self.value, Tensor) or _is_tensor(other):
+            return self.tracer.create_proxy("call_function", function, (self, other), {})
+        plain = other.value if isinstance_proxy(other) else other
+        if type(plain) in (tuple, list, torch.Size) and any(isinstance_proxy(item) for item in plain):
+            plain = type(plain)([item.value if isinstance_proxy(item) else item for item in plain])
+        answer = function(self.value, plain)
+        if isinstance(plain, (int, float, tuple, list)):
+            self.tracer.rely_on_comparison(function, self, other, answer)
+        return answer
+
+    return compare
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(ValueProxy, f"__{_name}__", _compared(getattr(operator, _name)))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value.value if isinstance_proxy(value) else value, Tensor)
+
+
+def _device(proxy: ValueProxy, value: Tensor) -> torch.device:
+    return proxy.tracer.hand_out_device(proxy, value.device)
+
+
+def _dtype(proxy: ValueProxy, value: Tensor) -> torch.dtype:
+    return proxy.tracer.hand_out_dtype(proxy, value.dtype)
+
+
+def _plain_attribute(name: str) -> Callable[[ValueProxy, Tensor], Any]:
+    return lambda proxy, value: getattr(value, name)
+
+
+# What a graph would gain nothing from following, or the tracer follows by itself (`Tracer.create_arg`).
+_PLAIN_ATTRIBUTES: dict[str, Callable[[ValueProxy, Tensor], Any]] = {
+    "device": _device,
+    "dtype": _dtype,
+    **{
+        name: _plain_attribute(name)
+        for name in (
+            "ndim",
+            "layout",
+            "is_cuda",
+            "is_cpu",
+            "is_mps",
+            "is_meta",
+            "is_sparse",
+            "is_quantized",
+            "itemsize",
+        )
+    },
+    "requires_grad": lambda proxy, value: False,
+    "grad_fn": lambda proxy, value: None,
+    "is_leaf": lambda proxy, value: False,
+}
 
 
 class ValueAttribute(ValueProxy):
@@ -105,7 +269,10 @@ class ValueAttribute(ValueProxy):
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         value = self.root.value
-        return ValueAttribute if value is UNKNOWN else type(getattr(value, self.attribute))
+        kind = ValueAttribute if value is UNKNOWN else type(getattr(value, self.attribute))
+        return ValueAttribute if issubclass(kind, Tensor) else kind
+
+    __hash__ = ValueProxy.__hash__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.attribute in _RESHAPE_IN_PLACE:
@@ -113,7 +280,16 @@ class ValueAttribute(ValueProxy):
                 f"`{self.attribute}` changes a tensor's shape in place, which a graph cannot follow: "
                 f"write `x = x.{self.attribute.rstrip('_')}(...)`"
             )
-        return self.tracer.create_proxy("call_method", self.attribute, (self.root, *args), kwargs)
+        result = self.tracer.create_proxy("call_method", self.attribute, (self.root, *args), kwargs)
+        if self.attribute in _KIND_METHODS and isinstance_proxy(result) and type(result.value) is int:
+            return result.value
+        return result
+
+
+def plain_result(result: ValueProxy) -> Any:
+    """A result that says what kind of tensor something is (a dtype, whether it floats) as a plain value, else the proxy."""
+    value = result.node.meta.get("value", UNKNOWN)
+    return value if isinstance(value, _PLAIN) else result
 
 
 def isinstance_proxy(value: Any) -> bool:

@@ -1,9 +1,10 @@
-"""Which value does a graph node have? Nodes evaluated on fake tensors: shapes, dtypes and Python numbers, no data."""
+"""Values of graph nodes: every node is evaluated on fake tensors, which have shapes, dtypes and devices, and no data."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses import fake_tensor as fake
 from torch.utils import _pytree as pytree
+
+from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check
+from nasopt.nn.mode import as_list
 
 
 class _Unknown:
@@ -31,13 +35,19 @@ _DATA_DEPENDENT = (
 
 
 class Evaluator:
-    """Evaluates graph nodes one by one on fake tensors, and keeps the result in `node.meta["value"]`."""
+    """Evaluates graph nodes one by one, in order, on fake tensors; the result belongs into `node.meta["value"]`.
+
+    Notes in `node.meta["writes"]` whether a node has changed one of its inputs.
+    """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self.mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
         self._states: dict[nn.Module, dict[str, Tensor]] = {}
         self._parameters: dict[Tensor, Tensor] = {}
+        # Lists that functions write into: what they hold now, while `meta` says what they were made of.
+        self._lists: dict[fx.Node, list[Any]] = {}
+        self._regions: dict[fx.Node, tuple[Any, ...]] = {}
 
     def to_fake(self, value: Any) -> Any:
         """`value` with every tensor replaced by a fake one of the same shape, dtype and device."""
@@ -47,13 +57,18 @@ class Evaluator:
 
     def __call__(self, node: fx.Node) -> Any:
         """Value of `node`, from the values of its arguments; `UNKNOWN` where it depends on data."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+        args, kwargs = _plain_containers(args), _plain_containers(kwargs)
         if any(leaf is UNKNOWN for leaf in pytree.tree_leaves((args, kwargs))):
             return UNKNOWN
         if node.op == "get_attr":
             return self.to_fake(_attribute(self.root, str(node.target)))
         if node.op == "output":
             return args[0]
+        if is_check(node):
+            return None
+        if node.op == "call_function" and node.target in (ENTER_AUTOCAST, LEAVE_AUTOCAST):
+            return self._region(node, args)
         function: Callable[..., Any]
         if node.op == "call_function":
             assert callable(node.target)
@@ -64,11 +79,33 @@ class Evaluator:
             function = self.module(self.root.get_submodule(str(node.target)))
         else:
             raise AssertionError(f"{node.op} node {node.name} has no value of its own")
+        owner = (getattr(function, "__self__", None),) if node.op == "call_method" else ()
+        before = _fingerprint((owner, args, kwargs))
         try:
-            with torch.no_grad(), self.mode:
-                return function(*args, **kwargs)
+            with ExitStack() as stack:
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(self.mode)
+                for region in self._regions.values():
+                    stack.enter_context(torch.autocast(region[0], region[1], region[2], region[3]))
+                result = function(*args, **kwargs)
         except _DATA_DEPENDENT:
-            return self._run_unit(node, args, kwargs) if node.op == "call_module" else UNKNOWN
+            result = self._run_unit(node, args, kwargs) if node.op == "call_module" else UNKNOWN
+        if _fingerprint((owner, args, kwargs)) != before:
+            node.meta["writes"] = True
+        if node.target is as_list:
+            self._lists[node] = list(result)
+        return result
+
+    def _value(self, node: fx.Node) -> Any:
+        return self._lists.get(node, node.meta["value"])
+
+    def _region(self, node: fx.Node, args: tuple[Any, ...]) -> Any:
+        if node.target is ENTER_AUTOCAST:
+            self._regions[node] = args
+            return args
+        entered = node.args[0]
+        self._regions.pop(entered, None)  # type: ignore[arg-type]
+        return None
 
     def _run_unit(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """A unit whose path depends on data has the shapes that it gives for random data."""
@@ -80,7 +117,10 @@ class Evaluator:
             unit = copy.deepcopy(self.root.get_submodule(str(node.target))).cpu()
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 real_args, real_kwargs = pytree.tree_map_only(Tensor, random_like, (args, kwargs))
+                before = _fingerprint((real_args, real_kwargs))
                 result = unit(*real_args, **real_kwargs)
+                if _fingerprint((real_args, real_kwargs)) != before:
+                    node.meta["writes"] = True
         except Exception:
             return UNKNOWN
         device = next((x.device for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
@@ -169,6 +209,24 @@ def _one_after_another(functions: list[Callable[..., Any]], *args: Any) -> Any:
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     held = {**module._parameters, **module._buffers}
     return [(name, tensor) for name, tensor in held.items() if tensor is not None]
+
+
+def _plain_containers(value: Any) -> Any:
+    """Lists and dicts of a graph are immutable, those that a function is called with are not."""
+    if isinstance(value, fx.immutable_collections.immutable_list):
+        return [_plain_containers(item) for item in value]
+    if isinstance(value, fx.immutable_collections.immutable_dict):
+        return {key: _plain_containers(item) for key, item in value.items()}
+    return tuple(_plain_containers(item) for item in value) if type(value) is tuple else value
+
+
+def _fingerprint(values: Any) -> list[Any]:
+    """What changes where something is written into: versions of tensors, and what lists hold."""
+    return [(id(leaf), _version(leaf)) if isinstance(leaf, Tensor) else id(leaf) for leaf in pytree.tree_leaves(values)]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _attribute(root: nn.Module, path: str) -> Any:

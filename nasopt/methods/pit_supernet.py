@@ -39,7 +39,8 @@ class PITSuperNet(SearchModel):
         branch_masks: `"shared"` or `"independent"`.
         freeze_masks_epochs: deprecated: `PhaseSchedule(freeze={"masks": epochs})` weighs branches first.
         autoconvert_layers: deprecated: False is what `SuperNet` does.
-        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`: see `nasopt.search.options.SearchOptions`.
+        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `verify`: see
+            `nasopt.search.options.SearchOptions`.
 
     Raises:
         ConfigError: an argument is not usable, a branch does not fit, or the model fails on the example input.

@@ -35,7 +35,8 @@ class SuperNet(SearchModel):
             `SuperNetModule` says.
         paths: which branches run in a training step: `"all"`; `"sampled"`, one that is drawn (needs hard weights); `"two"`,
             two that are drawn and weighed against each other.
-        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`: see `nasopt.search.options.SearchOptions`.
+        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `verify`: see
+            `nasopt.search.options.SearchOptions`.
 
     Raises:
         ConfigError: an argument is not usable, a branch does not fit, or the model fails on the example input.

@@ -4,7 +4,7 @@ from nasopt.nn.adder import AdderConv2d, adder_norm, adder_separable
 from nasopt.nn.binary import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
 from nasopt.nn.cell_layers import Align2d, CellPool2d, Zero
 from nasopt.nn.fractal import dense_fractal_block, fractal_block
-from nasopt.nn.mode import ByMode
+from nasopt.nn.mode import ByMode, FunctionUnit, PathByMode
 from nasopt.nn.multi_head import LightResidual, MeanVarianceECA, MultiHeadDepthwise, QuantNoise
 from nasopt.nn.reaf import ReafConv2d, ReafPlus
 from nasopt.nn.weight_attention import AWConv2d
@@ -17,9 +17,11 @@ __all__ = [
     "BinaryConv2d",
     "ByMode",
     "CellPool2d",
+    "FunctionUnit",
     "LightResidual",
     "MeanVarianceECA",
     "MultiHeadDepthwise",
+    "PathByMode",
     "QuantNoise",
     "ReafConv2d",
     "ReafPlus",

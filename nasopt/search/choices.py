@@ -92,6 +92,7 @@ class Choices:
         total: branches of all choices: the length of the logits.
         temperatures: at the start, of every choice.
         settings: how branches are weighed in a training step.
+        mixes: train mode mixes all branches by a plain softmax, as a `SuperNetModule` does that was not wrapped.
 
     Raises:
         ConfigError: soft weights with `paths="sampled"`; or there are choices, but `chosen` is None: no settings for any.
@@ -132,6 +133,7 @@ class Choices:
         )
         self._has_hard = bool(wants_hard.any())
         self._random = chosen.paths != "all" or bool(wants_gumbel.any()) or chosen.groups == "kept"
+        self.mixes = not self._random and not self._has_hard
         self._check_paths(wants_hard)
 
     def _check_paths(self, hard: Tensor) -> None:

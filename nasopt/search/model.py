@@ -36,7 +36,7 @@ from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
 from nasopt.search.settle import Decided
 from nasopt.search.structure import is_chosen, make_structure
-from nasopt.search.verify import verify_export
+from nasopt.search.verify import verify_export, verify_seed
 from nasopt.uncompiled import uncompiled
 
 
@@ -48,7 +48,7 @@ class SearchModel(ParameterHalves):
         input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
         masks: what may be masked; None: all channels and kernels stay.
         choices: how branches are weighed; None: the seed may hold no `SuperNetModule`.
-        input_example, regularizer, relative, leaf_modules, strict: see `SearchOptions`.
+        input_example, regularizer, relative, leaf_modules, strict, verify: see `SearchOptions`.
         origin: of a model that a method has made of the user's seed; None: `model` is the seed.
 
     Attributes:
@@ -79,6 +79,7 @@ class SearchModel(ParameterHalves):
         leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module] = (),
         strict: bool = False,
         origin: Origin | None = None,
+        verify: bool = True,
     ) -> None:
         super().__init__()
         method = type(self).__name__
@@ -112,6 +113,8 @@ class SearchModel(ParameterHalves):
             )
         # Plain attributes of the seed, `num_classes`, are read on.
         vars(self).update({k: v for k, v in plain_attributes(self.net).items() if not hasattr(self, k)})
+        if verify and origin is None:  # cells of NASB are no longer the seed
+            verify_seed(model, self, self.example, training=self._prepared.decisions.choices.mixes)
 
     # --- forward
 

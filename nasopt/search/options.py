@@ -19,6 +19,7 @@ class SearchOptions(TypedDict, total=False):
         relative: express every cost as a fraction of the seed's (of first branches), so that one strength fits every model.
         leaf_modules: names, globs or classes of modules that are not traced into: units with fixed channels.
         strict: raise for an operation without a rule, in place of fixing its channels.
+        verify: run search model and seed once in either mode and compare them (default); an error names the first difference.
     """
 
     input_example: Any
@@ -26,3 +27,4 @@ class SearchOptions(TypedDict, total=False):
     relative: bool
     leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module]
     strict: bool
+    verify: bool

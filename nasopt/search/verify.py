@@ -1,24 +1,270 @@
-"""Does the exported network compute what the search model computes? One run of both in eval mode."""
+"""Comparison of networks that must compute the same: search model and seed when wrapping, export and search model at the end."""
 
 from __future__ import annotations
 
+import random
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nasopt.errors import ExportError
+from nasopt.errors import ExportError, TraceError, TraceWarning
 from nasopt.graph.example import Example
+from nasopt.graph.state import copy_model, random_state, set_random_state
+from nasopt.search.first_difference import first_difference
 
 # Largest difference, relative to the largest output; sums in another order differ by this much at most.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+_TOLERANCE |= {torch.complex64: 1e-3, torch.complex128: 1e-9}
+# Gradients below this share of the largest one are rounding.
+_SMALL_GRADIENT = 1e-2
+# Numbers that a loss is made of repeat after so many elements.
+_PERIOD = 1009
+
+
+@dataclass
+class _Run:
+    """What one pass has shown: outputs, gradients and tensors of the model by the seed's names."""
+
+    outputs: list[Tensor]
+    gradients: dict[str, Tensor | None] = field(default_factory=dict)
+
+
+def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: bool = True) -> None:
+    """Run a copy of `seed` and `search` once on random inputs in eval and in train mode, and compare what they do.
+
+    Compared are outputs, what moved of parameters and buffers, and in train mode the gradients of a random loss, which is
+    a forward and a backward pass each. `search` and all generators are left as they were.
+
+    Args:
+        seed: the user's model, which is not run itself.
+        search: a search model whose `net` holds the seed's tensors under the seed's names.
+        example: inputs; floating-point ones are replaced by random numbers.
+        training: also compare in train mode: search model and seed draw nothing there but what the seed draws.
+
+    Raises:
+        TraceError: they differ by more than rounding; names the first call of `forward` that does.
+    """
+    if any(tensor.is_meta for tensor in pytree.tree_leaves(example.inputs) if isinstance(tensor, Tensor)):
+        return
+    _warn_of_own_train(seed)
+    modes = {module: module.training for module in search.modules()}
+    kept = dict(vars(search))
+    own = {name: tensor.detach().clone() for name, tensor in _tensors(search).items() if not name.startswith("net.")}
+    try:
+        for mode in (False, True) if training else (False,):
+            _compare_with_seed(seed, search, example, mode)
+    finally:
+        _copy_tensors(own, _tensors(search))
+        for module, was in modes.items():
+            module.training = was
+        vars(search).update(kept)
+
+
+def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, training: bool) -> None:
+    twin = copy_model(seed)
+    for module in (*twin.modules(), *search.modules()):
+        module.training = training
+    problem = ""
+    try:
+        inputs = _random_inputs(example)
+        wanted = _run_or_none(twin, inputs, example, training)
+        if wanted is None or not all(_is_finite(x) for x in wanted.outputs):
+            # Random numbers may mean nothing to it (positions, masks, logarithms): the example does.
+            inputs, twin = example.inputs, copy_model(seed)
+            for module in twin.modules():
+                module.training = training
+            wanted = _run_or_none(twin, inputs, example, training)
+        if wanted is None:
+            return  # It cannot run in this mode, on a batch of one for instance.
+        cause: Exception | None = None
+        try:
+            found = _run(search, inputs, example, training, "net.")
+            problem = _difference(wanted, found) or _moved(seed, twin, search)
+        except Exception as error:
+            problem, cause = f"it fails there with {type(error).__name__}: {error}", error
+        if not problem:
+            return
+        with _same_chance(_devices(search)):
+            place = first_difference(
+                seed, search.get_submodule("net"), dict(zip(example.traced, _cloned(inputs))), training
+            )
+        raise TraceError(
+            f"the search model of {type(seed).__name__} is not its seed in {'train' if training else 'eval'} mode: "
+            f"{problem}. {place} verify=False wraps the model as it is understood"
+        ) from cause
+    finally:
+        _copy_tensors(
+            _tensors(seed), {n.removeprefix("net."): t for n, t in _tensors(search).items() if n[:4] == "net."}
+        )
+
+
+def _run_or_none(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool) -> _Run | None:
+    try:
+        return _run(model, inputs, example, training)
+    except Exception:
+        return None
+
+
+def _run(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool, prefix: str = "") -> _Run:
+    with _same_chance(_devices(model)), torch.set_grad_enabled(training):
+        outputs = _call(model, inputs, example)
+        if not training:
+            return _Run([x.detach() for x in outputs])
+        parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if n.startswith(prefix)}
+        parameters = {n.removeprefix(prefix): p for n, p in parameters.items() if p.requires_grad}
+        terms = [(x.abs() if x.is_complex() else x) for x in outputs if x.requires_grad]
+        if not terms or not parameters:
+            return _Run([x.detach() for x in outputs])
+        loss = torch.stack([(x.flatten() * _weights(x)).sum().double() for x in terms]).sum()
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return _Run([x.detach() for x in outputs], dict(zip(parameters, gradients)))
+
+
+def _weights(x: Tensor) -> Tensor:
+    """Some numbers around 1, one per element, which a sum over a softmax or a norm does not cancel."""
+    return (
+        0.5
+        + (torch.arange(x.numel(), device=x.device) * 37 % _PERIOD).to(x.dtype if not x.is_complex() else None)
+        / _PERIOD
+    )
+
+
+def _difference(wanted: _Run, found: _Run) -> str:
+    if len(wanted.outputs) != len(found.outputs):
+        return f"it returns {len(found.outputs)} tensors, the seed {len(wanted.outputs)}"
+    for i, (left, right) in enumerate(zip(wanted.outputs, found.outputs)):
+        if left.shape != right.shape or left.dtype != right.dtype:
+            return (
+                f"output {i} is {tuple(right.shape)} {right.dtype} where the seed has {tuple(left.shape)} {left.dtype}"
+            )
+        if not _distance(left, right) <= _TOLERANCE.get(left.dtype, 0.0):
+            return f"output {i} differs by {_distance(left, right):.1e} of its largest value"
+    largest = max((float(g.abs().max()) for g in wanted.gradients.values() if g is not None and g.numel()), default=0.0)
+    for name, left_gradient in wanted.gradients.items():
+        right_gradient = found.gradients.get(name)
+        reference = left_gradient if left_gradient is not None else right_gradient
+        if reference is None or not reference.numel():
+            continue
+        left = torch.zeros_like(reference) if left_gradient is None else left_gradient
+        right = torch.zeros_like(reference) if right_gradient is None else right_gradient
+        distance = _distance(left, right, _SMALL_GRADIENT * largest)
+        if not distance <= _TOLERANCE.get(reference.dtype, 0.0):
+            gone = " (none here)" if right_gradient is None else " (none in the seed)" if left_gradient is None else ""
+            return f"the gradient of {name} differs by {distance:.1e} of its largest value{gone}"
+    return ""
+
+
+def _moved(seed: nn.Module, twin: nn.Module, search: nn.Module) -> str:
+    """Which parameter or buffer is another one after the pass, a buffer of the twin that did not move left aside."""
+    before, wanted, found = _tensors(seed), _tensors(twin), _tensors(search)
+    for name, left in wanted.items():
+        right = found.get(f"net.{name}")
+        if right is None:
+            moved = not torch.equal(left, before[name]) if left.shape == before[name].shape else True
+            if moved:
+                return f"{name} is not updated"
+        elif left.shape != right.shape or not _distance(left, right) <= _TOLERANCE.get(left.dtype, 0.0):
+            return f"{name} is another one after the pass"
+    return ""
+
+
+def _distance(left: Tensor, right: Tensor, floor: float = 0.0) -> float:
+    """Largest difference relative to the largest value of `left`; what is not finite must be equal."""
+    if left.numel() == 0:
+        return 0.0
+    if not (left.is_floating_point() or left.is_complex()):
+        return 0.0 if torch.equal(left, right) else float("inf")
+    wide = torch.complex128 if left.is_complex() else torch.float64
+    left, right = left.detach().to(wide), right.detach().to(wide)
+    same = (left == right) | (left.isnan() & right.isnan())
+    if bool(same.all()):
+        return 0.0
+    difference = float((left - right).abs().masked_fill(same, 0.0).max())
+    scale = max(float(torch.where(left.isfinite(), left.abs(), torch.zeros((), device=left.device)).max()), floor)
+    return difference / scale if scale else difference
+
+
+def _random_inputs(example: Example) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random_like(tensor: Tensor) -> Tensor:
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return tensor.clone()
+        drawn = torch.complex64 if tensor.is_complex() else torch.float32
+        return torch.randn(tensor.shape, generator=generator, dtype=drawn).to(tensor)
+
+    return example.map_tensors(random_like)
+
+
+def _cloned(inputs: Any) -> Any:
+    return pytree.tree_map_only(Tensor, torch.clone, inputs)
+
+
+def _is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found.update(model.named_buffers(remove_duplicate=False))
+    return found
+
+
+def _copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Give back to the target what a pass has changed."""
+    with torch.no_grad():
+        for name, tensor in source.items():
+            other = target.get(name)
+            if other is not None and other.shape == tensor.shape and not torch.equal(other, tensor):
+                other.detach().copy_(tensor)
+
+
+def _devices(model: nn.Module) -> list[torch.device]:
+    devices = {tensor.device for tensor in _tensors(model).values()}
+    return [device for device in devices if device.type == "cuda"]
+
+
+@contextmanager
+def _same_chance(devices: list[torch.device]) -> Iterator[None]:
+    """Every generator at a start of its own, and back where it was afterwards."""
+    state = random_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.callback(set_random_state, state)
+        torch.manual_seed(0)
+        random.seed(0)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(0)
+        yield
+
+
+def _warn_of_own_train(seed: nn.Module) -> None:
+    own = next((m for m in seed.modules() if type(m).train is not nn.Module.train), None)
+    if own is not None:
+        warnings.warn(
+            f"{type(own).__name__} overrides train(), which a search model does not call: put what it keeps in eval mode "
+            "there by hand, after model.train()",
+            TraceWarning,
+            stacklevel=4,
+        )
+
+
+def _call(model: nn.Module, inputs: tuple[Any, ...], example: Example) -> list[Tensor]:
+    leaves = pytree.tree_leaves(model(**dict(zip(example.traced, _cloned(inputs)))))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def verify_export(search: nn.Module, network: nn.Module, example: Example) -> None:
-    """Compare outputs of `search` and `network` on random inputs of the example's shapes.
+    """Compare outputs of `search` and `network` on random inputs of the example's shapes, in eval mode.
+
+    Buffers that move in eval mode are put back.
 
     Raises:
         ExportError: they differ by more than rounding; names the largest difference.
@@ -26,33 +272,24 @@ def verify_export(search: nn.Module, network: nn.Module, example: Example) -> No
     # Of the network alone: architecture parameters may have a dtype of their own.
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    generator = torch.Generator().manual_seed(0)
-
-    def random_like(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.to(device)
-        return torch.randn(tensor.shape, generator=generator).to(device=device, dtype=dtype)
-
-    inputs = example.map_tensors(random_like)
     if device.type == "meta":
         return
-    wanted = _run(search, inputs, example)
-    found = _run(network, inputs, example)
+    inputs = pytree.tree_map_only(
+        Tensor, lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype), _random_inputs(example)
+    )
+    wanted = _run_in_eval_mode(search, inputs, example)
+    found = _run_in_eval_mode(network, inputs, example)
     if len(wanted) != len(found):
         raise ExportError(f"the exported network has {len(found)} output tensors, the search model {len(wanted)}")
     for i, (left, right) in enumerate(zip(wanted, found)):
         if left.shape != right.shape:
             raise ExportError(f"output {i}: shape {tuple(right.shape)} where the search model has {tuple(left.shape)}")
-        if not bool(torch.isfinite(left).all()):
+        if not _is_finite(left):
             raise ExportError(
                 f"output {i} of the search model itself is not finite in eval mode, so the export cannot be compared: "
                 "check weights and norm statistics, or call arch_export(verify=False)"
             )
-        if left.numel() == 0:
-            continue
-        scale = float(left.abs().max()) or 1.0
-        difference = float((left.double() - right.double()).abs().max()) / scale
-        tolerance = _TOLERANCE.get(left.dtype, 0.0)
+        difference, tolerance = _distance(left, right), _TOLERANCE.get(left.dtype, 0.0)
         if not difference <= tolerance:
             raise ExportError(
                 f"output {i} of the exported network differs from the search model's by {difference:.2e} of its largest "
@@ -62,12 +299,13 @@ def verify_export(search: nn.Module, network: nn.Module, example: Example) -> No
             )
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...], example: Example) -> list[Tensor]:
-    with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        arguments = dict(zip(example.traced, inputs))
-        leaves = pytree.tree_leaves(model(**arguments))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+def _run_in_eval_mode(model: nn.Module, inputs: tuple[Any, ...], example: Example) -> list[Tensor]:
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    with eval_mode(model), torch.no_grad(), _same_chance(_devices(model)):
+        try:
+            return _call(model, inputs, example)
+        finally:
+            _copy_tensors(buffers, dict(model.named_buffers()))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import nasopt
 from nasopt import PIT
-from nasopt.errors import TraceError, TraceWarning
+from nasopt.errors import TraceError
 from nasopt.graph import registry
 
 
@@ -186,6 +186,8 @@ class OtherPath(DropsOut):
         return self.second(x).tanh() if self.training else self.second(x)
 
 
-def test_another_path_in_training_warns() -> None:
-    with pytest.warns(TraceWarning, match=r"OtherPath.forward takes another path in train mode"):
-        PIT(OtherPath(), (50,))
+def test_another_path_in_training_is_followed() -> None:
+    seed = OtherPath()
+    model, x = PIT(seed, (50,)), torch.randn(3, 50)
+    for training in (True, False):
+        assert torch.equal(model.train(training)(x), seed.train(training)(x))

@@ -7,6 +7,7 @@ from nasopt.graph.rules import (  # noqa: F401
     convolution,
     elementwise,
     linear,
+    modes,
     movement,
     multi_head,
     norms,

@@ -1,0 +1,277 @@
+"""Functions of Python and torch that are replaced while one model is traced, for the tracing thread alone, and always put back.
+
+What a replaced function does: where a proxy is among its arguments it becomes a node, or is run by the tracer; else nothing
+changes. One trace at a time holds the lock.
+"""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.amp import autocast_mode
+from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
+from torch.utils import _pytree as pytree
+from torch.utils import checkpoint
+
+from nasopt.graph.pickling import CONSTRUCTORS
+from nasopt.graph.proxy import isinstance_proxy
+from nasopt.graph.values import UNKNOWN
+
+if TYPE_CHECKING:
+    from nasopt.graph.trace import ValueTracer
+
+_LOCK = threading.RLock()
+_is_instance = builtins.isinstance
+_type = builtins.type
+
+# Their arguments are parsed before the proxies among them are asked.
+_SIZED_METHODS = (
+    "expand",
+    "view",
+    "reshape",
+    "repeat",
+    "tile",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "narrow",
+    "permute",
+)
+# What they return is another one at every call.
+_RANDOM = {
+    "rand", "randn", "randint", "randperm", "normal", "bernoulli", "rand_like", "randn_like", "randint_like", "multinomial",
+    "poisson", "empty", "empty_like", "bernoulli_", "uniform_", "normal_", "random_", "exponential_", "geometric_",
+    "log_normal_", "cauchy_", "dropout", "alpha_dropout",
+}  # fmt: skip
+
+
+def has_proxy(*values: Any) -> bool:
+    """Whether a proxy is somewhere in these values."""
+    return any(isinstance_proxy(leaf) for leaf in pytree.tree_leaves(values))
+
+
+@contextmanager
+def tracing(tracer: ValueTracer, root: nn.Module) -> Iterator[None]:
+    """Replace everything for one trace of `root`."""
+    with _LOCK, ExitStack() as stack:
+        tracer.thread = threading.get_ident()
+        for namespace, name, replacement in _replacements(tracer, root):
+            stack.callback(_put_back, namespace, name, _current(namespace, name))
+            _put(namespace, name, replacement)
+        with torch.enable_grad(), torch.inference_mode(False), FunctionMode(tracer):
+            yield
+
+
+_ABSENT = object()
+
+
+def _current(namespace: Any, name: str) -> Any:
+    return (namespace if _type(namespace) is dict else vars(namespace)).get(name, _ABSENT)
+
+
+def _put(namespace: Any, name: str, value: Any) -> None:
+    if _type(namespace) is dict:
+        namespace[name] = value
+    else:
+        setattr(namespace, name, value)
+
+
+def _put_back(namespace: Any, name: str, value: Any) -> None:
+    if value is not _ABSENT:
+        _put(namespace, name, value)
+    elif _type(namespace) is dict:
+        del namespace[name]
+    else:
+        delattr(namespace, name)
+
+
+def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, str, Any]]:
+    yield vars(builtins), "isinstance", _make_isinstance(tracer)
+    for name in CONSTRUCTORS:
+        yield vars(torch), name, _as_node(getattr(torch, name), tracer)
+    for name in _SIZED_METHODS:
+        yield Tensor, name, _as_method(getattr(Tensor, name), name, tracer)
+    yield torch.autograd.Function, "apply", classmethod(_make_apply(tracer))
+    yield torch._C.ScriptFunction, "__call__", _make_script_call(tracer)
+    yield vars(checkpoint), "_checkpoint_without_reentrant_generator", _make_checkpoint(tracer)
+    yield autocast_mode.autocast, "__enter__", _make_enter(tracer)
+    yield autocast_mode.autocast, "__exit__", _make_exit(tracer)
+    yield nn.Module, "__setattr__", _make_setattr(tracer)
+    shadow = _make_type(tracer)
+    forwards = (getattr(_type(module).forward, "__globals__", {}) for module in root.modules())
+    for namespace in {id(g): g for g in forwards}.values():
+        if not str(namespace.get("__name__", "torch")).startswith(("torch.", "nasopt.")):
+            yield namespace, "type", shadow
+        for key, value in list(namespace.items()):
+            if callable(value) and any(value is whole for whole in tracer.whole_functions):
+                yield namespace, key, _as_node(value, tracer)
+
+
+def _as_node(function: Callable[..., Any], tracer: ValueTracer) -> Callable[..., Any]:
+    def constructor(*args: Any, **kwargs: Any) -> Any:
+        if tracer.listens() and (has_proxy(args, kwargs) or tracer.made_for_device(kwargs.get("device"))):
+            return tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return constructor
+
+
+def _as_method(method: Callable[..., Any], name: str, tracer: ValueTracer) -> Callable[..., Any]:
+    def sized(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if tracer.listens() and has_proxy(args, kwargs):
+            return tracer.create_proxy("call_method", name, (self, *args), kwargs)
+        return method(self, *args, **kwargs)
+
+    return sized
+
+
+def _make_isinstance(tracer: ValueTracer) -> Callable[[Any, Any], bool]:
+    def isinstance(value: Any, kind: Any) -> bool:
+        if not isinstance_proxy(value) or _is_instance(value, kind):
+            return _is_instance(value, kind)
+        known = tracer.original(value) if tracer.listens() else UNKNOWN
+        return known is not UNKNOWN and _is_instance(known, kind)
+
+    return isinstance
+
+
+def _make_type(tracer: ValueTracer) -> type:
+    """`type`, which says of a proxy what it stands for."""
+
+    class Meta(type):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            if len(args) != 1 or not isinstance_proxy(args[0]):
+                return _type(*args, **kwargs)
+            known = tracer.original(args[0])
+            kind = _type(args[0]) if known is UNKNOWN else _type(known)
+            return Tensor if issubclass(kind, Tensor) and kind is not nn.Parameter else kind
+
+        def __instancecheck__(cls, value: Any) -> bool:
+            return _is_instance(value, _type)
+
+        def __subclasscheck__(cls, kind: type) -> bool:
+            return issubclass(kind, _type)
+
+        def __eq__(cls, other: object) -> bool:
+            return other is _type or other is cls
+
+        __hash__ = type.__hash__
+
+    return Meta("type", (type,), {})
+
+
+def _make_apply(tracer: ValueTracer) -> Callable[..., Any]:
+    original = torch.autograd.Function.apply.__func__  # type: ignore[attr-defined]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not tracer.listens() or not has_proxy(args, kwargs):
+            return original(cls, *args, **kwargs)
+        if cls is checkpoint.CheckpointFunction:
+            return args[0](*args[2:])
+        return tracer.call_function_unit(cls, args, kwargs)
+
+    return apply
+
+
+def _make_script_call(tracer: ValueTracer) -> Callable[..., Any]:
+    original = torch._C.ScriptFunction.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if tracer.listens() and has_proxy(args, kwargs):
+            return tracer.call_function_unit(self, args, kwargs)
+        return original(self, *args, **kwargs)
+
+    return call
+
+
+def _make_checkpoint(tracer: ValueTracer) -> Callable[..., Any]:
+    """The function runs as it is: activations are kept, numbers are the same."""
+    original = checkpoint._checkpoint_without_reentrant_generator
+
+    def generator(*args: Any, **kwargs: Any) -> Iterator[None]:
+        if not tracer.listens():
+            return (yield from original(*args, **kwargs))
+        yield
+
+    return generator
+
+
+def _make_enter(tracer: ValueTracer) -> Callable[[Any], Any]:
+    original = autocast_mode.autocast.__enter__
+
+    def enter(self: Any) -> Any:
+        result = original(self)
+        if tracer.listens():
+            tracer.enter_autocast(self)
+        return result
+
+    return enter
+
+
+def _make_exit(tracer: ValueTracer) -> Callable[..., Any]:
+    original = autocast_mode.autocast.__exit__
+
+    def leave(self: Any, *error: Any) -> Any:
+        if tracer.listens():
+            tracer.leave_autocast(self)
+        return original(self, *error)
+
+    return leave
+
+
+def _make_setattr(tracer: ValueTracer) -> Callable[[nn.Module, str, Any], None]:
+    original = nn.Module.__setattr__
+
+    def set_attribute(self: nn.Module, name: str, value: Any) -> None:
+        if isinstance_proxy(value) and tracer.listens() and self.__dict__.get("_buffers", {}).get(name) is not None:
+            tracer.write_buffer(self, name, value)
+            self._buffers[name] = value  # type: ignore[assignment]
+        else:
+            original(self, name, value)
+
+    return set_attribute
+
+
+class FunctionMode(TorchFunctionMode):
+    """Calls of torch with proxies anywhere in their arguments, and calls that draw random numbers, become nodes."""
+
+    def __init__(self, tracer: ValueTracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        tracer = self.tracer
+        if not tracer.listens() or not (
+            has_proxy(args, kwargs) or name in _RANDOM or tracer.changes_state(name, args, kwargs)
+        ):
+            return function(*args, **kwargs)
+        if _is_instance(function, torch._C.ScriptMethod):
+            return tracer.create_proxy("call_method", function.name, (function.owner, *args), kwargs)
+        if name == "__get__":
+            return getattr(args[0], function.__self__.__name__)
+        if is_tensor_method_or_property(function):
+            return tracer.create_proxy("call_method", name, args, kwargs)
+        hint = tracer.graph._target_to_str(name) if _is_instance(tracer.graph, fx.Graph) else None
+        return tracer.create_proxy("call_function", function, args, kwargs, name=hint)
+
+
+@contextmanager
+def without_mode() -> Iterator[None]:
+    """Take the function mode off the stack while nodes are evaluated; inside of its own calls it is off already."""
+    mode = torch._C._pop_torch_function_stack() if torch._C._len_torch_function_stack() else None
+    if mode is not None and _type(mode) is not FunctionMode:
+        torch._C._push_on_torch_function_stack(mode)
+        mode = None
+    try:
+        yield
+    finally:
+        if mode is not None:
+            torch._C._push_on_torch_function_stack(mode)
