@@ -10,7 +10,15 @@ torch.set_num_threads(1)
 # Files whose tests share something that takes long to start. Each runs in one process, and those that wait for other
 # processes start first: others compute meanwhile.
 _WAITING = ("test_ray_runner.py", "test_distributed.py", "test_sweep.py", "test_processes.py")
-_SHARING = (*_WAITING, "test_lightning.py", "test_nasb_golden.py", "test_supernet_budget.py", "test_own_target.py")
+_SHARING = (
+    *_WAITING,
+    "test_lightning.py",
+    "test_nasb_golden.py",
+    "test_nasb_resnets.py",
+    "test_supernet_budget.py",
+    "test_binary_search.py",
+    "test_target_accuracy.py",
+)
 
 
 @pytest.fixture(autouse=True)
