@@ -97,7 +97,6 @@ ROWS: dict[str, Row] = {
     "two": Row(
         lambda s, i: SuperNet(s, input_example=i, paths="two", regularizer={"size": 1.0, "macs": 0.1}), BRANCHES, _DRAWN
     ),
-    "no_masks": Row(lambda s, i: PITSuperNet(s, input_example=i, autoconvert_layers=False), BRANCHES),
     "shared": Row(lambda s, i: PITSuperNet(s, input_example=i, branch_masks="shared", regularizer="macs"), BRANCHES),
     "shared_sampled": Row(
         lambda s, i: PITSuperNet(s, input_example=i, branch_masks="shared", channel_block=2, **_SAMPLED),

@@ -146,16 +146,20 @@ def gradient_of_the_costs(case: Case) -> None:
 def gradient_of_the_task(case: Case) -> None:
     """Every value of an architecture parameter gets a finite gradient from the task.
 
-    Gradients of several steps, on several inputs, count together: methods draw, and activations cut off. A channel that is
-    negative before a ReLU whatever the input breaks the law, so give the seed's norms small biases.
+    Gradients of several steps, with other inputs and weights, count together: methods draw, and activations cut off.
     """
-    got = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in case.model.named_arch_parameters()}
+    model = case.model
+    got = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_arch_parameters()}
+    weights = [(p, p.detach().clone()) for p in model.net_parameters()]
     inputs = case.inputs
     for _ in range(_DRAWS):
-        _add_gradients(case.model, task_loss(case.model(*inputs)), got)
+        _add_gradients(model, task_loss(model(*inputs)), got)
         if all(bool(found.all()) for found in got.values()):
             return
-        inputs = pytree.tree_map_only(Tensor, _other_values, case.inputs)
+        inputs = pytree.tree_map_only(Tensor, _varied, case.inputs)
+        with torch.no_grad():
+            for parameter, value in weights:
+                parameter.copy_(_varied(value))
     _require_all(got)
 
 
@@ -174,8 +178,8 @@ def _require_all(got: dict[str, Tensor]) -> None:
     require(not silent, f"none for {', '.join(silent)}")
 
 
-def _other_values(tensor: Tensor) -> Tensor:
-    return 3 * torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+def _varied(tensor: Tensor) -> Tensor:
+    return tensor + torch.randn_like(tensor) * tensor.abs().mean() if tensor.is_floating_point() else tensor
 
 
 def nothing_silent(case: Case) -> None:

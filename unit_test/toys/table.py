@@ -63,7 +63,7 @@ def randomise(model: nn.Module) -> nn.Module:
                 for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
                     if name == "num_batches_tracked":
                         continue
-                    tensor.uniform_(0.5, 1.5) if "var" in name or name == "weight" else tensor.normal_(std=0.3)
+                    tensor.uniform_(0.5, 1.5) if "var" in name or name == "weight" else tensor.normal_()
     return model
 
 
