@@ -1,16 +1,29 @@
-# Two commands do everything: `make search` runs the main job, `make test` runs lint, types and all tests.
+# Two commands do everything: `make search` runs the main job, `make test` runs all tests, lint and types.
 # Both set up .venv first; after that they work without a network.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: search test lint types clean
+# More workers than cores: some tests wait for other processes.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 20
+
+.PHONY: search test lint types proofs clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
-test: lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+# Lint and types run beside the tests; what they say comes after.
+test: $(STAMP)
+	@$(MAKE) --no-print-directory lint types > $(VENV)/checks.txt 2>&1 & checks=$$!; \
+	$(PYTEST) $(ARGS); tests=$$?; \
+	wait $$checks; checks=$$?; \
+	cat $(VENV)/checks.txt; \
+	test $$tests -eq 0 && test $$checks -eq 0
+
+# See proofs/README.md: minutes to hours.
+proofs: $(STAMP)
+	$(PYTEST) proofs $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

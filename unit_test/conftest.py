@@ -1,4 +1,4 @@
-"""One thread and one seed: results depend neither on the machine nor on the order of the tests."""
+"""One thread and one seed: results depend neither on the machine nor on the order of the tests. What waits comes first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,29 @@ import torch
 
 torch.set_num_threads(1)
 
+# Files whose tests share something that takes long to start. Each runs in one process, and those that wait for other
+# processes start first: others compute meanwhile.
+_WAITING = ("test_ray_runner.py", "test_distributed.py", "test_sweep.py", "test_processes.py")
+_SHARING = (
+    *_WAITING,
+    "test_lightning.py",
+    "test_nasb_golden.py",
+    "test_nasb_resnets.py",
+    "test_supernet_budget.py",
+    "test_binary_search.py",
+    "test_target_accuracy.py",
+)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files that wait to the front; with pytest-xdist's `--dist loadgroup`, keep files that share together."""
+    for item in items:
+        if item.path.name in _SHARING or item.path.parent.name == "export":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    order = {name: position for position, name in enumerate(_WAITING)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -1,98 +1,177 @@
-"""How is every method wrapped around a toy? One row per method; the laws run over all rows and all toys."""
+"""Table of the laws: one row per method setting, the problems it is checked on, and the laws that it does not claim."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from toys import TOYS, Toy
+from toys import TOYS
 
-from nasopt import PIT
+from nasopt import NASB, PIT, PITSuperNet, SuperNet
+from nasopt.testing import ARCHITECTURES, LAWS, check_method
+from nasopt.testing.case import task_loss, tensors
+from unit_test.methods.nasb_seeds import SEEDS, SHAPE
+from unit_test.methods.supernet_toys import SUPER_TOYS
+
+CELLS = {make.__name__: cells for make, cells in SEEDS.values()}
+# Toys with a layer whose work torch's counter sees in part only: tests of their own count it.
+UNCOUNTED = {"gru", "lstm", "attention", "weight_attention", "parametrized"}
+# Large networks: what does not depend on the values of the architecture is proved in proofs/.
+LARGE = ("mobilenet_v1", "ds_cnn", "tcn_causal", "autoencoder")
+FEW = ("uniform", "all_zero")
+ALL = frozenset(LAWS)
+# Laws that depend on how a method cuts; all others are about how it is built.
+CUTTING = ALL & {
+    "identity in eval mode",
+    "identity in train mode",
+    "faithful export",
+    "true cost",
+    "cost of what runs",
+    "MACs as torch counts them",
+    "nothing silent",
+    "never empty",
+}
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A method under test.
+class Problem:
+    """A seed, a batch for it, and whether it is a whole network."""
 
-    Attributes:
-        wrap: `(seed, input_example) -> search model`.
-        is_main: whether all laws run over it, and over the benchmark networks, too; one setting per method.
-    """
-
-    wrap: Callable[[nn.Module, Any], Any]
-    is_main: bool = True
+    seed: Callable[[], nn.Module]
+    inputs: Callable[[], tuple[Any, ...]]
+    is_network: bool = False
 
 
-SETTINGS: dict[str, Setting] = {
-    "pit": Setting(lambda seed, inputs: PIT(seed, input_example=inputs, regularizer="macs")),
-    "pit_in_blocks": Setting(
-        lambda seed, inputs: PIT(seed, input_example=inputs, channel_block=2, kernel_search=False, relative=True),
-        is_main=False,
+@dataclass(frozen=True)
+class Row:
+    """A method setting: how it wraps a seed, names of its problems, the laws it keeps."""
+
+    front: Callable[[nn.Module, Any], Any]
+    problems: dict[str, Problem]
+    laws: frozenset[str] = ALL
+
+
+def _nasb(**settings: Any) -> Callable[[nn.Module, Any], Any]:
+    return lambda seed, inputs: NASB(seed, input_example=inputs, cells=CELLS[type(seed).__name__], **settings)
+
+
+MASKS = {name: Problem(toy.seed, toy.batch, toy.is_network) for name, toy in TOYS.items()}
+BRANCHES = {name: Problem(toy.seed, lambda toy=toy: (toy.batch(),), toy.is_network) for name, toy in SUPER_TOYS.items()}
+CELL_SEEDS = {
+    name: Problem(lambda make=make: make().double(), lambda: (torch.randn(4, *SHAPE, dtype=torch.float64),))
+    for name, (make, _) in SEEDS.items()
+}
+
+_SAMPLED: dict[str, Any] = {"paths": "sampled", "hard_softmax": True, "gumbel_softmax": True}
+_MIXED = ("zero", "avg_pool_3x3", "identity", "conv_3x3", "dilated_conv_5x5")
+# Branches that are drawn are not the seed's mean of branches.
+_DRAWN = ALL - {"identity in train mode"}
+# A binary network is not its seed and has layers, whose weights are drawn, that the seed does not have. Costs are expected
+# over the candidates in eval mode, too; two operations of few edges are drawn per step, not all in any number of steps.
+_BINARY = ALL - {
+    "identity in eval mode",
+    "identity in train mode",
+    "plain export",
+    "global state",
+    "cost of what runs",
+    "gradient of the task",
+}
+
+ROWS: dict[str, Row] = {
+    "pit": Row(lambda s, i: PIT(s, input_example=i, regularizer="macs"), MASKS),
+    "pit_in_blocks": Row(
+        lambda s, i: PIT(s, input_example=i, channel_block=2, kernel_search=False, relative=True), MASKS, CUTTING
     ),
+    "soft": Row(lambda s, i: SuperNet(s, input_example=i, regularizer="macs"), BRANCHES),
+    "gumbel": Row(lambda s, i: SuperNet(s, input_example=i, gumbel_softmax=True, temperature=2.0), BRANCHES, _DRAWN),
+    "hard": Row(
+        lambda s, i: SuperNet(s, input_example=i, gumbel_softmax=True, hard_softmax=True, regularizer="macs"),
+        BRANCHES,
+        _DRAWN,
+    ),
+    "sampled": Row(lambda s, i: SuperNet(s, input_example=i, relative=True, **_SAMPLED), BRANCHES, _DRAWN),
+    "two": Row(
+        lambda s, i: SuperNet(s, input_example=i, paths="two", regularizer={"size": 1.0, "macs": 0.1}), BRANCHES, _DRAWN
+    ),
+    "shared": Row(lambda s, i: PITSuperNet(s, input_example=i, branch_masks="shared", regularizer="macs"), BRANCHES),
+    "shared_sampled": Row(
+        lambda s, i: PITSuperNet(s, input_example=i, branch_masks="shared", channel_block=2, **_SAMPLED),
+        BRANCHES,
+        _DRAWN,
+    ),
+    "independent": Row(lambda s, i: PITSuperNet(s, input_example=i, regularizer="macs"), BRANCHES),
+    "independent_sampled": Row(lambda s, i: PITSuperNet(s, input_example=i, **_SAMPLED), BRANCHES, _DRAWN),
+    "independent_two": Row(
+        lambda s, i: PITSuperNet(s, input_example=i, paths="two", gumbel_softmax=True, kernel_search=False),
+        BRANCHES,
+        _DRAWN,
+    ),
+    "nasb": Row(_nasb(), CELL_SEEDS, _BINARY),
+    "nasb_v1": Row(_nasb(preset="V1", candidates=_MIXED), CELL_SEEDS, _BINARY),
+    "nasb_v4": Row(_nasb(preset="V4"), CELL_SEEDS, _BINARY),
+    "nasb_v5": Row(_nasb(preset="V5"), CELL_SEEDS, _BINARY),
+    "nasb_two_branches": Row(_nasb(branches=2, nodes=4, keep=2, candidates=_MIXED), CELL_SEEDS, _BINARY),
+    "nasb_pools": Row(_nasb(candidates=("zero", "max_pool_3x3", "identity")), CELL_SEEDS, _BINARY),
 }
 
-ARCHITECTURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "normal": lambda p: torch.randn_like(p) + 0.5,
-    "uniform": lambda p: torch.rand_like(p),
-    "all_zero": lambda p: torch.zeros_like(p),
-    "all_negative": lambda p: torch.full_like(p, -3.0),
-    "all_equal_at_the_threshold": lambda p: torch.full_like(p, 0.5),
-    "last_alive": lambda p: torch.cat([torch.zeros_like(p[:-1]), torch.ones_like(p[-1:])]),
-    "huge": lambda p: torch.where(torch.rand_like(p) < 0.5, -1e30, 1e30),
-}
+
+def pairs() -> Iterator[tuple[str, str]]:
+    """`(row, problem)`: every pair of the table; `is_quick` tells which of them belong to the tests."""
+    return ((name, problem) for name, row in ROWS.items() for problem in row.problems)
 
 
-# What does not depend on the knobs of a method hardly depends on the size of a network.
-_LARGE = ("mobilenet_v1", "ds_cnn", "tcn_causal", "autoencoder")
-_slow = pytest.mark.benchmark
+def is_quick(row: str, problem: str) -> bool:
+    """Whether a pair is cheap, or tells what others do not.
+
+    Every problem with branches comes under two rows, one of which masks channels, in turn; so does every row.
+    """
+    if ROWS[row].problems is MASKS:
+        return row == "pit" or not MASKS[problem].is_network
+    if ROWS[row].problems is CELL_SEEDS:
+        return (problem == "residual") != (row == "nasb_v5")
+    names = [name for name, of in ROWS.items() if of.problems is BRANCHES and _cuts(name) == _cuts(row)]
+    turn = list(BRANCHES).index(problem) % len(names)
+    return names[turn] == row and not BRANCHES[problem].is_network
 
 
-def _cases(main_only: bool) -> Any:
-    return pytest.mark.parametrize(
-        ("setting", "toy"),
-        [
-            pytest.param(setting, toy, id=f"{name}-{toy.name}", marks=_slow if main_only and toy.name in _LARGE else ())
-            for name, setting in SETTINGS.items()
-            for toy in TOYS.values()
-            if setting.is_main or not (toy.is_network or main_only)
-        ],
-    )
+def _cuts(row: str) -> bool:
+    return row.startswith(("shared", "independent"))
 
 
-every_case = _cases(main_only=False)
-# For laws that do not depend on the knobs of a method.
-main_case = _cases(main_only=True)
+def check(row: str, problem: str, quick: bool = True) -> None:
+    """All laws of a row on one problem; with `quick`, fewer on large networks."""
+    of, chosen = ROWS[row], ROWS[row].problems[problem]
+    laws = of.laws - ({"MACs as torch counts them"} if problem in UNCOUNTED else set())
+    if quick and problem in LARGE:
+        laws &= CUTTING
+    kinds = FEW if quick and (chosen.is_network or of.problems is CELL_SEEDS) else tuple(ARCHITECTURES)
+    torch.manual_seed(0)
+    check_method(of.front, chosen.seed(), chosen.inputs(), laws=laws, architectures=kinds)
+
+
+def cases(quick: bool) -> pytest.MarkDecorator:
+    """The pairs that belong to the tests, or all others."""
+    return pytest.mark.parametrize(("row", "problem"), [pair for pair in pairs() if is_quick(*pair) == quick])
+
+
+# --- for other tests
 
 
 def scramble(model: Any, kind: str = "uniform") -> None:
     """Give every architecture parameter new values, in place."""
     with torch.no_grad():
         for parameter in model.arch_parameters():
-            if parameter.numel():
-                parameter.copy_(ARCHITECTURES[kind](parameter))
-
-
-def wrapped(setting: Setting, toy: Toy, dtype: torch.dtype = torch.float64) -> tuple[Any, tuple[Any, ...]]:
-    """`(search model in train mode, a batch)`."""
-    inputs = toy.batch(dtype=dtype)
-    return setting.wrap(toy.seed(dtype), inputs), inputs
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """All tensors in a model's output."""
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+            parameter.copy_(ARCHITECTURES[kind](parameter))
 
 
 def largest_difference(left: Any, right: Any) -> float:
     """Between two outputs of one form, relative to the largest value."""
     lefts, rights = tensors(left), tensors(right)
     assert [x.shape for x in lefts] == [x.shape for x in rights]
-    assert pytree.tree_structure(left) == pytree.tree_structure(right)
     worst = 0.0
     for x, y in zip(lefts, rights):
         assert bool(torch.isfinite(x).all())
@@ -101,19 +180,12 @@ def largest_difference(left: Any, right: Any) -> float:
     return worst
 
 
-def task_loss(output: Any) -> Tensor:
-    """Some differentiable loss of any output, which depends on every element."""
-    return torch.stack(
-        [(x.double() * torch.arange(1, x.numel() + 1).view_as(x)).sin().mean() for x in tensors(output)]
-    ).sum()
-
-
 def train_steps(model: Any, inputs: tuple[Any, ...], count: int = 2, strength: float = 1e-4) -> None:
     """A few steps of a search, in train mode."""
     model.train()
     optimizer = torch.optim.SGD(model.param_groups(lr=0.01, arch_lr=0.05))
     for _ in range(count):
         optimizer.zero_grad()
-        loss = task_loss(model(*inputs)) + strength * model.get_regularization_loss()
+        loss: Tensor = task_loss(model(*inputs)) + strength * model.get_regularization_loss()
         loss.backward()
         optimizer.step()

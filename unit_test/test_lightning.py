@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -21,13 +23,6 @@ from nasopt.search.schedule import linear
 from unit_test.methods.nasb_seeds import torchvision_models
 from unit_test.methods.phase_toys import METHODS, batch, convnet
 
-torchvision_models()  # Lightning imports torchvision where it finds it
-
-import lightning.pytorch as L  # noqa: E402
-from lightning.pytorch.strategies import DDPStrategy  # noqa: E402
-
-from nasopt.lightning import SearchCallback, _callback_class, find_search_model  # noqa: E402
-
 # Of Lightning itself: about the number of workers, a GPU that is left alone, and its own use of torch.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The 'train_dataloader' does not have many workers",
@@ -36,8 +31,28 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def lit_class(package: Any = L) -> Any:
+@functools.cache
+def lightning() -> Any:
+    """The package: importing it takes seconds, so not while tests are collected."""
+    torchvision_models()  # Lightning imports torchvision where it finds it
+    return importlib.import_module("lightning.pytorch")
+
+
+@functools.cache
+def own() -> Any:
+    """`nasopt.lightning`, whose callback derives from Lightning's."""
+    lightning()
+    return importlib.import_module("nasopt.lightning")
+
+
+def SearchCallback(**options: Any) -> Any:
+    return own().SearchCallback(**options)
+
+
+@functools.cache
+def lit_class(package: Any = None) -> Any:
     """A `LightningModule` that knows nothing of the search but its optimizer."""
+    package = package or lightning()
 
     class Lit(package.LightningModule):
         def __init__(self, model: nn.Module, as_dict: bool = False, strength: float = 0.0) -> None:
@@ -58,23 +73,28 @@ def lit_class(package: Any = L) -> Any:
     return Lit
 
 
-Lit = lit_class()
+def Lit(*args: Any, **options: Any) -> Any:
+    return lit_class()(*args, **options)
 
 
-class LitAlternating(L.LightningModule):
+@functools.cache
+def alternating_class() -> Any:
     """Optimizes manually: architecture and weights take turns, each on a half of the batch."""
 
-    def __init__(self, model: nn.Module, search: SearchCallback | None) -> None:
-        super().__init__()
-        self.model, self.search, self.automatic_optimization = model, search, False
+    class LitAlternating(lightning().LightningModule):
+        def __init__(self, model: nn.Module, search: Any) -> None:
+            super().__init__()
+            self.model, self.search, self.automatic_optimization = model, search, False
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(100 + self.trainer.current_epoch)
-        regularizer = self.search.get_regularization_loss if self.search is not None else lambda: 0.0
-        alternate(self.model, batch, self.optimizers(), regularizer, self.manual_backward)
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            torch.manual_seed(100 + self.trainer.current_epoch)
+            regularizer = self.search.get_regularization_loss if self.search is not None else lambda: 0.0
+            alternate(self.model, batch, self.optimizers(), regularizer, self.manual_backward)
 
-    def configure_optimizers(self) -> Any:
-        return optimizers(self.model)
+        def configure_optimizers(self) -> Any:
+            return optimizers(self.model)
+
+    return LitAlternating
 
 
 def optimizers(model: Any) -> list[torch.optim.Optimizer]:
@@ -92,14 +112,14 @@ def alternate(model: Any, batch: Any, both: Any, regularizer: Callable[[], Any],
         optimizer.step()
 
 
-def trainer(callbacks: Any = None, epochs: int = 4, package: Any = L, **settings: Any) -> Any:
+def trainer(callbacks: Any = None, epochs: int = 4, package: Any = None, **settings: Any) -> Any:
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return package.Trainer(
+    return (package or lightning()).Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, callbacks=callbacks, **{**quiet, **settings}
     )
 
@@ -168,7 +188,8 @@ def test_accumulation_and_clipping_see_the_regularizer(settings: dict[str, Any])
 
 
 def test_distributed_data_parallel_trains_through_all_phases() -> None:
-    lit, strategy = Lit(make("pit")), DDPStrategy(process_group_backend="gloo")
+    strategy = lightning().strategies.DDPStrategy(process_group_backend="gloo")
+    lit = Lit(make("pit"))
     with mock.patch.dict(os.environ):  # the strategy sets addresses and ranks
         try:
             trainer([SearchCallback(**PHASES)], strategy=strategy).fit(lit, loader())
@@ -188,7 +209,7 @@ def test_precision_treats_the_regularizer_as_written_by_hand(options: dict[str, 
 
 def test_alternating_steps_under_manual_optimization() -> None:
     search = SearchCallback(strength=0.5)
-    lit = LitAlternating(make("nasb"), search)
+    lit = alternating_class()(make("nasb"), search)
     trainer([search], epochs=2).fit(lit, loader())
     model = make("nasb").train()
     both = optimizers(model)
@@ -198,7 +219,7 @@ def test_alternating_steps_under_manual_optimization() -> None:
             alternate(model, pair, both, lambda: 0.5 * model.get_regularization_loss(), Tensor.backward)
     assert_same(lit.model, model)
     with pytest.warns(NoEffectWarning, match="LitAlternating optimizes manually and has not used the regularizer"):
-        trainer([SearchCallback(strength=0.5)], epochs=1).fit(LitAlternating(make("nasb"), None), loader())
+        trainer([SearchCallback(strength=0.5)], epochs=1).fit(alternating_class()(make("nasb"), None), loader())
 
 
 def test_a_checkpoint_goes_on_in_its_phase(tmp_path: Path) -> None:
@@ -221,7 +242,7 @@ def test_the_module_gets_its_own_step_back() -> None:
     trainer([SearchCallback(strength=0.5)], epochs=1).fit(lit, loader())
     assert "training_step" not in vars(lit)
 
-    class Stop(L.Callback):
+    class Stop(lightning().Callback):
         def on_train_batch_end(self, *_: Any) -> None:
             assert "training_step" in vars(lit)
             raise RuntimeError("stop")
@@ -237,7 +258,7 @@ def test_the_module_gets_its_own_step_back() -> None:
 
 
 def test_two_search_models_have_a_callback_each() -> None:
-    class Two(Lit):  # type: ignore[misc, valid-type]
+    class Two(lit_class()):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(make("pit"))
             self.other = make("pit")
@@ -260,7 +281,7 @@ def test_two_search_models_have_a_callback_each() -> None:
     assert "training_step" not in vars(two)
     assert bool((two.other.alpha < two.model.alpha).all())  # equal but for the strength
     with pytest.raises(ConfigError, match=r"none is called 'modle'.*Did you mean 'model'"):
-        find_search_model(two, "modle")
+        own().find_search_model(two, "modle")
 
 
 def test_clear_errors_before_training_starts() -> None:
@@ -268,11 +289,11 @@ def test_clear_errors_before_training_starts() -> None:
         with pytest.raises(ConfigError, match=match):
             trainer([SearchCallback(**arguments)], epochs=3).fit(lit, loader())
 
-    class NoArch(Lit):  # type: ignore[misc, valid-type]
+    class NoArch(lit_class()):  # type: ignore[misc]
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.model.net_parameters(), lr=0.1)
 
-    class Plain(Lit):  # type: ignore[misc, valid-type]
+    class Plain(lit_class()):  # type: ignore[misc]
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -287,20 +308,22 @@ def test_clear_errors_before_training_starts() -> None:
 
 
 def test_the_other_lightning_package() -> None:
+    lightning()
     import pytorch_lightning as P
 
     lit = lit_class(P)(make("pit"))
     trainer([SearchCallback(**PHASES)], package=P).fit(lit, loader())
     assert_same(lit.model, by_hand(make("pit")))
-    made = _callback_class()  # both are loaded now
+    made = own()._callback_class()  # both are loaded now
     assert issubclass(made, P.Callback)
-    assert issubclass(made, L.Callback)
+    assert issubclass(made, lightning().Callback)
 
 
 def test_missing_lightning_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback_class = own()._callback_class
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
         ImportError, match=r"nasopt\.lightning needs the package 'lightning.*pip install \"nasopt\[lightning\]"
     ):
-        _callback_class()
+        callback_class()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from benchmarks_mlperf_tiny.audio import keyword_features
 from benchmarks_mlperf_tiny.data.keywords import background_noise, generated_word, place_in_second, synthetic_words
@@ -17,6 +16,8 @@ from benchmarks_mlperf_tiny.tasks import area_under_curve, auc_of_recordings
 
 
 def linear_accuracy(train: torch.Tensor, y_train: torch.Tensor, test: torch.Tensor, y_test: torch.Tensor) -> float:
+    from sklearn.linear_model import LogisticRegression
+
     mean, deviation = train.mean(0), train.std(0) + 1e-6
     model = LogisticRegression(C=0.01, max_iter=2000)
     model.fit(((train - mean) / deviation).numpy(), y_train.numpy())

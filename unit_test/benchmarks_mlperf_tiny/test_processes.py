@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,13 @@ import pytest
 import torch
 from tiny import TASK, build_seed, config, load
 from torch import nn
-from worlds import run_world
+from worlds import World
 
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.processes import share
 from benchmarks_mlperf_tiny.search import Run, RunResult
-
-HERE = Path(__file__).parent
 
 
 def plain_seed(num_classes: int) -> nn.Module:
@@ -69,7 +65,8 @@ def plain(found: RunResult) -> dict[str, Any]:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    first, second = run_world(work, tmp_path)
+    with World(2) as world:
+        first, second = world.run(work, tmp_path)
     assert first["found"] == second["found"] == first["again"] == second["again"]
     assert (first["files"], second["files"]) == (1, 0)
     assert "leave it out under torchrun" in first["said"]
@@ -92,18 +89,3 @@ def test_commands_under_torchrun(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["report", "--out", "nowhere"]) == 0, "the first process alone writes reports"
     monkeypatch.setenv("RANK", "0")
     assert main(["report", "--out", "nowhere"]) == 1
-
-
-@pytest.mark.benchmark
-def test_search_under_torchrun(tmp_path: Path) -> None:
-    options = ["search", "--task", "tiny", "--no-baseline", "--quiet", "--threads", "1"]
-    script = str(HERE / "tiny_main.py")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, start in (("one", [sys.executable]), ("two", torchrun)):
-        command = [*start, script, *options, "--out", str(tmp_path / name)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.count("Results:") == 1
-    (one,), (two,) = (list((tmp_path / name).glob("*/summary.json")) for name in ("one", "two"))
-    assert sorted(p.name for p in one.parent.iterdir()) == sorted(p.name for p in two.parent.iterdir())
-    assert json.loads(two.read_text()).keys() == json.loads(one.read_text()).keys()

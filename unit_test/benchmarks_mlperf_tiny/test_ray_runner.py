@@ -28,11 +28,14 @@ from benchmarks_mlperf_tiny.ray_runner import RayRunner
 from benchmarks_mlperf_tiny.runner import Outcome
 from benchmarks_mlperf_tiny.sweep import Sweep
 
-ray = pytest.importorskip("ray")
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Any:
+    return pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
-def _cluster() -> Iterator[None]:
+def _cluster(ray: Any) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.cloudpickle.register_pickle_by_value(stub_jobs)
@@ -129,7 +132,7 @@ def test_a_local_cluster_without_room_is_not_waited_for(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense", "host:port"])
 def test_a_cluster_that_cannot_be_reached(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    address: str, ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "2")
@@ -142,7 +145,7 @@ def test_a_cluster_that_cannot_be_reached(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cluster_that_ray_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_ray_refuses(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "2")
 

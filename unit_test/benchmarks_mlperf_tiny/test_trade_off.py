@@ -20,7 +20,10 @@ from benchmarks_mlperf_tiny.runner import Outcome
 from benchmarks_mlperf_tiny.sweep import Sweep
 from benchmarks_mlperf_tiny.tasks import TASKS
 
-pytest.importorskip("optuna")
+
+@pytest.fixture(autouse=True)
+def _needs_optuna() -> None:
+    pytest.importorskip("optuna")
 
 
 class StubRunner:

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Iterator
 
 import pytest
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_table_of_operations() -> Iterator[None]:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry  # takes seconds: not while tests are collected
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         yield

@@ -16,39 +16,16 @@ from toys.table import randomise
 
 import nasopt
 from benchmarks_mlperf_tiny import networks
-from benchmarks_mlperf_tiny.tasks import TASKS
-from nasopt import NASB, PIT, PITSuperNet, SuperNet
+from nasopt import NASB, PIT
 from nasopt.export import open_session, to_int8_onnx
 from unit_test.methods.nasb_seeds import SHAPE as NASB_SHAPE
-from unit_test.methods.nasb_seeds import Residual, torchvision_models
+from unit_test.methods.nasb_seeds import Residual
 
 Case = tuple[Callable[[], Any], tuple[int, ...]]
 
 
 def pit(make: Callable[[], nn.Module], *shape: int) -> Case:
     return lambda: PIT(randomise(make()), shape), shape
-
-
-def imagenet(name: str) -> Callable[[], nn.Module]:
-    return lambda: getattr(torchvision_models(), name)(num_classes=10)
-
-
-SLOW: dict[str, Case] = {
-    "autoencoder": pit(networks.autoencoder, 640),
-    "resnet8": pit(networks.resnet8, 3, 32, 32),
-    "mobilenet_v1": pit(networks.mobilenet_v1, 3, 96, 96),
-    "tcn": pit(networks.tcn, 4, 64),
-    "tcn-symmetric": pit(lambda: networks.tcn(padding="symmetric"), 4, 64),
-    "wake-word": pit(networks.wake_word_cnn, 40, 30),
-    "mobilenet_v2": pit(imagenet("mobilenet_v2"), 3, 64, 64),
-    "resnet18": pit(imagenet("resnet18"), 3, 64, 64),
-    "resnet8-supernet": (lambda: SuperNet(randomise(TASKS["ic"].supernet(10)), (3, 32, 32)), (3, 32, 32)),
-    "resnet8-pit-supernet": (lambda: PITSuperNet(randomise(TASKS["ic"].supernet(10)), (3, 32, 32)), (3, 32, 32)),
-    "resnet8-nasb": (
-        lambda: NASB(randomise(networks.resnet8()), (3, 32, 32), cells=["stack1", "stack2", "stack3"]),
-        (3, 32, 32),
-    ),
-}
 
 
 def first_input(path: Path) -> str:
@@ -77,15 +54,12 @@ def export(case: Case, path: Path) -> Any:
     return report
 
 
-FAST: dict[str, Case] = {"ds_cnn": pit(networks.ds_cnn, 1, 49, 10)}
+def test_every_layer_with_weights_is_int8(tmp_path: Path) -> None:
+    check_every_layer(pit(networks.ds_cnn, 1, 49, 10), tmp_path / "int8.onnx")
 
 
-@pytest.mark.parametrize(
-    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.benchmark) for name in SLOW if "nasb" not in name)]
-)
-def test_every_layer_with_weights_is_int8(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "int8.onnx"
-    report = export((FAST | SLOW)[name], path)
+def check_every_layer(case: Case, path: Path) -> None:
+    report = export(case, path)
     model = onnx.load(path)
     source = {output: node for node in model.graph.node for output in node.output}
     stored = {entry.name: entry for entry in model.graph.initializer}
@@ -102,10 +76,13 @@ def test_every_layer_with_weights_is_int8(name: str, tmp_path: Path) -> None:
     assert "BatchNormalization" not in [node.op_type for node in model.graph.node]
 
 
-@pytest.mark.parametrize("name", ["toy", pytest.param("resnet8-nasb", marks=pytest.mark.benchmark)])
-def test_binary_layers_stay_what_they_are(name: str, tmp_path: Path) -> None:
-    toy: Case = (lambda: NASB(randomise(Residual()), NASB_SHAPE, cells=["stage1", "stage2"]), NASB_SHAPE)
-    report = export(toy if name == "toy" else SLOW[name], tmp_path / "int8.onnx")
+def test_binary_layers_stay_what_they_are(tmp_path: Path) -> None:
+    toy = (lambda: NASB(randomise(Residual()), NASB_SHAPE, cells=["stage1", "stage2"]), NASB_SHAPE)
+    check_binary_layers(toy, tmp_path / "int8.onnx")
+
+
+def check_binary_layers(case: Case, path: Path) -> None:
+    report = export(case, path)
     done, layers = report.int8_layers
     assert 0 < done < layers
     assert f"{layers - done} binary layers are written as float layers" in str(report)

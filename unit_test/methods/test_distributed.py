@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from nasb_seeds import Residual
-from supernet_toys import Nested, Tied, unit
 from supernet_toys import Plain as PlainChoices
+from supernet_toys import unit
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from worlds import run_world
+from worlds import World
 
 from nasopt import NASB, PIT, Budget, PITSuperNet, SuperNet, SuperNetModule
 from nasopt.distributed import SynchronisedNorms, check_same
@@ -65,14 +65,6 @@ CASES: dict[str, Callable[[], Any]] = {
     "pit_supernet": lambda: PITSuperNet(PlainChoices(), SHAPE, relative=True, paths="two"),
     "nasb_alternating": lambda: nasb("stage1.0", keep=2),
 }
-SLOW: dict[str, Callable[[], Any]] = {
-    "pit": lambda: PIT(without_norms(), SHAPE, relative=True),
-    "supernet": lambda: SuperNet(choices(), SHAPE, relative=True),
-    "supernet_norms": lambda: SuperNet(PlainChoices(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
-    "supernet_nested": lambda: SuperNet(Nested(), SHAPE, relative=True, hard_softmax=True, paths="sampled"),
-    "supernet_tied": lambda: SuperNet(Tied(), SHAPE, relative=True, paths="two"),
-    "nasb": lambda: nasb("stage1"),
-}
 
 
 def batch(step: int, rank: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,7 +87,7 @@ def drawn(model: Any) -> Any:
 def search(name: str, rank: int = 0, count: int = 1, momentum: float = 0.9) -> dict[str, Any]:
     """Twenty steps of a search; generators differ from process to process."""
     torch.manual_seed(0)
-    model = {**CASES, **SLOW}[name]()
+    model = CASES[name]()
     forward = DistributedDataParallel(model) if count > 1 else model
     torch.manual_seed(10 + rank)
     optimizer = torch.optim.SGD(model.param_groups(lr=0.02, arch_lr=0.1, weight_decay=1e-3), momentum=momentum)
@@ -132,8 +124,15 @@ def search_all(rank: int, count: int, names: list[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def found() -> list[dict[str, Any]]:
-    return run_world(search_all, list(CASES))
+def world() -> Iterator[World]:
+    """Two processes, started once."""
+    with World(2) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def found(world: World) -> list[dict[str, Any]]:
+    return world.run(search_all, list(CASES))
 
 
 def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -149,14 +148,6 @@ def test_all_processes_hold_and_export_the_same(name: str, found: list[dict[str,
 @pytest.mark.filterwarnings("ignore:the search has not come inside its budget")
 def test_two_processes_search_as_one(name: str, found: list[dict[str, Any]]) -> None:
     check_as_one(search(name), found[0][name])
-
-
-@pytest.mark.benchmark
-def test_more_searches() -> None:
-    first, second = run_world(search_all, list(SLOW))
-    for name in SLOW:
-        check_alike(first[name], second[name])
-        check_as_one(search(name), first[name])
 
 
 def check_alike(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -221,8 +212,8 @@ def options_of_ddp(rank: int, count: int) -> dict[str, Any]:
     return found
 
 
-def test_options_and_phases() -> None:
-    first, second = run_world(options_of_ddp)
+def test_options_and_phases(world: World) -> None:
+    first, second = world.run(options_of_ddp)
     for name in first:
         assert same(first[name], second[name]), name
     for name in ("search for unused", "views"):
@@ -270,8 +261,8 @@ def other_models(rank: int, count: int) -> dict[str, str]:
     return said
 
 
-def test_different_models_are_told_apart() -> None:
-    first, second = run_world(other_models)
+def test_different_models_are_told_apart(world: World) -> None:
+    first, second = world.run(other_models)
     assert first == second, "every process is told"
     assert not first["alike"] + first["alike in DDP"] + first["frozen"]
     where = "rank 1 not that of rank 0"

@@ -10,10 +10,8 @@ from torch import nn
 
 from nasopt import NASB, cost
 from nasopt.errors import UnpricedError
-from nasopt.nn import BinaryConv2d
 from unit_test.methods.nasb_seeds import SHAPE, Residual, torchvision_models
 
-STAGES = ["layer1", "layer2", "layer3", "layer4"]
 FEW = ("zero", "max_pool_3x3", "identity")
 
 
@@ -46,14 +44,6 @@ def test_bottleneck_blocks() -> None:
     # The block's own 1x1 convolution beside its main path aligns input and output.
     assert isinstance(model.arch_export(verify=False).get_submodule("layer1.aligners.0.0"), nn.Conv2d)
     check(model, (3, 32, 32))
-
-
-@pytest.mark.benchmark
-@pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 16), ("resnet34", 32), ("resnet50", 48)])
-def test_whole_resnets(name: str, convolutions: int) -> None:
-    model = shaken(getattr(torchvision_models(), name)(num_classes=5), STAGES, FEW, (3, 64, 64))
-    assert sum(isinstance(module, BinaryConv2d) for module in model.arch_export().modules()) == convolutions
-    check(model, (3, 64, 64))
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,6 @@ def found(job: Path) -> dict[str, Any]:
     return summary
 
 
-@pytest.mark.benchmark
 def test_eight_searches_one_worker_killed(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     command = [*SWEEP, *EPOCHS, "--strengths", "0.1:10:7", "--out", str(tmp_path / "ray")]

@@ -1,0 +1,7 @@
+"""One thread and one random seed, as in unit_test."""
+
+from __future__ import annotations
+
+from unit_test.conftest import _seeded
+
+__all__ = ["_seeded"]
