@@ -311,9 +311,9 @@ class Choices:
 
     def one_hot(self, decisions: Decisions, like: Tensor) -> Tensor:
         """Weights per branch of decided choices, `(branches,)`."""
-        weights = torch.zeros(self.total, dtype=like.dtype)
-        weights[[self._layout[name][0] + branch for name in self.names for branch in decisions[name]]] = 1
-        return weights.to(like.device)
+        kept = [self._layout[name][0] + branch for name in self.names for branch in decisions[name]]
+        weights = torch.zeros_like(like)
+        return weights.index_fill(0, torch.tensor(kept, device=like.device), 1.0) if kept else weights
 
 
 def plain_decision(keep: int, kept: Sequence[int]) -> int | list[int]:
