@@ -1,4 +1,4 @@
-"""Does a search end inside its limits, and does it use them? PIT with budgets on ResNet-8 and the embedded digits.
+"""Budget benchmark: PIT under twelve limits on ResNet-8 and the embedded digits; is each kept, and used up?
 
     python benchmarks/budgets.py                                      # 12 budgets
     python benchmarks/budgets.py --strengths 0.1 0.3 1 3              # plus hand-tuned strengths, for comparison
@@ -14,22 +14,26 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
+
 from benchmarks_mlperf_tiny.data.sources import DataOptions
-from benchmarks_mlperf_tiny.epoch import Engine, epoch_seed
-from benchmarks_mlperf_tiny.image_classification import TASK
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
-from benchmarks_mlperf_tiny.progress import Progress
+from benchmarks_mlperf_tiny.tasks import TASKS
+from benchmarks_mlperf_tiny.training import Engine, epoch_seed
 from nasopt import PIT, Budget
 from nasopt.cost import network_cost
 
+TASK = TASKS["ic"]
 SHAPE = TASK.input_shape
 METRICS = {"size": "size", "macs": "macs", "latency": "latency_ms:cortex_m4", "memory": "memory"}
 UNITS = {"size": "weights", "macs": "MAC", "latency": "ms", "memory": "B"}
@@ -49,13 +53,12 @@ class Trainer:
         """Train for some epochs with Adam; `groups` as an optimizer takes them."""
         optimizer = torch.optim.Adam(groups, lr=self.recipe.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) if cosine else None
-        progress = Progress("", epochs, self.data.train.steps(self.recipe.batch_size), 0, True)
+        step = self.engine.plain_step(model, optimizer, penalty)
         for epoch in range(epochs):
             model.train()
-            self.engine.train_epoch(model, penalty, optimizer, epoch_seed(0, phase, epoch), progress)
+            self.engine.train_epoch(step, epoch_seed(0, phase, epoch))
             if schedule is not None:
                 schedule.step()
-        progress.close()
 
     def search(self, seed: nn.Module, regularizer: Any, strength: float, relative: bool, options: Any) -> nn.Module:
         """The found network, fine-tuned."""

@@ -1,6 +1,8 @@
-"""What did `joint_search` find? A table of sizes and accuracies, the methods side by side at equal sizes, and a plot.
+"""Table and plot of what `joint_search` found: sizes and accuracies, the methods side by side at equal sizes.
 
-python -m benchmarks.joint_report joint.jsonl --plot joint.png
+    python -m benchmarks.joint_report joint.jsonl --plot joint.png
+
+Only seeds that are there for every method and strength count.
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ import itertools
 import json
 import math
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks.joint_search import METHODS
 

@@ -1,4 +1,4 @@
-"""Is it better to search layers and channels at once, or one after the other? Accuracy against size, at equal total epochs.
+"""Joint against sequential search of layers and channels: accuracy against size, at equal total epochs.
 
     NASOPT_DATA=... python -m benchmarks.joint_search --out joint.jsonl    # under an hour on one core
     python -m benchmarks.joint_report joint.jsonl --plot joint.png         # table and plot of what is there
@@ -16,6 +16,7 @@ import argparse
 import copy
 import json
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.networks import resnet8, set_norm_momentum
 from examples.cifar_subset import batches, load_subset

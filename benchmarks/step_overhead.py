@@ -1,4 +1,4 @@
-"""What do `PhaseSchedule` and `SearchCallback` add to a training step? Against the same step with the loss written by hand.
+"""Overhead of `PhaseSchedule` and `SearchCallback` on a training step, against the same step with the loss written by hand.
 
     python -m benchmarks.step_overhead                    # one thread, batch 32; 4 epochs of 100 steps
     python -m benchmarks.step_overhead --only resnet8 --epochs 2
@@ -13,15 +13,19 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks.step_time import BATCH, NETWORKS, seconds
 from benchmarks.torchvision_models import load_torchvision

@@ -1,4 +1,4 @@
-"""What does searching cost? A training step of the search model against the plain seed, paired in one run.
+"""Step time of PIT: a training step of the search model against one of the plain seed, paired in one run.
 
     python benchmarks/step_time.py                 # batch 32, one thread, 60 pairs
     python benchmarks/step_time.py --pairs 200 --only autoencoder
@@ -14,11 +14,15 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8, tcn
 from nasopt import PIT

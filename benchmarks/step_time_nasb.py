@@ -1,11 +1,11 @@
-"""The cost of a search step of NASB: both its steps against a step of the binary backbone alone, paired in one run.
+"""Step time of NASB: both kinds of search step against a step of the binary backbone alone, paired in one run.
 
     python benchmarks/step_time_nasb.py                 # batch 50, one thread, 60 rounds
     python benchmarks/step_time_nasb.py --rounds 200 --only resnet8
     python benchmarks/step_time_nasb.py --active edges  # an operation on every edge, as in the source
 
 The backbone alone is the found network that keeps no operation at all. In every round each step is made once, so that a
-slower minute of the machine meets all; operations are drawn anew at every step, so figures are sums over the rounds,
+slower minute of the machine meets all; operations are drawn at every step, so figures are sums over the rounds,
 divided. Times are CPU times of this process. A step is: forward, cross entropy, backward, optimizer (Adam for the
 architecture, SGD with momentum for weights); the architecture step pays for `ops`, too.
 """
@@ -13,12 +13,16 @@ architecture, SGD with momentum for weights); the architecture step pays for `op
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.networks import resnet8
 from examples.nasb_three_stages import SHAPE, resnet18

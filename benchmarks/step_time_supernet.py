@@ -1,4 +1,4 @@
-"""What does choosing between branches cost? Training steps of supernets against plain networks, paired in one run.
+"""Step time and memory of supernets: training steps against those of plain networks, paired in one run.
 
     python benchmarks/step_time_supernet.py                 # batch 32, one thread, 40 rounds
     python benchmarks/step_time_supernet.py --rounds 100 --only ds_cnn
@@ -15,15 +15,21 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # read on import; the profiler is talkative
+
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.networks import ds_cnn, resnet8
 from nasopt import PITSuperNet, SuperNet, SuperNetModule, with_candidates

@@ -1,4 +1,4 @@
-"""What do thousands of jobs cost the process that leads a sweep? Real sweeps, runners and files; jobs that do nothing.
+"""Scale test of sweeps: what thousands of jobs cost the process that leads them. Real runners and files; jobs that do nothing.
 
     python benchmarks/sweep_scale.py                              # 2,000 jobs on a local Ray cluster
     python benchmarks/sweep_scale.py --jobs 500 2000 8000 --runner none
@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import resource
+import sys
 import tempfile
 import threading
 import time
@@ -26,9 +27,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
+
 from benchmarks_mlperf_tiny.ray_runner import STORE, RayRunner
 from benchmarks_mlperf_tiny.runner import Outcome, Runner
-from benchmarks_mlperf_tiny.sweep import run_sweep
+from benchmarks_mlperf_tiny.sweep import Sweep
 from benchmarks_mlperf_tiny.tasks import TASKS
 
 LAYERS = {f"block{index}.conv": {"inputs": 16, "outputs": 16, "kernel": [3, 3]} for index in range(20)}
@@ -91,7 +94,7 @@ def ray_cluster(machines: int, cpus: int, lose: int) -> Iterator[None]:
 def sweep(folder: Path, jobs: int, runner: Runner) -> list[dict[str, Any]]:
     """So many networks, ten seeds of each strength; the plain seeds are among them."""
     strengths = [0.1 * 1.001**index for index in range(math.ceil(jobs / 10) - 1)]
-    return run_sweep(folder, TASKS["ic"], None, ["pit"], strengths, range(10), runner, quiet=True)
+    return Sweep(folder, TASKS["ic"], None, ["pit"], range(10), runner, quiet=True).grid(strengths)
 
 
 def main() -> None:

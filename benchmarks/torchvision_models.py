@@ -1,4 +1,4 @@
-"""Which of torchvision's classification models convert, and exactly? Wrap, remove channels at random, export, compare.
+"""Conversion test over torchvision's classification models: wrap, remove channels at random, export, compare.
 
     python benchmarks/torchvision_models.py                # all, one process each; prints a table, writes a CSV
     python benchmarks/torchvision_models.py resnet50 swin_t
@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 FIELDS = [
     "model",

@@ -1,4 +1,4 @@
-"""What can be asked for on the command line?"""
+"""Command line of `python -m benchmarks_mlperf_tiny`: parser and error handling."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, help="of network parameters")
     parser.add_argument("--arch-lr", type=float, help="of architecture parameters")
     parser.add_argument(
-        "--patience", type=int, metavar="EPOCHS", help="end a phase early after so many without progress"
+        "--patience", type=int, metavar="EPOCHS", help="end a phase early after that many without progress"
     )
     parser.add_argument("--device", help="torch device; default: cpu")
     parser.add_argument("--amp", action="store_true", default=None, help="compute in bfloat16 where that is safe")

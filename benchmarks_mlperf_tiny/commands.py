@@ -1,4 +1,4 @@
-"""What does each command do, from arguments to files?"""
+"""Commands of `python -m benchmarks_mlperf_tiny`, from arguments to files."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
-from benchmarks_mlperf_tiny.goal import Goal, parse_range
-from benchmarks_mlperf_tiny.job import run_job
-from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.files import locked
+from benchmarks_mlperf_tiny.jobs import run_job
+from benchmarks_mlperf_tiny.limits import Goal, parse_range, parse_seeds, parse_strengths
 from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.ray_runner import RayRunner
 from benchmarks_mlperf_tiny.report import write_report
-from benchmarks_mlperf_tiny.results import run_name, save_result
 from benchmarks_mlperf_tiny.runner import LocalRunner, Runner
 from benchmarks_mlperf_tiny.search import Run
-from benchmarks_mlperf_tiny.summary import summarise, text_table
-from benchmarks_mlperf_tiny.sweep import parse_seeds, parse_strengths, run_sweep
+from benchmarks_mlperf_tiny.summary import run_name, save_result, summarise, text_table
+from benchmarks_mlperf_tiny.sweep import Sweep
 from benchmarks_mlperf_tiny.tasks import get_task
-from benchmarks_mlperf_tiny.tensorboard import CurveWriter
-from benchmarks_mlperf_tiny.trade_off import run_trials
+from benchmarks_mlperf_tiny.training import CurveWriter
 
 SETTINGS = (
     "strength",
@@ -66,12 +64,14 @@ def search(args: argparse.Namespace) -> None:
             elif path.exists():
                 print(f"going on from {path}")
         every = args.checkpoint_every
+        curves = CurveWriter(folder / "curves") if args.tensorboard and first else None
+        search_run = Run(config, task, data, checkpoints["found"], every, args.quiet, curves)
+        search_run.start()  # what cannot be searched is said before the seed is trained
         seed_result = None
         if config.method != "seed" and not args.no_baseline:
             seed_config = make_config(task, args.data, "seed", **changes)
             seed_result = Run(seed_config, task, data, checkpoints["seed"], every, args.quiet).run()
-        curves = CurveWriter(folder / "curves") if args.tensorboard and first else None
-        found = Run(config, task, data, checkpoints["found"], every, args.quiet, curves).run()
+        found = search_run.run()
         if not first:
             return
         seed = seed_result.network if seed_result else task.seed(data.num_classes)
@@ -131,12 +131,15 @@ def sweep(args: argparse.Namespace) -> None:
     Raises:
         BenchmarkError: anything that cannot be served; the message says what to do.
     """
-    settings = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
-    settings |= {"data_dir": args.data_dir, "quiet": args.quiet, "fresh": args.fresh}
-    what = (args.out, get_task(args.task), args.data, args.method.split(","))
-    seeds = parse_seeds(args.seeds)
     if args.budget and args.strengths:
         raise BenchmarkError("--budget and --strengths: limits take the place of strengths, give one of them")
+    task, methods, seeds = get_task(args.task), args.method.split(","), parse_seeds(args.seeds)
+
+    def make_sweep() -> Sweep:
+        settings = {key: getattr(args, key) for key in SETTINGS if key not in ("strength", "budget", "seed")}
+        options = {"data_dir": args.data_dir, "quiet": args.quiet, "fresh": args.fresh}
+        return Sweep(args.out, task, args.data, methods, seeds, make_runner(args), settings, **options)
+
     if args.sampler == "grid":
         for option in TRIAL_OPTIONS:
             if getattr(args, option) is not None:
@@ -145,7 +148,7 @@ def sweep(args: argparse.Namespace) -> None:
                     f"{name} is for strengths that Optuna proposes: add --sampler optuna, or leave it out"
                 )
         strengths = [] if args.budget else parse_strengths(args.strengths or "0.1:10:5")
-        rows = run_sweep(*what, strengths, seeds, make_runner(args), budgets=args.budget or (), **settings)
+        rows = make_sweep().grid(strengths, args.budget or ())
     elif args.sampler == "optuna":
         if args.budget:
             raise BenchmarkError(
@@ -153,10 +156,9 @@ def sweep(args: argparse.Namespace) -> None:
             )
         bounds = parse_range(args.strengths or "0.1:10")
         trials = 20 if args.trials is None else args.trials
-        goal = Goal(
-            args.cost or args.regularizer or get_method(what[-1][0]).regularizer, args.max_cost, args.min_figure
-        )
-        rows, front = run_trials(*what, bounds, seeds, trials, goal, make_runner(args), **settings)
+        cost = args.cost or args.regularizer or get_method(methods[0]).regularizer
+        goal = Goal(cost, args.max_cost, args.min_figure)
+        rows, front = make_sweep().trade_off(bounds, trials, goal)
         print_front(front, goal)
     else:
         raise BenchmarkError(f"unknown sampler {args.sampler!r}: known are grid and optuna")

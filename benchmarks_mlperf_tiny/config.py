@@ -1,4 +1,4 @@
-"""What does one run do? All settings as one plain value; equal values give equal results."""
+"""Settings of one run as one plain, checked value; equal values give equal results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from benchmarks_mlperf_tiny.budgets import parse_budget
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.limits import parse_budget
 from benchmarks_mlperf_tiny.methods import get_method
-from benchmarks_mlperf_tiny.task import Recipe, Task
+from benchmarks_mlperf_tiny.tasks import Recipe, Task
 
 REGULARIZERS = ("macs", "size", "ops", "size_bits")
 
@@ -29,7 +29,7 @@ class RunConfig:
         seed: of weights, order of examples, augmentation and sampling.
         warmup, search, finetune: epochs of each phase.
         batch_size, lr, arch_lr, norm_momentum: as in `Recipe`.
-        patience: end a phase after so many epochs without progress; None: never.
+        patience: end a phase after that many epochs without progress; None: never.
         device: torch device.
         amp: compute in bfloat16 where autocast does so.
         compile: run the models through `torch.compile`.

@@ -1,4 +1,4 @@
-"""How good is a saved keyword network on the official MLPerf Tiny features?"""
+"""Accuracy of a saved keyword network on the official MLPerf Tiny features."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks_mlperf_tiny.data.official_keywords import CLASSES, official_keywords
 from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.data.speech_commands import CLASSES, official_keywords
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.task import top1
+from benchmarks_mlperf_tiny.tasks import top1
 
 
 def load_module(path: Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What does int8 cost? Found networks as float and int8 ONNX files, judged on the test split beside the torch network.
+"""Cost of int8: found networks as float and int8 ONNX files, judged on the test split beside the torch network.
 
     python -m benchmarks_mlperf_tiny.export_int8                                     # all tasks: searches, then exports
     python -m benchmarks_mlperf_tiny.export_int8 --task ic --module results/.../found_module.pt
@@ -25,8 +25,7 @@ from benchmarks_mlperf_tiny.data.splits import Split, TaskData
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.evaluate import load_module
 from benchmarks_mlperf_tiny.search import Run
-from benchmarks_mlperf_tiny.task import Task
-from benchmarks_mlperf_tiny.tasks import TASKS, get_task
+from benchmarks_mlperf_tiny.tasks import TASKS, Task, get_task
 from nasopt.errors import NasoptError
 from nasopt.export import ExportReport, to_int8_onnx, to_onnx
 from nasopt.export.int8 import METHODS

@@ -1,4 +1,4 @@
-"""What is in a network? Its layers and their channels, its parameters, its cost."""
+"""Layers, channels, parameters and costs of a plain network."""
 
 from __future__ import annotations
 

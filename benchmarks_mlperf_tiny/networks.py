@@ -1,4 +1,4 @@
-"""Which networks does a search start from? The MLPerf Tiny reference models as plain PyTorch modules, and a TCN.
+"""Seed networks: the MLPerf Tiny reference models as plain PyTorch modules, and a TCN.
 
 Layer for layer as in mlcommons/tiny (v1.4). Norms follow Keras' defaults there: eps 1e-3, momentum 0.99, which
 PyTorch calls 0.01. Sizes in the docstrings are weights with norms folded into the layer before them, work is
@@ -164,7 +164,7 @@ def ds_cnn(
 def mobilenet_v1(num_classes: int = 2, in_channels: int = 3, *, keras_padding: bool = False) -> nn.Module:
     """MobileNetV1 x0.25 for 96x96 images: visual wake words, 210,850 weights, 7,489,664 MACs.
 
-    `(B, in_channels, 96, 96) -> (B, num_classes)`. Convolutions have no bias: the norm behind each adds one.
+    `(B, in_channels, 96, 96) -> (B, num_classes)`. Convolutions have no bias: the norm after each adds one.
     """
     widths = [8, 16, 32, 32, 64, 64, 128, 128, 128, 128, 128, 128, 256, 256]
     strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]

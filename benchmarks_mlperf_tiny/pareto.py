@@ -1,4 +1,4 @@
-"""Which of the found networks are worth having? Those that no other beats in both cost and figure."""
+"""Pareto front and hypervolume of networks: those that no other beats in both cost and figure."""
 
 from __future__ import annotations
 

@@ -1,32 +1,31 @@
-"""In which order does a run train what, for how long and how fast?"""
+"""Phases of a run: their order and lengths, how strength and learning rates change within them, and when one ends early."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.methods import Method
-
-Kind = Literal["train", "warmup", "search", "pretrain", "finetune"]
+from nasopt import schedule
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs with one optimizer.
+    """A stretch of epochs with optimizers of its own.
 
     Attributes:
-        kind: `"train"` (a plain seed), `"warmup"` (network parameters of a search model), `"search"` (both halves),
-            `"pretrain"` (the full-precision twin of a found binary network), `"finetune"` (the found network; or the seed
-            once more).
+        kind: `"train"` (a plain seed), `"warmup"` and `"search"` (of a search model, as `nasopt.PhaseSchedule` has them),
+            `"pretrain"` (the full-precision twin of a found binary network), `"finetune"` (the found network, or the seed).
         epochs: planned.
         stage: index of the method's stage whose search model is trained; None: a plain network.
     """
 
-    kind: Kind
+    kind: Literal["train", "warmup", "search", "pretrain", "finetune"]
     epochs: int
     stage: int | None = None
 
@@ -34,27 +33,6 @@ class Phase:
     def name(self) -> str:
         """For the history: unique within a run."""
         return self.kind if self.stage is None or self.kind == "warmup" else f"{self.kind}{self.stage + 1}"
-
-    def lr_factor(self, epoch: int) -> float:
-        """Learning rate of an epoch over that of the recipe: constant, and half a cosine to zero in fine-tuning."""
-        if self.kind != "finetune":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
-
-    def strength_factor(self, epoch: int) -> float:
-        """Strength of an epoch over that of the run: rises over the first half of a search.
-
-        All masks start alike. Under full strength they would close together; a rising one lets the network's own
-        gradients part the useful channels from the others first.
-        """
-        return min(1.0, 2 * (epoch + 1) / self.epochs)
-
-    def arch_lr_factor(self, epoch: int) -> float:
-        """The same for architecture parameters: 1, and a straight line to zero in the second half of the search.
-
-        Channels hover about the threshold of their mask; smaller and smaller steps let each come to rest on one side.
-        """
-        return min(1.0, 2 * (1 - epoch / self.epochs))
 
 
 def plan(config: RunConfig, method: Method) -> list[Phase]:
@@ -84,7 +62,7 @@ def plan(config: RunConfig, method: Method) -> list[Phase]:
 def worn_out(history: list[dict[str, Any]], phase: Phase, patience: int | None) -> bool:
     """Whether the last `patience` epochs of a phase brought nothing.
 
-    Progress is a better val figure than in any epoch of the phase before; in a search also another cost.
+    Progress is a better val figure than in any earlier epoch of the phase; in a search also another cost.
     """
     records = [record for record in history if record["phase"] == phase.name]
     if patience is None or len(records) <= patience:
@@ -93,3 +71,27 @@ def worn_out(history: list[dict[str, Any]], phase: Phase, patience: int | None) 
     if max(record["val"] for record in late) > max(record["val"] for record in before):
         return False
     return phase.kind != "search" or len({record["cost"] for record in records[-patience - 1 :]}) == 1
+
+
+def rising(strength: float, epochs: int) -> float | schedule.Schedule:
+    """The strength of a search, as a schedule: it rises over the first half.
+
+    All masks start alike. Under full strength they would close together; a rising one lets the network's own gradients part
+    the useful channels from the others first.
+    """
+    if epochs <= 2:
+        return strength
+    return schedule.linear(2 * strength / epochs, strength, epochs / 2 - 1)
+
+
+def rate_of(kind: str, is_arch: bool, epochs: int) -> Callable[[int], float]:
+    """Learning rate of an epoch over that of the recipe.
+
+    Architecture parameters: a straight line to zero in the second half of the search. Channels hover about the threshold of
+    their mask; smaller and smaller steps let each come to rest on one side. Fine-tuning: half a cosine to zero.
+    """
+    if kind == "finetune":
+        return lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    if kind == "search" and is_arch:
+        return lambda epoch: min(1.0, 2 * (1 - epoch / epochs))
+    return lambda epoch: 1.0

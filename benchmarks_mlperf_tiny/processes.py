@@ -1,4 +1,4 @@
-"""How do several processes, started by torchrun, make one run? Each trains on a share of every batch; the first one writes."""
+"""One run by several processes, started by torchrun: each trains on a share of every batch; the first one writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With which results do we compare? Those of the study that this benchmark follows: parameters and accuracy [%].
+"""Published results of the study that this benchmark follows: parameters and accuracy [%].
 
 Mean accuracy of six fine-tunings, size regularizer, parameters as PyTorch counts them, on the original data sets.
 Figures from other data (embedded, stand-in) are not comparable with them and are drawn apart.

@@ -1,10 +1,8 @@
-"""How do jobs run on many machines? A runner that hands them to a Ray cluster, and again when their worker is lost."""
+"""Runner on a Ray cluster of many machines; a job whose worker is lost is executed again."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import itertools
 import logging
 import math
 import os
@@ -12,12 +10,13 @@ import socket
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.ray_worker import execute, last_line, search_job
-from benchmarks_mlperf_tiny.runner import Outcome
+from benchmarks_mlperf_tiny.runner import Outcome, drive
 from nasopt.extras import import_extra
 
 RETRIES = 3  # of a job whose worker was lost: each goes on from its checkpoint
@@ -73,31 +72,26 @@ class RayRunner:
             check_reachable(self.address)
 
     def run(self, folders: Iterable[Path]) -> Iterator[Outcome]:
-        """Execute all jobs, as many at a time as there is room for; those whose worker is lost are executed again.
-
-        When the generator is closed or interrupted, running jobs are stopped; they can be executed again later.
-        """
-        waiting = iter(folders)
-        running: dict[concurrent.futures.Future[tuple[int, str]], tuple[Path, Any]] = {}
+        """See `Runner`; jobs whose worker is lost are executed again."""
+        references: dict[Future[tuple[int, str]], Any] = {}
         with self.connection():
             task = self.ray.remote(execute).options(
                 num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=RETRIES, retry_exceptions=False
             )
             environment = {name: os.path.abspath(os.environ[name]) for name in PASSED_ON if os.environ.get(name)}
+
+            def submit(folder: Path) -> Future[tuple[int, str]]:
+                reference = task.remote(self.job, str(folder.resolve()), self.threads, environment)
+                future: Future[tuple[int, str]] = reference.future()
+                references[future] = reference
+                return future
+
             try:
-                while True:
-                    room = (self.jobs or max(self.places(), 1)) - len(running)
-                    for folder in itertools.islice(waiting, max(room, 0)):
-                        reference = task.remote(self.job, str(folder.resolve()), self.threads, environment)
-                        running[reference.future()] = folder, reference
-                    if not running:
-                        return
-                    ended, _ = concurrent.futures.wait(running, LOOK_AGAIN, concurrent.futures.FIRST_COMPLETED)
-                    for future in ended:
-                        folder, _ = running.pop(future)
-                        yield self.outcome(folder, future)
+                for folder, future in drive(folders, lambda: self.jobs or max(self.places(), 1), submit, LOOK_AGAIN):
+                    del references[future]
+                    yield self.outcome(folder, future)
             finally:
-                for _, reference in running.values():
+                for reference in references.values():
                     self.ray.cancel(reference, force=True)
 
     @contextlib.contextmanager
@@ -150,7 +144,7 @@ class RayRunner:
         machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         return sum(min(int(machine.get(name, 0) / value) for name, value in demand.items()) for machine in machines)
 
-    def outcome(self, folder: Path, future: concurrent.futures.Future[tuple[int, str]]) -> Outcome:
+    def outcome(self, folder: Path, future: Future[tuple[int, str]]) -> Outcome:
         """How a job ended, and be it by the loss of its last worker."""
         try:
             return Outcome(folder, *future.result())

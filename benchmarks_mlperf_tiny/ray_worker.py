@@ -1,4 +1,4 @@
-"""What happens to a job on a worker of a Ray cluster?
+"""Execution of a job on a worker of a Ray cluster.
 
 This module imports nothing that takes time: a worker that only hears that a job is finished needs no torch.
 """
@@ -17,7 +17,7 @@ def search_job(folder: Path, threads: int) -> None:
     """The search of a job; torch is imported on the worker only."""
     import torch
 
-    from benchmarks_mlperf_tiny.job import run_job
+    from benchmarks_mlperf_tiny.jobs import run_job
 
     torch.set_num_threads(threads)
     run_job(folder)

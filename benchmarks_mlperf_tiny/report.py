@@ -1,4 +1,4 @@
-"""What has a sweep found? A static HTML page: Pareto fronts, hypervolumes, every network layer by layer."""
+"""HTML page about the networks of a sweep: Pareto fronts, hypervolumes, every network layer by layer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import html
 import io
 import json
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from benchmarks_mlperf_tiny import published
-from benchmarks_mlperf_tiny.checkpoint import write_bytes, write_text
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.files import write_bytes, write_text
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer
 from benchmarks_mlperf_tiny.pareto import front, hypervolume
-from benchmarks_mlperf_tiny.plots import draw_fronts
 from benchmarks_mlperf_tiny.summary import COSTS
 
 STYLE = """
@@ -42,122 +42,133 @@ class Network:
         found: dict[str, Any] = self.summary["found"]
         return found
 
-    def point(self, cost: str) -> tuple[float, float]:
-        """`(cost, test figure)`."""
-        return float(self.found[cost]), float(self.found["test"])
+    @property
+    def point(self) -> tuple[float, float]:
+        """`(MACs, test figure)`."""
+        return float(self.found["macs"]), float(self.found["test"])
+
+    @property
+    def setting(self) -> str:
+        """Budget or strength of the search."""
+        return str(self.config.get("budget") or f"{self.config['strength']:g}")
 
 
-def read_networks(folder: Path) -> dict[tuple[str, str], list[Network]]:
-    """All finished networks below a folder, by task and data.
+Methods = dict[str, list[Network]]  # networks of each search method; the plain seeds are under "seed"
+
+
+def read_networks(folder: Path) -> dict[tuple[str, str], Methods]:
+    """All finished networks below a folder, by task and data, and by method.
 
     Raises:
         BenchmarkError: there is none, or a summary cannot be read.
     """
-    groups: dict[tuple[str, str], list[Network]] = defaultdict(list)
+    groups: dict[tuple[str, str], Methods] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.rglob("summary.json")):
         try:
             summary = json.loads(path.read_text())
-            network = Network(path.parent.name, summary["config"], summary)
-            groups[network.config["task"], network.config["data"]].append(network)
+            config = summary["config"]
+            groups[config["task"], config["data"]][config["method"]].append(Network(path.parent.name, config, summary))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BenchmarkError(f"{path} cannot be read ({error!r}): remove it, and run the sweep again") from error
     if not groups:
         raise BenchmarkError(f"no finished network lies below {folder}: run `search` or `sweep` first, or give --out")
-    return dict(groups)
+    return groups
 
 
-def by_method(networks: list[Network]) -> dict[str, list[Network]]:
-    """Networks of each search method; the plain seeds are left out."""
-    methods: dict[str, list[Network]] = defaultdict(list)
-    for network in networks:
-        if network.config["method"] != "seed":
-            methods[network.config["method"]].append(network)
-    return dict(methods)
+def table(titles: Iterable[str], rows: Iterable[Sequence[object]], marked: Collection[object] = ()) -> str:
+    """An HTML table; rows whose first cell is `marked` stand out."""
+    lines = ["<tr>" + "".join(f"<th>{html.escape(title)}</th>" for title in titles) + "</tr>"]
+    for row in rows:
+        kind = ' class="front"' if row[0] in marked else ""
+        lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>")
+    return "<table>" + "\n".join(lines) + "</table>"
 
 
-def setting(config: dict[str, Any]) -> str:
-    """Budget or strength of a search."""
-    return str(config.get("budget") or f"{config['strength']:g}")
-
-
-def layer_text(fields: dict[str, Any]) -> str:
-    """A layer of a summary, readable."""
-    return str(Layer(**{**fields, "kernel": tuple(fields["kernel"])}))
-
-
-def network_rows(networks: list[Network], chosen: set[str]) -> str:
-    """Table rows of networks, those on a front marked."""
-    rows = []
-    for network in sorted(networks, key=lambda network: network.found["macs"]):
-        found, config = network.found, network.config
-        cells = [
-            html.escape(network.name),
-            html.escape(config["method"]),
-            html.escape(setting(config)),
-            str(config["seed"]),
-            *(f"{found[key]:,}" for key in COSTS),
-            *("" if found[f"{target}_ms"] is None else f"{found[f'{target}_ms']:.3f}" for target in TARGETS),
-            *(f"{found[key]:.4f}" for key in ("val", "test")),
-            f"{found['seconds']:.0f}",
-        ]
-        mark = ' class="front"' if network.name in chosen else ""
-        rows.append(f"<tr{mark}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return "\n".join(rows)
+def network_row(network: Network) -> list[object]:
+    """The cells of a network."""
+    found = network.found
+    latencies = [found[f"{target}_ms"] for target in TARGETS]
+    return [
+        network.name,
+        network.config["method"],
+        network.setting,
+        network.config["seed"],
+        *(f"{found[key]:,}" for key in COSTS),
+        *("" if latency is None else f"{latency:.3f}" for latency in latencies),
+        *(f"{found[key]:.4f}" for key in ("val", "test")),
+        f"{found['seconds']:.0f}",
+    ]
 
 
 def layer_table(networks: list[Network]) -> str:
     """Layers of the seed and of the networks on a front, side by side."""
-    columns = [("seed", networks[0].summary["seed"]["layers"])] + [(n.name, n.found["layers"]) for n in networks]
-    names = list(dict.fromkeys(name for _, layers in columns for name in layers))
-    head = "".join(f"<th>{html.escape(title)}</th>" for title, _ in columns)
-    body = "\n".join(
-        f"<tr><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{layer_text(layers[name]) if name in layers else 'gone'}</td>" for _, layers in columns)
-        + "</tr>"
-        for name in names
-    )
-    return f"<table><tr><th>layer</th>{head}</tr>\n{body}</table>"
+    columns = {"seed": networks[0].summary["seed"]["layers"], **{n.name: n.found["layers"] for n in networks}}
+    names = dict.fromkeys(name for layers in columns.values() for name in layers)
+
+    def text(layers: dict[str, Any], name: str) -> str:
+        return str(Layer(**{**layers[name], "kernel": tuple(layers[name]["kernel"])})) if name in layers else "gone"
+
+    return table(["layer", *columns], [[name, *(text(layers, name) for layers in columns.values())] for name in names])
 
 
-def section(task: str, data: str, networks: list[Network], picture: bytes) -> str:
+def section(task: str, data: str, methods: Methods, picture: bytes) -> str:
     """The part of the page about one task on one data set."""
-    synthetic = networks[0].summary["synthetic"]
-    parts = [f"<h2>{html.escape(task)} on {html.escape(data)}{' (synthetic data)' if synthetic else ''}</h2>"]
+    networks = [network for members in methods.values() for network in members]
+    synthetic = " (synthetic data)" if networks[0].summary["synthetic"] else ""
+    parts = [f"<h2>{html.escape(f'{task} on {data}{synthetic}')}</h2>"]
     parts.append(f'<img alt="cost and figure" src="data:image/png;base64,{base64.b64encode(picture).decode()}">')
     chosen: list[Network] = []
-    lines = []
-    for method, members in by_method(networks).items():
-        points = [member.point("macs") for member in members]
-        best = [members[index] for index in front(points)]
-        chosen += best
-        worst = (float(members[0].summary["seed"]["macs"]), 0.0)
-        share = hypervolume(points, worst) / worst[0]
-        lines.append(
-            f"<tr><td>{html.escape(method)}</td><td>{len(members)}</td><td>{len(best)}</td><td>{share:.4f}</td></tr>"
-        )
-    if lines:
-        head = "<tr><th>method</th><th>networks</th><th>on the front</th><th>hypervolume</th></tr>"
-        parts.append(f"<table>{head}{''.join(lines)}</table>")
+    rows = []
+    for method, members in methods.items():
+        if method != "seed":
+            points = [member.point for member in members]
+            best = [members[index] for index in front(points)]
+            chosen += best
+            macs = float(members[0].summary["seed"]["macs"])
+            rows.append([method, len(members), len(best), f"{hypervolume(points, (macs, 0.0)) / macs:.4f}"])
+    if rows:
+        parts.append(table(["method", "networks", "on the front", "hypervolume"], rows))
         parts.append('<p class="note">Hypervolume: of MACs over the seed\'s and the test figure, reference (1, 0).</p>')
     titles = ["network", "method", "strength or budget", "seed", *COSTS.values()]
     titles += [*(f"{target} [ms]" for target in TARGETS), "val", "test", "seconds"]
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    parts.append(f"<table><tr>{head}</tr>{network_rows(networks, {network.name for network in chosen})}</table>")
+    by_cost = sorted(networks, key=lambda network: network.point)
+    parts.append(table(titles, map(network_row, by_cost), {network.name for network in chosen}))
     if chosen:
         parts.append("<h3>Layer by layer: the networks on the fronts</h3>" + layer_table(chosen))
     if task in published.CURVES:
-        parts.append(published_table(task))
+        curves = {"seed": [published.SEEDS[task]], **published.CURVES[task]}
+        points_ = [
+            [name, f"{params:,}", f"{accuracy:.2f}"] for name, curve in curves.items() for params, accuracy in curve
+        ]
+        parts.append("<h3>Published, on the original data</h3>" + table(["method", "params", "accuracy [%]"], points_))
     return "\n".join(parts)
 
 
-def published_table(task: str) -> str:
-    """The published points of a task."""
-    params, accuracy = published.SEEDS[task]
-    rows = [f"<tr><td>seed</td><td>{params:,}</td><td>{accuracy:.2f}</td></tr>"]
-    for method, curve in published.CURVES[task].items():
-        rows += [f"<tr><td>{method}</td><td>{params:,}</td><td>{accuracy:.2f}</td></tr>" for params, accuracy in curve]
-    head = "<tr><th>method</th><th>params</th><th>accuracy [%]</th></tr>"
-    return f"<h3>Published, on the original data</h3><table>{head}{''.join(rows)}</table>"
+def draw_fronts(title: str, methods: Methods, figure_name: str, file: BinaryIO) -> None:
+    """A PNG with the points of every method, a step line through the non-dominated ones, and the seeds as stars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for method, members in methods.items():
+        points = [member.point for member in members]
+        costs, figures = [cost for cost, _ in points], [figure for _, figure in points]
+        if method == "seed":
+            axes.scatter(costs, figures, s=90, marker="*", color="#1f2328", label="seed", zorder=4)
+            continue
+        chosen = [points[index] for index in front(points)]
+        (line,) = axes.step([x for x, _ in chosen], [y for _, y in chosen], where="post", label=method)
+        axes.scatter(costs, figures, s=18, color=line.get_color(), zorder=3)
+        for member in members:
+            place: dict[str, Any] = {"xytext": (4, -10), "textcoords": "offset points"}
+            axes.annotate(member.setting, member.point, **place, fontsize=8, color=line.get_color())
+    axes.set(xscale="log", xlabel="MACs", ylabel=figure_name + ", test")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=150, format="png")
 
 
 def write_report(folder: Path) -> Path:
@@ -170,20 +181,13 @@ def write_report(folder: Path) -> Path:
         BenchmarkError: there is nothing to report.
     """
     parts = []
-    for (task, data), networks in read_networks(folder).items():
+    for (task, data), methods in read_networks(folder).items():
         picture = io.BytesIO()
-        curves = {
-            method: [member.point("macs") for member in members] for method, members in by_method(networks).items()
-        }
-        labels = {
-            method: [setting(member.config) for member in members] for method, members in by_method(networks).items()
-        }
-        seeds = [network.point("macs") for network in networks if network.config["method"] == "seed"]
-        title = f"{task} on {data}" + (" (synthetic)" if networks[0].summary["synthetic"] else "")
-        draw_fronts(title, "MACs", networks[0].summary["figure"], curves, seeds, labels, picture)
-        content = picture.getvalue()
-        write_bytes(folder / f"pareto-{task}-{data}.png", content)
-        parts.append(section(task, data, networks, content))
+        summary = next(iter(methods.values()))[0].summary
+        title = f"{task} on {data}" + (" (synthetic)" if summary["synthetic"] else "")
+        draw_fronts(title, methods, summary["figure"], picture)
+        write_bytes(folder / f"pareto-{task}-{data}.png", picture.getvalue())
+        parts.append(section(task, data, methods, picture.getvalue()))
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>nasopt: found networks</title>'
         f"<style>{STYLE}</style></head><body><h1>Found networks</h1>\n{''.join(parts)}</body></html>\n"

@@ -1,17 +1,18 @@
-"""Who executes the jobs of a sweep? An interface, and its implementation by processes on this machine."""
+"""Runners execute the jobs of a sweep: their interface, the loop that all share, and processes on this machine."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 COMMAND = (sys.executable, "-m", "benchmarks_mlperf_tiny", "job")
 
@@ -37,9 +38,36 @@ class Runner(Protocol):
     def run(self, folders: Iterable[Path]) -> Iterator[Outcome]:
         """Execute all jobs, in any order, and tell of each as it ends.
 
-        A job is drawn from `folders` when there is room for it, not earlier: what others have found may decide it.
+        A job is drawn from `folders` when there is room for it, not earlier: what others have found may decide it. When the
+        generator is closed or interrupted, running jobs are stopped; they can be executed again later.
         """
         ...
+
+
+def drive(
+    folders: Iterable[Path],
+    room: Callable[[], int],
+    submit: Callable[[Path], Future[Any]],
+    look_again: float | None = None,
+) -> Iterator[tuple[Path, Future[Any]]]:
+    """Submit jobs in the given order while there is room, and yield each with its future as it ends.
+
+    Args:
+        folders: drawn one by one.
+        room: how many may run at a time, asked before jobs are drawn.
+        submit: starts a job.
+        look_again: seconds after which `room` is asked again though no job has ended.
+    """
+    waiting = iter(folders)
+    running: dict[Future[Any], Path] = {}
+    while True:
+        for folder in itertools.islice(waiting, max(room() - len(running), 0)):
+            running[submit(folder)] = folder
+        if not running:
+            return
+        ended, _ = concurrent.futures.wait(running, look_again, concurrent.futures.FIRST_COMPLETED)
+        for future in ended:
+            yield running.pop(future), future
 
 
 class LocalRunner:
@@ -55,43 +83,34 @@ class LocalRunner:
         self.jobs, self.threads, self.command = jobs, threads, tuple(command)
 
     def run(self, folders: Iterable[Path]) -> Iterator[Outcome]:
-        """Execute all jobs, at most `jobs` at a time, started in the given order.
-
-        When the generator is closed or interrupted, running jobs are stopped; they can be executed again later.
-        """
-        waiting = iter(folders)
+        """See `Runner`."""
         running: dict[Path, subprocess.Popen[bytes]] = {}
-        try:
-            while True:
-                for folder in itertools.islice(waiting, self.jobs - len(running)):
-                    running[folder] = self.start(folder)
-                if not running:
-                    return
-                time.sleep(0.05)
-                for folder, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[folder]
-                        yield Outcome(folder, process.returncode, last_words(folder, process.returncode))
-        finally:
-            for process in running.values():
-                process.terminate()  # not SIGINT, which a process in the background of a script ignores
-            for process in running.values():
-                try:
-                    process.wait(timeout=5)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:  # its threads wait for the processes
+
+            def submit(folder: Path) -> Future[int]:
+                running[folder] = self.start(folder)
+                return pool.submit(running[folder].wait)
+
+            try:
+                for folder, future in drive(folders, lambda: self.jobs, submit):
+                    del running[folder]
+                    yield Outcome(folder, future.result(), last_words(folder, future.result()))
+            finally:
+                for process in running.values():
+                    process.terminate()  # not SIGINT, which a process in the background of a script ignores
+                for process in running.values():
+                    try:
+                        process.wait(timeout=5)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
         """Start one job with its output in `log.txt`."""
+        command = [*self.command, str(folder), "--threads", str(self.threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with open(folder / "log.txt", "wb") as log:
             return subprocess.Popen(
-                [*self.command, str(folder), "--threads", str(self.threads)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
 
 

@@ -1,37 +1,69 @@
-"""One search loop for all tasks and methods: warm-up, search, export, fine-tune; a checkpoint behind every epoch."""
+"""The run of one method on one task: warm-up, search, export, fine-tuning, with a checkpoint after every epoch."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import json
+import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import nasopt
 from benchmarks_mlperf_tiny import processes
-from benchmarks_mlperf_tiny.budgets import make_budget
-from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
 from benchmarks_mlperf_tiny.data.splits import TaskData
-from benchmarks_mlperf_tiny.epoch import Engine, epoch_seed
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.files import load_checkpoint, save_checkpoint
+from benchmarks_mlperf_tiny.limits import make_budget
 from benchmarks_mlperf_tiny.measure import costs
-from benchmarks_mlperf_tiny.methods import SearchModel, get_method, wrap
+from benchmarks_mlperf_tiny.methods import get_method, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
-from benchmarks_mlperf_tiny.phases import Phase, plan, worn_out
-from benchmarks_mlperf_tiny.progress import Progress
-from benchmarks_mlperf_tiny.run_state import RunResult, RunState
-from benchmarks_mlperf_tiny.task import Task
-from benchmarks_mlperf_tiny.tensorboard import CurveWriter
+from benchmarks_mlperf_tiny.phases import Phase, plan, rate_of, rising, worn_out
+from benchmarks_mlperf_tiny.tasks import Task
+from benchmarks_mlperf_tiny.training import CurveWriter, Engine, Progress, Step, epoch_seed
 from nasopt.cost import network_cost
 from nasopt.errors import ConfigError
-from nasopt.methods.nasb import binarize, full_precision
+from nasopt.methods.nasb import AlternatingSearch, binarize, full_precision
+
+
+@dataclass
+class RunState:
+    """Where a run is; everything that a checkpoint must hold, besides weights and optimizers.
+
+    Attributes:
+        phase, epoch: the next epoch to train; after the last phase, `phase` is the number of phases.
+        structures: what each finished search stage has found (`arch_structure`).
+        best: weights of the best fine-tuned epoch by the val split, or None.
+        best_val: its figure of merit.
+        history: one record per epoch.
+        seconds: spent so far.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    structures: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    best_val: float = -math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: the trained network, its figures on val and test, and how it came to be."""
+
+    network: nn.Module
+    structures: list[dict[str, Any]]
+    val: float
+    test: float
+    history: list[dict[str, Any]]
+    seconds: float
 
 
 class Run:
@@ -45,7 +77,7 @@ class Run:
         checkpoint_every: epochs between two checkpoints; the end of a phase always has one.
         quiet: show no progress.
         curves: told of every epoch, or None.
-        warmed_up: file that takes the state behind the warm-up, or gives it: runs that differ in strength share it.
+        warmed_up: file that takes the state after the warm-up, or gives it: runs that differ in strength share it.
     """
 
     def __init__(
@@ -67,12 +99,15 @@ class Run:
         self.phases = plan(config, self.method)
         if config.compile and processes.count() > 1:
             raise BenchmarkError("--compile is for one process: leave it out under torchrun")
-        self.factory = self.choose_factory()
+        needs_supernet = bool(self.method.stages) and self.method.stages[0].start == "supernet"
+        self.factory = task.supernet if needs_supernet else task.seed
         self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
         self.state = RunState()
         self.regularizer = self.make_regularizer()
-        self.model: nn.Module = nn.Identity()
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.model: Any = None
+        self.forward: Any = None  # what runs it in training
+        self.schedule: nasopt.PhaseSchedule | None = None  # of the model, where that is a search model
+        self.optimizers: list[torch.optim.Optimizer] = []
 
     def run(self) -> RunResult:
         """Train until the end, from the checkpoint if there is one.
@@ -81,51 +116,34 @@ class Run:
             BenchmarkError: the training diverged.
             CheckpointError: the checkpoint cannot be used, or not be written.
         """
-        started = time.monotonic()
-        saved = processes.from_first(self.load() if processes.is_first() else None)
-        if saved is None:
-            self.model = self.build_network()
-            self.enter_phase()
-        else:
-            self.resume(saved)
-        earlier = self.state.seconds
+        if self.model is None:
+            self.start()
+        started = time.monotonic() - self.state.seconds
         while self.state.phase < len(self.phases):
-            self.run_phase(started - earlier)
+            self.run_phase(started)
             self.leave_phase()
-        if self.state.best is not None:
-            self.model.load_state_dict(self.state.best)
-        return RunResult(
-            self.model,
-            self.state.structures,
-            self.state.best_val,
-            self.engine.judge(self.model, self.data.test),
-            self.state.history,
-            self.state.seconds,
-        )
+        state = self.state
+        if state.best is not None:
+            self.model.load_state_dict(state.best)
+        test = self.engine.judge(self.model, self.data.test)
+        return RunResult(self.model, state.structures, state.best_val, test, state.history, state.seconds)
 
-    def load(self) -> dict[str, Any] | None:
-        """The checkpoint to go on from, if there is one."""
-        saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
-        if saved is None and self.warmed_up:
-            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
-        return saved
-
-    def choose_factory(self) -> Callable[[int], nn.Module]:
-        """What the first stage wraps.
+    def start(self) -> None:
+        """Build what is trained first, or what the checkpoint holds.
 
         Raises:
-            BenchmarkError: the method needs a supernet and the task has none.
+            BenchmarkError: the method does not fit the task.
+            ConfigError: a budget that cannot be met.
+            CheckpointError: the checkpoint cannot be used.
         """
-        if not self.method.stages or self.method.stages[0].start == "seed":
-            return self.task.seed
-        if self.task.supernet is None:
-            raise BenchmarkError(
-                f"method {self.method.name!r} needs a supernet, task {self.task.name!r} has none: try pit"
-            )
-        return self.task.supernet
+        saved = processes.from_first(self.load() if processes.is_first() else None)
+        if saved is not None:
+            return self.resume(saved)
+        self.model = self.build_network()
+        self.enter_phase()
 
     def make_regularizer(self) -> Any:
-        """What every stage pays: with a relative cost it is that of the task's seed that counts as 1, in later stages, too."""
+        """What every stage pays: a relative cost is that of the task's seed, in later stages, too."""
         config, seed, shape = self.config, self.task.seed(self.data.num_classes), self.task.input_shape
         if config.budget is not None:
             return make_budget(config.budget, costs(seed, shape))
@@ -140,63 +158,59 @@ class Run:
             network = nasopt.restore(network, structure).to(self.config.device)
         return network
 
+    # --- phases
+
     @property
     def phase(self) -> Phase:
         """The current one."""
         return self.phases[self.state.phase]
 
     def enter_phase(self) -> None:
-        """Prepare model and optimizer for the current phase; both start without momentum."""
+        """Prepare model and optimizers for the current phase; these start without momentum."""
         phase, config = self.phase, self.config
         if phase.kind == "pretrain":
             self.model = full_precision(self.model)
-        if phase.stage is not None:
-            if not hasattr(self.model, "arch_export"):
-                stage, epochs = self.method.stages[phase.stage], config.search // len(self.method.stages)
-                search = wrap(stage, self.model, self.task.input_shape, self.regularizer, epochs)
-                self.model = cast(nn.Module, search).to(config.device)
-            model = self.search_model
-            if phase.kind == "search":
-                model.unfreeze_arch()
-                self.optimizer = torch.optim.Adam(model.param_groups(lr=config.lr, arch_lr=config.arch_lr))
-            else:
-                model.freeze_arch()
-                self.optimizer = torch.optim.Adam(model.net_parameters(), lr=config.lr)
+        if phase.stage is not None and self.schedule is None:
+            stage, share = self.method.stages[phase.stage], config.search // len(self.method.stages)
+            search = wrap(stage, self.model, self.task.input_shape, self.regularizer, share)
+            self.model = search.to(config.device)
+            self.forward = self.parallel()  # before anything is frozen: the schedule comes after it
+            lengths: dict[str, Any] = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}
+            strength = None if config.budget else rising(config.strength, lengths["search"])
+            self.schedule = nasopt.PhaseSchedule(self.model, **lengths, strength=strength)
+        if self.schedule is None:
+            self.forward = self.parallel()
+            self.optimizers = [torch.optim.Adam(self.model.parameters(), lr=config.lr)]
+        elif self.method.is_binary:  # AlternatingSearch has one for each half
+            rates = ((self.model.net_parameters(), config.lr), (self.model.arch_parameters(), config.arch_lr))
+            self.optimizers = [torch.optim.Adam(parameters, lr=lr) for parameters, lr in rates]
         else:
-            self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+            self.optimizers = [torch.optim.Adam(self.model.param_groups(lr=config.lr, arch_lr=config.arch_lr))]
         set_norm_momentum(self.model, config.norm_momentum)  # a search adds norms of its own
 
-    @property
-    def search_model(self) -> SearchModel:
-        """The current model, which is a search model."""
-        return cast(SearchModel, self.model)
+    def parallel(self) -> Any:
+        """What runs the model in training: compiled, or in step with the other processes."""
+        return torch.compile(self.model) if self.config.compile else processes.parallel(self.model)
 
     def run_phase(self, started: float) -> None:
         """Train the current phase to its end, or until its patience is worn out."""
         phase, state, config = self.phase, self.state, self.config
-        assert self.optimizer is not None
-        label = f"{config.task} {config.method} {phase.kind}"
         steps = self.data.train.steps(config.batch_size)
+        label = f"{config.task} {config.method} {phase.kind}"
         progress = Progress(label, phase.epochs, steps, state.epoch, self.quiet, self.task.figure_name)
-        forward = torch.compile(self.model) if config.compile else processes.parallel(self.model)
-        penalty = self.penalty if phase.kind == "search" else None
-        turn = self.take_turn if phase.kind == "search" and self.method.is_binary else None
-        base = [group["lr"] for group in self.optimizer.param_groups] if state.epoch == 0 else None
+        alternate = phase.kind == "search" and self.method.is_binary
+        step = self.alternating_step() if alternate else self.plain_step()
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]  # network, architecture
+        rates = [rate_of(phase.kind, is_arch=index > 0, epochs=phase.epochs) for index in range(len(groups))]
+        for group in groups:
+            group.setdefault("base_lr", group["lr"])
         try:
             while state.epoch < phase.epochs and not worn_out(state.history, phase, config.patience):
-                for index, group in enumerate(self.optimizer.param_groups):
-                    if base is not None:
-                        group.setdefault("base_lr", base[index])
-                    factor = phase.lr_factor if index == 0 else phase.arch_lr_factor  # `param_groups`: net, arch
-                    group["lr"] = group["base_lr"] * factor(state.epoch)
-                if phase.kind == "search" and hasattr(self.model, "set_epoch"):
-                    self.model.set_epoch(state.epoch)  # type: ignore[operator]
-                if phase.kind == "search" and config.budget and state.epoch >= phase.epochs * 3 // 4:
-                    with contextlib.suppress(ConfigError):  # not every method can choose by a limit
-                        self.search_model.settle_budget()
-                self.model.train()
+                self.start_epoch()
+                for group, rate in zip(groups, rates, strict=True):
+                    group["lr"] = group["base_lr"] * rate(state.epoch)
                 seed = epoch_seed(config.seed, state.phase, state.epoch)
-                loss = self.engine.train_epoch(forward, penalty, self.optimizer, seed, progress, turn)
+                loss = self.engine.train_epoch(step, seed, progress, alternate)
                 record = self.record_epoch(loss)
                 progress.end_epoch(record)
                 state.epoch += 1
@@ -206,22 +220,34 @@ class Run:
         finally:
             progress.close()
 
-    def take_turn(self, step: int) -> None:
-        """Let an even step of the search train the architecture alone, an odd one the weights alone."""
-        model = self.search_model
-        if step % 2:
-            model.freeze_arch()
-            model.unfreeze_net()
-        else:
-            model.unfreeze_arch()
-            model.freeze_net()
+    def plain_step(self) -> Step:
+        """Of one optimizer; a search pays what its schedule says."""
+        penalty = self.schedule.get_regularization_loss if self.schedule and self.phase.kind == "search" else None
+        return self.engine.plain_step(self.forward, self.optimizers[0], penalty)
 
-    def penalty(self) -> Tensor:
-        """What the search adds to the loss."""
-        if self.config.budget is not None:
-            return self.search_model.get_regularization_loss()
-        strength = self.config.strength * self.phase.strength_factor(self.state.epoch)
-        return strength * self.search_model.get_regularization_loss()
+    def alternating_step(self) -> Step:
+        """Even steps train the architecture, odd ones the weights."""
+        assert self.schedule is not None
+        network, arch = self.optimizers
+        search = AlternatingSearch(self.model, self.engine.criterion, arch_optimizer=arch, weight_optimizer=network)
+        forward: Any = self.engine.forward(self.forward)
+        search.forward, schedule = forward, self.schedule
+
+        def step(number: int, batch: Any) -> float:
+            search.strength = schedule.strength
+            return (search.weight_step if number % 2 else search.arch_step)((batch.x, batch))
+
+        return step
+
+    def start_epoch(self) -> None:
+        """Set the model to this epoch of its phase; from the last quarter of a search on it keeps to its budget."""
+        phase, epoch = self.phase, self.state.epoch
+        if self.schedule is not None:
+            self.schedule.set_epoch(epoch + (self.schedule.warmup if phase.kind == "search" else 0))
+            if phase.kind == "search" and self.config.budget and epoch >= phase.epochs * 3 // 4:
+                with contextlib.suppress(ConfigError):  # not every method can choose by a limit
+                    self.model.settle_budget()
+        self.model.train()
 
     def record_epoch(self, loss: float) -> dict[str, Any]:
         """Judge the model, keep the best fine-tuned weights, write the history."""
@@ -239,7 +265,7 @@ class Run:
 
     def cost_record(self) -> dict[str, float]:
         """Cost as a share of the seed's; with a budget, that of the limit in greatest use, and the limit."""
-        costs_now = self.search_model.search_space()["cost"]
+        costs_now = self.model.search_space()["cost"]
         if self.config.budget is None:
             cost = costs_now[self.config.regularizer]
             return {"cost": cost["now"] / cost["seed"]}
@@ -253,9 +279,8 @@ class Run:
         if self.phase.kind == "pretrain":
             self.model = binarize(self.model)
         if self.phase.kind == "search":
-            self.search_model.unfreeze_net()
-            self.state.structures.append(self.search_model.arch_structure())
-            self.model = self.search_model.arch_export()
+            self.state.structures.append(self.model.arch_structure())
+            self.model, self.schedule = self.model.arch_export(), None
         self.state.phase += 1
         self.state.epoch = 0
         if self.state.phase < len(self.phases):
@@ -264,6 +289,15 @@ class Run:
         if warmed_up is not None and processes.is_first():
             save_checkpoint(warmed_up, warmup_settings(self.config), self.as_saved())
 
+    # --- checkpoints
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from, if there is one."""
+        saved = load_checkpoint(self.checkpoint, self.config.as_dict()) if self.checkpoint else None
+        if saved is None and self.warmed_up:
+            saved = load_checkpoint(self.warmed_up, warmup_settings(self.config))
+        return saved
+
     def save(self) -> None:
         """Replace the checkpoint."""
         if self.checkpoint is not None and processes.is_first():
@@ -271,21 +305,20 @@ class Run:
 
     def as_saved(self) -> dict[str, Any]:
         """Everything that a checkpoint holds."""
-        assert self.optimizer is not None
-        state = {**vars(self.state), "structures": json.dumps(self.state.structures)}
-        state["model"] = self.model.state_dict()
-        state["optimizer"] = self.optimizer.state_dict()
-        return state
+        return {
+            **vars(self.state),
+            "structures": json.dumps(self.state.structures),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
 
     def resume(self, saved: dict[str, Any]) -> None:
-        """Rebuild model and optimizer as they were when `saved` was written."""
-        weights, optimizer = saved.pop("model"), saved.pop("optimizer")
+        """Rebuild model and optimizers as they were when `saved` was written."""
+        weights, optimizers = saved.pop("model"), saved.pop("optimizers")
         self.state = RunState(**{**saved, "structures": json.loads(saved["structures"])})
         self.model = self.build_network()
         if self.state.phase < len(self.phases):
             self.enter_phase()
-            assert self.optimizer is not None
-            self.model.load_state_dict(weights)
-            self.optimizer.load_state_dict(optimizer)
-        else:
-            self.model.load_state_dict(weights)
+            for optimizer, state in zip(self.optimizers, optimizers, strict=True):
+                optimizer.load_state_dict(state)
+        self.model.load_state_dict(weights)

@@ -1,16 +1,20 @@
-"""What did a search find? The seed and the found network side by side, as text, as plain values and as a picture."""
+"""Result of a search: seed and found network side by side as text, plain values and a picture; names of its files."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from torch import nn
 
-from benchmarks_mlperf_tiny.budgets import kept
 from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.files import write_atomic, write_text
+from benchmarks_mlperf_tiny.limits import kept
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer, costs, list_layers
-from benchmarks_mlperf_tiny.run_state import RunResult
-from benchmarks_mlperf_tiny.task import Task
+from benchmarks_mlperf_tiny.search import RunResult
+from benchmarks_mlperf_tiny.tasks import Task
 
 COSTS = {
     "params": "parameters",
@@ -20,6 +24,15 @@ COSTS = {
 }
 # Of networks with binary weights, beside the others.
 BINARY_COSTS = {"size_bits": "size [bits]", "ops": "operations, 64 binary MACs as one"}
+
+
+def run_name(config: RunConfig) -> str:
+    """Folder name of a run: readable, and different for different searches."""
+    parts = [config.task, config.data, config.method]
+    if config.method != "seed":
+        cost = [config.regularizer, *([] if config.relative else ["absolute"]), f"{config.strength:g}"]
+        parts += cost if config.budget is None else [config.budget]
+    return "-".join([*parts, f"s{config.seed}"])
 
 
 def describe(network: nn.Module, result: RunResult | None, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -114,3 +127,12 @@ def draw_channels(summary: dict[str, Any], file: BinaryIO) -> None:
     )
     axes.legend(frameon=False)
     figure.savefig(file, dpi=150, format="png")
+
+
+def save_result(folder: Path, summary: dict[str, Any], found: RunResult) -> None:
+    """Write module, weights, picture and, last, the summary: where that exists, the result is complete."""
+    network = found.network.cpu().eval()
+    write_atomic(folder / "found_module.pt", lambda file: torch.save(network, file))
+    write_atomic(folder / "found_weights.pt", lambda file: torch.save(network.state_dict(), file))
+    write_atomic(folder / "channels.png", lambda file: draw_channels(summary, file))
+    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")

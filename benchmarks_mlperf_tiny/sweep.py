@@ -1,153 +1,142 @@
-"""How does accuracy trade against cost? Many searches of different strengths, resumable, one CSV row per network."""
+"""Sweeps: many searches of different strengths or budgets, in parallel, resumable, one CSV row per network."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks_mlperf_tiny.checkpoint import write_text
-from benchmarks_mlperf_tiny.config import make_config
+from benchmarks_mlperf_tiny.config import RunConfig, make_config
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.job import finished, prepare_job
-from benchmarks_mlperf_tiny.lock import locked
-from benchmarks_mlperf_tiny.rows import Table
+from benchmarks_mlperf_tiny.files import locked, write_text
+from benchmarks_mlperf_tiny.jobs import Row, Table, finished, prepare_job
+from benchmarks_mlperf_tiny.limits import Goal
 from benchmarks_mlperf_tiny.runner import Runner
-from benchmarks_mlperf_tiny.task import Task
+from benchmarks_mlperf_tiny.tasks import Task
+from benchmarks_mlperf_tiny.trials import Trials
+from nasopt.extras import import_extra
 
 
-def parse_strengths(text: str) -> list[float]:
-    """`"low:high:count"` (a geometric series) or `"a,b,c"`.
-
-    Raises:
-        BenchmarkError: not that, or numbers that make no sense as strengths.
-    """
-    cure = "give low:high:count, like 0.1:10:8, or a list, like 0.1,1,10"
-    try:
-        if ":" in text:
-            low_text, high_text, count_text = text.split(":")
-            low, high, count = float(low_text), float(high_text), int(count_text)
-        else:
-            values = [float(part) for part in text.split(",")]
-            low, high, count = min(values), max(values), len(values)
-    except ValueError as error:
-        raise BenchmarkError(f"strengths {text!r} cannot be read ({error}): {cure}") from error
-    if not (math.isfinite(low) and math.isfinite(high)) or low < 0 or (":" in text and low == 0):
-        raise BenchmarkError(f"strengths {text!r}: they must be finite and positive: {cure}")
-    if ":" not in text:
-        if len(set(values)) < count:
-            raise BenchmarkError(f"strengths {text!r}: a value stands there twice: {cure}")
-        return values
-    if count < 1 or high < low or (count == 1) != (high == low):
-        raise BenchmarkError(f"strengths {text!r}: no series of {count} from {low:g} to {high:g}: {cure}")
-    ratio = (high / low) ** (1 / max(count - 1, 1))
-    return [float(f"{low * ratio**index:.4g}") for index in range(count)]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`"0,1,2"`.
-
-    Raises:
-        BenchmarkError: not a list of different whole numbers.
-    """
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise BenchmarkError(f"seeds {text!r} cannot be read: give a list, like 0,1,2") from error
-    if len(set(values)) < len(values):
-        raise BenchmarkError(f"seeds {text!r}: one stands there twice")
-    return values
-
-
-def execute(
-    table: Table, jobs: Iterable[Path], total: int, done: int, runner: Runner, quiet: bool, fresh: bool
-) -> Iterator[Path]:
-    """Have jobs executed, failures and rows recorded, then be told of each that has ended.
-
-    Args:
-        table: rows of the sweep, whose folder this process owns.
-        jobs: folders of jobs that are not finished; one is drawn when there is room for it.
-        total, done: how many networks there will be in all, and how many there are, for the progress bar.
-        runner: executes them.
-        quiet: show no progress.
-        fresh: discard interrupted jobs instead of going on with them.
-    """
-    failed = 0
-    if fresh:
-        shutil.rmtree(table.path.parent / "warmups", ignore_errors=True)
-
-    def cleared() -> Iterator[Path]:
-        for job in jobs:
-            (job / "error.txt").unlink(missing_ok=True)
-            if fresh:
-                (job / "checkpoint.pt").unlink(missing_ok=True)
-            yield job
-
-    try:
-        with tqdm(total=total, initial=done, desc="sweep", unit="network", disable=quiet) as bar:
-            for outcome in runner.run(cleared()):
-                if outcome.code != 0 or not finished(outcome.folder):
-                    failed += 1
-                    write_text(outcome.folder / "error.txt", (outcome.message or "it left no result") + "\n")
-                    bar.set_postfix_str(f"{failed} failed")
-                table.update(outcome.folder)
-                table.write(last=False)
-                bar.update()
-                yield outcome.folder
-    finally:
-        table.write()
-
-
-def run_sweep(
-    folder: Path,
-    task: Task,
-    data: str | None,
-    methods: Sequence[str],
-    strengths: Sequence[float],
-    seeds: Sequence[int],
-    runner: Runner,
-    data_dir: Path | None = None,
-    quiet: bool = False,
-    budgets: Sequence[str] = (),
-    fresh: bool = False,
-    **changes: Any,
-) -> list[dict[str, Any]]:
-    """Search with every method, strength or budget, and seed, and train the plain seed for comparison.
+@dataclass(frozen=True)
+class Sweep:
+    """Searches with some methods, several seeds of randomness each; the plain seed network is trained for comparison.
 
     What is finished is not repeated, what was interrupted goes on, what failed is tried again.
 
-    Args:
-        folder: of the sweep; several sweeps may share it one after the other.
+    Attributes:
+        folder: of jobs and table; several sweeps may share it one after the other.
         task, data, methods: what to search.
-        strengths: of the cost.
-        seeds: of randomness; one search for each.
+        seeds: of randomness.
         runner: executes the jobs.
+        settings: that differ from the recipe.
         data_dir: a local copy of the data.
         quiet: show no progress.
-        budgets: limits, one search for each beside those with strengths.
         fresh: discard interrupted jobs instead of going on with them.
-        changes: further settings that differ from the recipe.
-
-    Returns:
-        All rows of the folder, also those of earlier sweeps.
-
-    Raises:
-        BenchmarkError: settings that make no sense; nothing has been started then.
-        FolderLockedError: another sweep works in the folder.
     """
-    configs = [make_config(task, data, "seed", **{**changes, "seed": seed}) for seed in seeds]
-    settings = [{"strength": strength} for strength in strengths] + [{"budget": budget} for budget in budgets]
-    for method, setting, seed in itertools.product(methods, settings, seeds):
-        configs.append(make_config(task, data, method, **{**changes, **setting, "seed": seed}))
-    with locked(folder):
-        jobs = list(dict.fromkeys(prepare_job(folder, config, data_dir) for config in configs))
-        waiting = [job for job in jobs if not finished(job)]
-        table = Table(folder)
-        for _ in execute(table, waiting, len(jobs), len(jobs) - len(waiting), runner, quiet, fresh):
-            pass
-        return table.rows()
+
+    folder: Path
+    task: Task
+    data: str | None
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    runner: Runner
+    settings: dict[str, Any] = field(default_factory=dict)
+    data_dir: Path | None = None
+    quiet: bool = False
+    fresh: bool = False
+
+    def config(self, method: str, **more: Any) -> RunConfig:
+        """The settings of one search."""
+        return make_config(self.task, self.data, method, **{**self.settings, **more})
+
+    def grid(self, strengths: Sequence[float], budgets: Sequence[str] = ()) -> list[Row]:
+        """One search for each method, strength or budget, and seed; returns all rows of the folder, earlier ones included.
+
+        Raises:
+            BenchmarkError: settings that make no sense; nothing has been started then.
+            FolderLockedError: another sweep works in the folder.
+        """
+        goals = [{"strength": strength} for strength in strengths] + [{"budget": budget} for budget in budgets]
+        configs = [self.config("seed", seed=seed) for seed in self.seeds]
+        for method, goal, seed in itertools.product(self.methods, goals, self.seeds):
+            configs.append(self.config(method, **goal, seed=seed))
+        with locked(self.folder):
+            jobs = list(dict.fromkeys(prepare_job(self.folder, config, self.data_dir) for config in configs))
+            waiting = [job for job in jobs if not finished(job)]
+            table = Table(self.folder)
+            for _ in self.execute(table, waiting, len(jobs), len(jobs) - len(waiting)):
+                pass
+            return table.rows()
+
+    def trade_off(self, bounds: tuple[float, float], trials: int, goal: Goal) -> tuple[list[Row], list[dict[str, Any]]]:
+        """Searches with strengths that Optuna proposes from what earlier ones have given.
+
+        Trials that are finished are not repeated, and the same call with more `trials` goes on from them.
+
+        Args:
+            bounds: of the strengths; of several methods Optuna chooses one for each trial.
+            trials: how many, with those of earlier calls; each searches with all seeds and counts with the mean.
+            goal: the wanted trade-off.
+
+        Returns:
+            All rows of the folder, and the best trade-offs within the limits: method, strength, val, cost.
+
+        Raises:
+            BenchmarkError, FolderLockedError: as for `grid`.
+        """
+        import_extra("optuna", "optuna", "--sampler optuna")
+        if trials < 1:
+            raise BenchmarkError(f"--trials {trials}: at least one network must be searched")
+        if "seed" in self.methods:
+            raise BenchmarkError("method 'seed' has no strength to search; it is trained for comparison in any case")
+        plain = [self.config("seed", seed=seed) for seed in self.seeds]
+        configs = [self.config(method, strength=bounds[0]) for method in self.methods]
+        with locked(self.folder):
+            study = Trials(self.folder, configs, self.seeds, bounds, goal, self.data_dir)
+            baseline = [prepare_job(self.folder, config, self.data_dir) for config in plain]
+            waiting = [job for job in baseline if not finished(job)]
+            table = Table(self.folder)
+            total = len(baseline) + trials * len(self.seeds)
+            missing = len(waiting) + study.missing(trials) * len(self.seeds)
+            jobs = itertools.chain(waiting, study.jobs(trials))
+            for job in self.execute(table, jobs, total, max(total - missing, 0)):
+                study.tell(failed=None if finished(job) else job)
+            return table.rows(), study.front()
+
+    def execute(self, table: Table, jobs: Iterable[Path], total: int, done: int) -> Iterator[Path]:
+        """Have jobs executed, failures and rows recorded, then be told of each that has ended.
+
+        Args:
+            table: rows of the folder, which this process owns.
+            jobs: folders of jobs that are not finished; one is drawn when there is room for it.
+            total, done: how many networks there will be in all, and how many there are, for the progress bar.
+        """
+        failed = 0
+        if self.fresh:
+            shutil.rmtree(self.folder / "warmups", ignore_errors=True)
+
+        def cleared() -> Iterator[Path]:
+            for job in jobs:
+                (job / "error.txt").unlink(missing_ok=True)
+                if self.fresh:
+                    (job / "checkpoint.pt").unlink(missing_ok=True)
+                yield job
+
+        try:
+            with tqdm(total=total, initial=done, desc="sweep", unit="network", disable=self.quiet) as bar:
+                for outcome in self.runner.run(cleared()):
+                    if outcome.code != 0 or not finished(outcome.folder):
+                        failed += 1
+                        write_text(outcome.folder / "error.txt", (outcome.message or "it left no result") + "\n")
+                        bar.set_postfix_str(f"{failed} failed")
+                    table.update(outcome.folder)
+                    table.write(last=False)
+                    bar.update()
+                    yield outcome.folder
+        finally:
+            table.write()

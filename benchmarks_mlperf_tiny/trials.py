@@ -1,4 +1,4 @@
-"""Which strength next? An Optuna study that survives its process; each of its trials is a few jobs of a sweep."""
+"""Persistent Optuna study that proposes strengths; each of its trials is one job of a sweep for every seed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.goal import Goal
-from benchmarks_mlperf_tiny.job import finished, prepare_job
+from benchmarks_mlperf_tiny.files import differences
+from benchmarks_mlperf_tiny.jobs import finished, prepare_job
+from benchmarks_mlperf_tiny.limits import Goal
 from nasopt.extras import import_extra
 
 STORAGE = "trials.db"
@@ -89,19 +90,12 @@ class Trials:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             raise BenchmarkError(f"{path} cannot be used ({reason}): remove it, finished networks are kept") from error
         if held not in (None, settings):
-            there = json.loads(held)
-            differing = [
-                f"{name} {there.get(name)!r} there, {value!r} here"
-                for name, value in json.loads(settings).items()
-                if there.get(name) != value
-            ]
-            raise BenchmarkError(
-                f"{path} holds such a search with other settings ({'; '.join(differing)}): choose another --out"
-            )
+            differing = differences(json.loads(held), json.loads(settings))
+            raise BenchmarkError(f"{path} holds such a search with other settings ({differing}): choose another --out")
         return study
 
     def jobs(self, trials: int) -> Iterator[Path]:
-        """Jobs to execute until the study has so many trials, each asked for when it is drawn.
+        """Jobs to execute until the study has that many trials, each asked for when it is drawn.
 
         What an earlier process has left comes first: trials that were interrupted go on, trials that failed are tried
         again.
@@ -125,7 +119,7 @@ class Trials:
             self.tell()
 
     def missing(self, trials: int) -> int:
-        """How many trials the study lacks to have so many that are complete."""
+        """How many trials the study lacks to have that many complete ones."""
         return max(trials - len(self.study.get_trials(states=(self.optuna.trial.TrialState.COMPLETE,))), 0)
 
     def ask(self) -> Any:

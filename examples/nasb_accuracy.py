@@ -1,4 +1,4 @@
-"""What do the searched connections of a binary network buy? Accuracy, bits and operations on a CIFAR-10 subset.
+"""Accuracy, bits and operations of binary networks on a CIFAR-10 subset: NASB against backbones without a search.
 
     NASOPT_DATA=... python -m examples.nasb_accuracy --seeds 3
 
@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 import nasopt
 from benchmarks_mlperf_tiny.networks import resnet8, set_norm_momentum

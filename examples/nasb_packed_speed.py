@@ -1,4 +1,4 @@
-"""Is one bit worth it? A packed 3x3 convolution against torch's float one, and a packed ResNet18 stage on disk.
+"""Speed and size of packed binary layers: a 3x3 convolution against torch's float one, and a ResNet18 stage on disk.
 
     python -m examples.nasb_packed_speed
 

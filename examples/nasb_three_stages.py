@@ -8,10 +8,14 @@ Trains on random images to show the way; `examples/nasb_accuracy.py` does the sa
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks_mlperf_tiny.networks import ResidualBlock, resnet8
 from examples.draw_cells import draw_cells

@@ -9,10 +9,13 @@ those of the library's own Cortex-M33 model, so the last table can also show how
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from examples.own_model import DigitNet, accuracy, digits, train_epoch
 from nasopt import PIT, Budget, PhaseSchedule

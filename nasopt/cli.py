@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from nasopt.cost import cost_report, get_target, target_names
-from nasopt.cost.report_text import align
+from nasopt.cost.report import align
 from nasopt.errors import ConfigError, NasoptError, nearest
 
 
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--input", action="append", required=True, metavar="3,32,32", help="shape of one sample; repeat for more inputs"
     )
     cost.add_argument("--target", action="append", default=[], help="an embedded target; repeat for more")
+    cost.add_argument("--runtime", help="an inference engine: does the network fit the targets in it?")
     cost.add_argument("--format", choices=("text", "csv", "json"), default="text")
     commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
     options = parser.parse_args(arguments)
@@ -45,7 +46,7 @@ def _cost(options: argparse.Namespace) -> str:
     shapes = [_input_shape(text) for text in options.input]
     targets = [get_target(name) for name in options.target]
     model = load_model(options.model)
-    report = cost_report(model, shapes[0] if len(shapes) == 1 else shapes, targets=targets)
+    report = cost_report(model, shapes[0] if len(shapes) == 1 else shapes, targets=targets, runtime=options.runtime)
     if options.format == "csv":
         return report.csv().rstrip("\n")
     return report.json() if options.format == "json" else str(report)

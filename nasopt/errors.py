@@ -49,6 +49,10 @@ class BudgetWarning(UserWarning):
     """A search ends outside a limit."""
 
 
+class LayerWarning(UserWarning):
+    """A layer stands where it cannot work as meant."""
+
+
 class TraceWarning(UserWarning):
     """The traced graph differs from the model in a way that a user may care about."""
 

@@ -1,4 +1,4 @@
-"""How is a public archive read? Found in --data-dir or the cache, read once from front to end, named if damaged."""
+"""Public archives: found in --data-dir or the cache, read once from front to end, named if damaged."""
 
 from __future__ import annotations
 

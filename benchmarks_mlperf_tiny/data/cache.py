@@ -1,4 +1,4 @@
-"""How does a file from the internet become a file that can be trusted? Download, resume, checksum, rename."""
+"""Cache of downloaded files: download, resume, checksum, rename."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks_mlperf_tiny.checkpoint import write_text
 from benchmarks_mlperf_tiny.errors import DataError
-from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.files import locked, write_text
 
 BLOCK = 1 << 20  # bytes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks_mlperf_tiny.augment import affine_jitter
+from benchmarks_mlperf_tiny.data.archives import naming, tar_files
 from benchmarks_mlperf_tiny.data.cache import RemoteFile, fetch
 from benchmarks_mlperf_tiny.data.sources import DataOptions, has_stand_in, stand_in
 from benchmarks_mlperf_tiny.data.splits import TaskData, make_split, stratified_parts
-from benchmarks_mlperf_tiny.errors import DataError
 
 SPLIT_SEED = 2024
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train images and labels, test images and labels
@@ -41,28 +40,36 @@ def digits(_options: DataOptions) -> TaskData:
     return TaskData("digits", train, val, test, 10, augment=affine_jitter(degrees=10.0, shift=0.05))
 
 
-def decode_jpegs(files: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def decode_jpeg(content: bytes, side: int) -> np.ndarray:
+    """A JPEG file as `(3, side, side)` uint8, scaled where it has another size."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def decode_jpegs(files: np.ndarray, ends: np.ndarray, side: int) -> np.ndarray:
     """Decode concatenated JPEG files.
 
     Args:
         files: bytes of all files, `(total,)` uint8.
-        ends: offset behind each file, `(N,)`.
+        ends: offset after each file, `(N,)`.
+        side: of the pictures [pixels].
 
     Returns:
-        `(N, 3, H, W)` uint8.
+        `(N, 3, side, side)` uint8.
     """
-    from PIL import Image
-
     starts = np.concatenate([[0], ends[:-1]])
-    images = [np.asarray(Image.open(io.BytesIO(files[a:b].tobytes()))) for a, b in zip(starts, ends, strict=True)]
-    return np.stack(images).transpose(0, 3, 1, 2)
+    return np.stack([decode_jpeg(files[a:b].tobytes(), side) for a, b in zip(starts, ends, strict=True)])
 
 
 def cifar10_jpeg(path: Path) -> Arrays:
     """CIFAR-10 after JPEG compression: a stand-in, to compare methods with each other, not with published figures."""
     with np.load(path) as arrays:
-        x_train = decode_jpegs(arrays["train_jpeg"], arrays["train_end"])
-        x_test = decode_jpegs(arrays["test_jpeg"], arrays["test_end"])
+        x_train = decode_jpegs(arrays["train_jpeg"], arrays["train_end"], 32)
+        x_test = decode_jpegs(arrays["test_jpeg"], arrays["test_end"], 32)
         return x_train, arrays["train_y"], x_test, arrays["test_y"]
 
 
@@ -72,21 +79,13 @@ def cifar10_archive(path: Path) -> Arrays:
     Raises:
         DataError: the archive is damaged or holds something else.
     """
-    batches = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                file = (
-                    archive.extractfile(member)
-                    if member.name.endswith("_batch.bin") or "data_batch" in member.name
-                    else None
-                )
-                if file is not None:
-                    batches[Path(member.name).name] = np.frombuffer(file.read(), np.uint8).reshape(-1, 3073)
-        train = np.concatenate([batches[f"data_batch_{index}.bin"] for index in range(1, 6)])
-        test = batches["test_batch.bin"]
-    except (OSError, EOFError, tarfile.TarError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is no usable CIFAR-10 archive ({error!r}): get {CIFAR10.name} again") from error
+    with naming(path, "CIFAR-10"):
+        files = {Path(name).name: content for name, content in tar_files(path) if name.endswith(".bin")}
+        parts = [[f"data_batch_{index}.bin" for index in range(1, 6)], ["test_batch.bin"]]
+        train, test = (
+            np.concatenate([np.frombuffer(files[name], np.uint8).reshape(-1, 3073) for name in names])
+            for names in parts
+        )
     shape = (-1, 3, 32, 32)
     return train[:, 1:].reshape(shape), train[:, 0], test[:, 1:].reshape(shape), test[:, 0]
 

@@ -1,4 +1,4 @@
-"""Where does a data set come from? A folder that the user names, NASOPT_DATA, or the embedded default."""
+"""Sources of data: a folder that the user names, NASOPT_DATA, or the embedded default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a task train on? Three splits of examples in memory, and how to cut them reproducibly."""
+"""Splits of a data set: train, val and test examples in memory, and how to cut them reproducibly."""
 
 from __future__ import annotations
 

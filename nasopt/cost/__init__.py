@@ -1,7 +1,6 @@
-"""What a network costs: metrics over `LayerShape`, embedded targets, peak memory, and the sum over a network."""
+"""Costs of networks: metrics over `LayerShape`, embedded targets, peak memory, and the sum over a network."""
 
-from nasopt.cost.energy import energy_metric
-from nasopt.cost.latency import latency_metric
+from nasopt.cost.latency import energy_metric, latency_metric
 from nasopt.cost.latency_table import LatencyTable
 from nasopt.cost.metrics import (
     MACS,
@@ -15,11 +14,15 @@ from nasopt.cost.metrics import (
     Tabulation,
     get_metric,
     metric_names,
+    register_converter,
     register_family,
     register_metric,
+    runtime_flash,
+    runtime_memory,
 )
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
 from nasopt.cost.report import CostReport, cost_report
+from nasopt.cost.runtime import Runtime, get_runtime, register_runtime, runtime_names
 from nasopt.cost.targets import Target, get_target, register_target, target_from_table, target_names
 
 __all__ = [
@@ -35,19 +38,26 @@ __all__ = [
     "Metric",
     "NetworkCalls",
     "PeakMetric",
+    "Runtime",
     "Tabulation",
     "Target",
     "cost_report",
     "energy_metric",
     "get_metric",
+    "get_runtime",
     "get_target",
     "latency_metric",
     "metric_names",
     "network_calls",
     "network_cost",
+    "register_converter",
     "register_family",
     "register_metric",
+    "register_runtime",
     "register_target",
+    "runtime_flash",
+    "runtime_memory",
+    "runtime_names",
     "target_from_table",
     "target_names",
 ]

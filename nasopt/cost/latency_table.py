@@ -1,8 +1,7 @@
-"""How does a training step price a whole network in a handful of tensor operations? With all its tables in one buffer.
+"""`LatencyTable`: the cycles of all layers of a network in one buffer, priced in a handful of tensor operations.
 
 Every layer's cycles are computed once for all its counts; these grids lie one after the other in a flat tensor. A step
-then finds the knots around every layer's counts, gathers its corners in one go, and interpolates: the same values and
-slopes as `soft_cycles`, without leaving the device.
+finds the knots around every layer's counts, gathers its corners in one go, and interpolates, without leaving the device.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasopt.cost.latency import evaluate, exact_row
-from nasopt.cost.soft_latency import is_whole
+from nasopt.cost.latency import between_knots, evaluate, exact_row
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.rows import COLUMNS
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, UnpricedError
-from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.layer_shape import LayerShape, facts_of
 
 _AXES = tuple(COLUMNS.index(name) for name in ("out", "in", "k0", "k1"))
 _GROUPS = COLUMNS.index("groups")
@@ -123,28 +121,12 @@ class LatencyTable:
         used = len(axes)
         counts = torch.stack(axes).to(torch.float64)  # (a, l)
         tiles, held, strides = self.tiles[:used], self.tiles_held[:used], self.strides[:used]
-        index = torch.ceil(counts.detach() / tiles) - 1  # tile below each count
-        index = torch.minimum(index.clamp(min=0), (held - 1).clamp(min=0))
-        below = (index * tiles).clamp(min=1)  # knots: the grid holds count c at c - 1
-        above = ((index + 1) * tiles).clamp(min=2)
-        share = ((counts.clamp(min=1) - below) / (above - below)).clamp(max=1)
-        share = torch.where(held > 0, share, 0.0)
-        nearest = torch.minimum(counts.detach().clamp(min=1).round(), (held * tiles).clamp(min=2))
-        whole = (is_whole(counts, nearest) | (held == 0)).all(0)
 
-        corner = self._place(below - 1, strides, held).unsqueeze(0)  # (1, l)
-        weight = torch.ones_like(corner, dtype=torch.float64)
-        steps = torch.where(held > 0, above - below, 0.0).to(torch.int64) * strides
-        for axis in range(used):  # (1, l) -> (2, l) -> (4, l) ...
-            corner = torch.cat([corner, corner + steps[axis]])
-            weight = torch.cat([weight * (1 - share[axis]), weight * share[axis]])
-        line = (weight * self.values[corner]).sum(0)
-        exact = self.values[self._place(nearest - 1, strides, held)]
-        return line + torch.where(whole, exact - line.detach(), 0.0)
+        def exact(whole: Tensor) -> Tensor:
+            places = torch.where(held > 0, whole - 1, 0.0).to(torch.int64) * strides  # the grid holds count c at c - 1
+            return self.values[self.offsets + places.sum(1)]
 
-    def _place(self, positions: Tensor, strides: Tensor, held: Tensor) -> Tensor:
-        """Index (l,) into `values` of one position (a, l) per axis."""
-        return self.offsets + (torch.where(held > 0, positions, 0.0).to(torch.int64) * strides).sum(0)
+        return between_knots(counts, tiles, exact, held)
 
     def to(self, device: torch.device | str) -> LatencyTable:
         """The same table on another device."""
@@ -156,7 +138,7 @@ def _counts(target: Target, kind: str, row: Any, soft_kernels: bool) -> tuple[li
     """Tile and counts of the four axes (out, in, k0, k1), channels per group; a fixed axis has one count."""
     out, inp, k0, k1 = (int(row[axis]) for axis in _AXES)
     groups = int(row[_GROUPS])
-    follows = kind not in ("conv", "conv_transpose", "linear", "matmul")
+    follows = facts_of(kind).one_count
     tiles = [target.tile_out, target.tile_in, 1, 1]
     largest = [out // groups, 1 if follows else inp // groups, k0, k1]
     fixed = [False, follows, not soft_kernels, not soft_kernels]
@@ -174,7 +156,7 @@ def _grid(kind: str, row: Any, counts: list[Any]) -> Any:
     groups = row[_GROUPS]
     for column, values in zip(_AXES, axes, strict=True):
         grid[..., column] = values * (groups if column in _AXES[:2] else 1)
-    if kind not in ("conv", "conv_transpose", "linear", "matmul"):
+    if facts_of(kind).one_count:
         multiplier = max(1, round(row[_AXES[0]] / row[_AXES[1]]))
         grid[..., _AXES[1]] = -(-grid[..., _AXES[0]] // multiplier)
     return grid

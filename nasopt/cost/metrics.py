@@ -1,17 +1,19 @@
-"""Which numbers does a network cost? Sums over layers, pure functions of a `LayerShape`; and peaks over its steps."""
+"""Metrics: costs that are sums over layers, pure functions of a `LayerShape`, and peaks over the steps of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nasopt.cost.runtime import LIVE, Runtime, get_runtime
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.layer_shape import LayerShape, facts_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Metric:
         per_call: True for work and time (counted at every call of a layer), False for storage (counted once,
             however often the layer is called).
         cost: `LayerShape -> number`; fields of the shape may be ints or float64 tensors `(n,)`.
+        constant: what every network costs besides its layers.
         table: a faster form of the same costs, for training steps, or None.
     """
 
@@ -40,6 +43,7 @@ class Metric:
     per_call: bool
     cost: Callable[[LayerShape], Any]
     table: Tabulation | None = None
+    constant: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,16 @@ class PeakMetric:
         unit: of the result.
         bits: of one element.
         sharpness: None for the true maximum, whose gradient goes to the step at the peak; a positive number for a
-            smooth one, as in `nasopt.cost.memory.peak`.
+            smooth one, the `log(sum(exp(b m_i / m))) m / b` of the steps' memories `m_i` with maximum `m`, which is
+            larger by at most `log(steps) / b` of the peak and also moves steps that are nearly as high.
+        runtime: whose memory this is: live tensors in a perfect placement, or what an inference engine needs.
     """
 
     name: str = "memory"
     unit: str = "B"
     bits: int = 8
     sharpness: float | None = None
+    runtime: Runtime = LIVE
 
     def peak(self, elements: Tensor) -> Tensor:
         """Cost of a network from the live elements at its steps, shape `(steps,)`: a scalar, differentiable."""
@@ -78,7 +85,7 @@ def layer_size(shape: LayerShape) -> Any:
     `out * in / groups * taps`, plus one bias per output channel where `shape.bias` is set. A product of activations
     stores nothing, nor does a pooling.
     """
-    if shape.kind in ("matmul", "pool"):
+    if not facts_of(shape.kind).stores:
         return 0 * shape.out_channels
     return (shape.in_channels * shape.taps / shape.groups + shape.bias) * shape.out_channels
 
@@ -87,10 +94,16 @@ def layer_macs(shape: LayerShape) -> Any:
     """Multiply-accumulates of one call of a layer for one sample [MAC].
 
     Convolution: `positions * out * in / groups * taps`, padding counted like data; linear: `in * out` per row.
-    Bias, norms, activations, lookups and elementwise weights are free.
+    Bias, norms, activations, lookups and elementwise weights are free. An adder layer multiplies nothing: see
+    `layer_additions`, and `layer_ops` for a metric in which it is not free.
     """
-    if shape.kind in ("norm", "pool", "parameter", "embedding"):
+    if not facts_of(shape.kind).multiplies:
         return 0 * shape.out_channels
+    return _products(shape)
+
+
+def _products(shape: LayerShape) -> Any:
+    """Pairs of a weight and an activation that one call brings together."""
     return shape.in_channels * shape.out_channels * (shape.positions * shape.taps) / shape.groups
 
 
@@ -110,13 +123,26 @@ def layer_ops(shape: LayerShape) -> Any:
     """Bit-aware work of one call [MAC]: MACs, of which those with 1-bit weights and 1-bit activations count 1/64.
 
     A layer with only its weights binary still multiplies real activations, and counts in full. A pooling that a search
-    added works on real values: one comparison or addition per tap and output but the first, 8 for a 3x3 window.
+    added works on real values: one comparison or addition per tap and output but the first, 8 for a 3x3 window. A tap of
+    an adder layer, a difference and a sum, counts like the product and sum of one MAC.
     """
     if shape.kind == "pool":
         return shape.out_channels * shape.positions * (shape.taps - 1)
+    if shape.kind == "adder":
+        return _products(shape)
     macs = layer_macs(shape)
     binary = _is_one(shape.weight_bits) * _is_one(shape.activation_bits)
     return macs * (1 - binary * (1 - 1 / BINARY_SPEEDUP))
+
+
+def layer_multiplications(shape: LayerShape) -> Any:
+    """Multiplications of one call [operations]: one per MAC, none in an adder layer."""
+    return layer_macs(shape)
+
+
+def layer_additions(shape: LayerShape) -> Any:
+    """Additions and subtractions of one call [operations]: one per MAC, two per tap of an adder layer."""
+    return 2 * _products(shape) if shape.kind == "adder" else layer_macs(shape)
 
 
 def _is_one(bits: Any) -> Any:
@@ -129,10 +155,46 @@ MACS = Metric("macs", "MAC", per_call=True, cost=layer_macs)
 
 SIZE_BITS = Metric("size_bits", "bit", per_call=False, cost=layer_size_bits)
 OPS = Metric("ops", "MAC", per_call=True, cost=layer_ops)
+MULTIPLICATIONS = Metric("multiplications", "operations", per_call=True, cost=layer_multiplications)
+ADDITIONS = Metric("additions", "operations", per_call=True, cost=layer_additions)
 MEMORY = PeakMetric()
 
+
+def runtime_memory(runtime: str | Runtime) -> PeakMetric:
+    """The metric "memory that a runtime needs" [B], activations in int8; `"memory:NAME"` for regularizers.
+
+    Raises:
+        ConfigError: no runtime has that name.
+    """
+    runtime = get_runtime(runtime)
+    return PeakMetric(f"memory:{runtime.name}", runtime=runtime)
+
+
+def runtime_flash(runtime: str | Runtime) -> Metric:
+    """The metric "flash that a network needs with a runtime" [B]: weights, 4 B per bias, code; `"flash:NAME"`.
+
+    Weights count at their width, at most 8 bit: a layer that is wider while it is trained is deployed in int8.
+
+    Raises:
+        ConfigError: no runtime has that name.
+    """
+    runtime = get_runtime(runtime)
+    return Metric(f"flash:{runtime.name}", "B", False, partial(_layer_flash, runtime), constant=runtime.code_bytes)
+
+
+def _layer_flash(runtime: Runtime, shape: LayerShape) -> Any:
+    if not facts_of(shape.kind).stores:
+        return 0 * shape.out_channels
+    bits = shape.weight_bits
+    bits = bits.clamp(max=8) if isinstance(bits, Tensor) else min(bits, 8)
+    weights = shape.in_channels * shape.out_channels * shape.taps / shape.groups * (bits / 8)
+    described = runtime.layer_code_bytes + runtime.layer_file_bytes + runtime.channel_file_bytes * shape.out_channels
+    return weights + 4 * shape.bias * shape.out_channels + described
+
+
 _METRICS: dict[str, AnyMetric] = {}
-_FAMILIES: dict[str, Callable[[str], AnyMetric]] = {}
+_FAMILIES: dict[str, tuple[Callable[[str], AnyMetric], str]] = {}
+_CONVERTERS: dict[type, Callable[[Any], AnyMetric]] = {}
 
 
 def register_metric(metric: AnyMetric) -> AnyMetric:
@@ -146,19 +208,34 @@ def register_metric(metric: AnyMetric) -> AnyMetric:
     return metric
 
 
-def register_family(prefix: str, make: Callable[[str], AnyMetric]) -> None:
+def register_family(prefix: str, make: Callable[[str], AnyMetric], argument: str) -> None:
     """Make metrics with an argument available by name: `"latency:cortex_m4"` is `make("cortex_m4")` of `"latency"`.
+
+    Args:
+        prefix: the name up to the colon.
+        make: the argument -> the metric.
+        argument: what it is, in capitals, for `metric_names` and errors.
 
     Raises:
         ConfigError: another family has the same prefix.
     """
-    if _FAMILIES.setdefault(prefix, make) is not make:
+    if _FAMILIES.setdefault(prefix, (make, argument))[0] is not make:
         raise ConfigError(f"a family of metrics named {prefix!r} exists already: choose another name")
 
 
+def register_converter(kind: type, make: Callable[[Any], AnyMetric]) -> None:
+    """Let objects of a class stand for a metric: `get_metric(x)` is `make(x)` for every `x` of that class.
+
+    Raises:
+        ConfigError: the class has another converter.
+    """
+    if _CONVERTERS.setdefault(kind, make) is not make:
+        raise ConfigError(f"{kind.__name__} objects stand for another metric already: give each class one converter")
+
+
 def metric_names() -> list[str]:
-    """Names that a regularizer may use; `"latency:TARGET"` stands for any of `target_names()`."""
-    return sorted([*_METRICS, *(f"{prefix}:TARGET" for prefix in _FAMILIES)])
+    """Names that a regularizer may use; `TARGET` stands for any of `target_names()`, `RUNTIME` of `runtime_names()`."""
+    return sorted([*_METRICS, *(f"{prefix}:{argument}" for prefix, (_, argument) in _FAMILIES.items())])
 
 
 def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
@@ -169,16 +246,15 @@ def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
     """
     if isinstance(metric, (Metric, PeakMetric)):
         return metric
-    if isinstance(metric, Target):
-        from nasopt.cost.latency import latency_metric  # imports this module
-
-        return latency_metric(metric)
+    for kind, make in _CONVERTERS.items():
+        if isinstance(metric, kind):
+            return make(metric)
     if isinstance(metric, str):
         prefix, _, argument = metric.partition(":")
         if metric in _METRICS:
             return _METRICS[metric]
         if prefix in _FAMILIES and argument:
-            return _FAMILIES[prefix](argument)
+            return _FAMILIES[prefix][0](argument)
     known = metric_names()
     hint = nearest(metric, known) if isinstance(metric, str) else ""
     raise ConfigError(
@@ -190,4 +266,8 @@ register_metric(SIZE)
 register_metric(SIZE_BITS)
 register_metric(MACS)
 register_metric(OPS)
+register_metric(MULTIPLICATIONS)
+register_metric(ADDITIONS)
 register_metric(MEMORY)
+register_family("memory", runtime_memory, "RUNTIME")
+register_family("flash", runtime_flash, "RUNTIME")

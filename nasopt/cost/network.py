@@ -1,4 +1,4 @@
-"""What does a plain network cost? Its layer calls as `LayerShape`s, and their sum under a metric."""
+"""Costs of a plain network: its layer calls as `LayerShape`s, and their sum under a metric."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasopt.cost.memory import live_sets, memory_graph
+from nasopt.cost.memory import live_elements
 from nasopt.cost.metrics import AnyMetric, PeakMetric, get_metric
-from nasopt.graph.activations import ActivationMemory, activation_memory
+from nasopt.cost.runtime import LIVE, Runtime
+from nasopt.graph.activations import activation_memory
+from nasopt.graph.buffers import ActivationMemory
 from nasopt.graph.example import make_example
 from nasopt.graph.groups import analyse, trace_model
 from nasopt.graph.layer_shape import LayerShape
@@ -43,24 +45,28 @@ class NetworkCalls:
         unpriced: names of those that nobody can price.
         free: names of those that cost nothing by convention, or are folded into the layer before (norms).
         memory: where their results live.
+        materialised: the same as converters to TFLite have it, see `nasopt.graph.activations`.
     """
 
     calls: tuple[LayerCall, ...]
     unpriced: tuple[str, ...]
     free: tuple[str, ...]
     memory: ActivationMemory
+    materialised: ActivationMemory
+
+    def memory_of(self, runtime: Runtime) -> ActivationMemory:
+        """Where results live, as a runtime wants it described."""
+        return self.materialised if runtime.materialised else self.memory
 
     def total(self, metric: str | AnyMetric) -> int | float:
         """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""
         metric = get_metric(metric)
         if isinstance(metric, PeakMetric):
-            graph = memory_graph(self.memory)
-            # Without any step the inputs are all there is.
-            sets = live_sets(graph) or [tuple(graph.given)]
-            live = [sum(graph.sizes[buffer] for buffer in buffers) for buffers in sets]
-            return _plain(metric.peak(torch.tensor(live, dtype=torch.float64)))
+            if metric.runtime is not LIVE:
+                return metric.runtime.memory_bytes(self.memory_of(metric.runtime))
+            return _plain(metric.peak(torch.tensor(live_elements(self.memory), dtype=torch.float64)))
         seen: set[str] = set()
-        total: Any = 0
+        total: Any = metric.constant
         for call in self.calls:
             if metric.per_call or call.stored not in seen:
                 total += metric.cost(call.shape)
@@ -87,7 +93,9 @@ def network_calls(
     calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in terms)
     unpriced = tuple(dict.fromkeys(propagation.unpriced))
     free = (name for name in propagation.called() if name not in unpriced and name not in {t.layer for t in terms})
-    return NetworkCalls(tuple(calls), unpriced, tuple(free), activation_memory(analysis))
+    return NetworkCalls(
+        tuple(calls), unpriced, tuple(free), activation_memory(analysis), activation_memory(analysis, True)
+    )
 
 
 def network_cost(

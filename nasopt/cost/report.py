@@ -1,4 +1,4 @@
-"""What does every layer of a model cost, and on which chip? One record per priced call, totals, and what has no price."""
+"""`cost_report`: what every layer of a model costs, per target, with totals and what has no price; as text, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from nasopt.cost.latency import layer_cycles
-from nasopt.cost.memory import PeakReport, live_sets, memory_graph, peak_report
-from nasopt.cost.metrics import MACS, SIZE
+from nasopt.cost.memory import PeakReport, live_elements, peak_report
+from nasopt.cost.metrics import MACS, SIZE, runtime_flash, runtime_memory
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
-from nasopt.cost.report_text import report_text
+from nasopt.cost.runtime import Runtime, get_runtime
 from nasopt.cost.targets import Target, get_target
 from nasopt.graph.layer_shape import LayerShape
 
@@ -42,6 +42,46 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """What a network needs in a runtime.
+
+    Attributes:
+        runtime: which.
+        ram, flash: for activations and the runtime's own data; for weights and code [B].
+    """
+
+    runtime: Runtime
+    ram: int
+    flash: int
+
+    def plain(self, targets: Sequence[Target]) -> dict[str, Any]:
+        """As a dict of plain values, with `"fits"` by target."""
+        fits = {target.name: self.fits(target) for target in targets}
+        return {"name": self.runtime.name, "ram": self.ram, "flash": self.flash, "fits": fits}
+
+    def fits(self, target: Target) -> bool | None:
+        """Whether a chip has enough of both; None where it is not known how much it has."""
+        if (target.ram_bytes and self.ram > target.ram_bytes) or (
+            target.flash_bytes and self.flash > target.flash_bytes
+        ):
+            return False
+        return True if target.ram_bytes and target.flash_bytes else None
+
+    def __str__(self) -> str:
+        return f"in {self.runtime.name}: {self.ram:,} B of RAM, {self.flash:,} B of flash"
+
+    def verdict(self, target: Target) -> str:
+        """Whether it fits, in words."""
+        fits = self.fits(target)
+        parts = []
+        for what, needed, there in (("RAM", self.ram, target.ram_bytes), ("flash", self.flash, target.flash_bytes)):
+            if there and (fits is not False or needed > there):
+                parts.append(f"{needed:,} of {there:,} B {what}")
+        start = {True: "fits", False: "does not fit", None: "may fit"}[fits]
+        return f"{start} {target.name}: {', '.join(parts) or 'its memory is not known'}"
+
+
+@dataclass(frozen=True)
 class CostReport:
     """Costs of a model, batch 1; `print` shows a table, `csv()` and `json()` give the same numbers.
 
@@ -51,6 +91,7 @@ class CostReport:
         memory: peak of live activations as written and in the best order, int8 [B].
         unpriced: calls that nobody can price: their weights, MACs and cycles are in no total.
         free: calls that cost nothing by convention (activations, pooling, sums of activations, views ...).
+        deployment: what the network needs in a runtime, if one was named.
     """
 
     layers: tuple[LayerReport, ...]
@@ -58,21 +99,24 @@ class CostReport:
     memory: PeakReport
     unpriced: tuple[str, ...]
     free: tuple[str, ...]
+    deployment: Deployment | None = None
 
     def totals(self) -> dict[str, Any]:
         """`{"params", "macs", "memory", "memory_best_order", "cycles", "ms", "energy_uj", "without_law"}`.
 
         The latter four by target; energy only where the power is known; `without_law` lists the layers that are missing
-        in a target's total.
+        in a target's total. With a runtime also `"runtime"`: its name, `"ram"` and `"flash"` [B], and `"fits"` by target,
+        None where a target's memory is not known.
         """
         cycles = {t.name: sum(layer.cycles[t.name] or 0 for layer in self.layers) for t in self.targets}
         ms = {t.name: t.milliseconds(cycles[t.name]) for t in self.targets}
-        return {
+        deployed = {} if self.deployment is None else {"runtime": self.deployment.plain(self.targets)}
+        return deployed | {
             "params": sum(layer.params for layer in self.layers),
             "macs": sum(layer.macs for layer in self.layers),
             "memory": self.memory.given.size,
             "memory_best_order": self.memory.best.size,
-            "memory_peak_at": str(self.memory.given.step),
+            "memory_peak_at": self.memory.given.step,
             "cycles": cycles,
             "ms": ms,
             "energy_uj": {t.name: ms[t.name] * t.active_power_mw for t in self.targets if t.active_power_mw > 0},
@@ -124,7 +168,7 @@ class CostReport:
         return json.dumps(content, indent=2)
 
     def __str__(self) -> str:
-        return report_text(self)
+        return _text(self)
 
 
 def cost_report(
@@ -133,6 +177,7 @@ def cost_report(
     *,
     input_example: Any = None,
     targets: Sequence[str | Target] = (),
+    runtime: str | Runtime | None = None,
     leaf_modules: Sequence[Any] = (),
 ) -> CostReport:
     """Costs of any traceable model, layer by layer; of a search model those of what `arch_export` would give now.
@@ -146,23 +191,26 @@ def cost_report(
         input_shape: of one sample, without batch; several inputs: a sequence of shapes.
         input_example: instead: a batch as a tensor, a tuple of tensors, or a dict of keyword arguments.
         targets: embedded targets, by name or object.
+        runtime: an inference engine, by name or object: the report says what RAM and flash it needs for this network,
+            and whether that fits the targets.
         leaf_modules: names, globs or classes of modules that are not traced into: they are listed as unpriced.
 
     Raises:
-        ConfigError: an unknown target, or the model fails on the input.
+        ConfigError: an unknown target or runtime, or the model fails on the input.
         TraceError: the model's `forward` depends on data.
     """
     platforms = tuple(get_target(target) for target in targets)
     export = getattr(model, "arch_export", None)
     network = export(verify=False) if callable(export) else model
     calls = network_calls(network, input_shape, input_example=input_example, leaf_modules=leaf_modules)
-    graph = memory_graph(calls.memory)
-    live = {
-        str(step): sum(graph.sizes[buffer] for buffer in buffers)
-        for step, buffers in zip(graph.steps, live_sets(graph))
-    }
+    live = {step.node: size for step, size in zip(calls.memory.steps, live_elements(calls.memory))}
     layers = tuple(_layers(calls, live, platforms))
-    return CostReport(layers, platforms, peak_report(graph), calls.unpriced, calls.free)
+    deployment = None if runtime is None else _deployment(calls, get_runtime(runtime))
+    return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free, deployment)
+
+
+def _deployment(calls: NetworkCalls, runtime: Runtime) -> Deployment:
+    return Deployment(runtime, int(calls.total(runtime_memory(runtime))), int(calls.total(runtime_flash(runtime))))
 
 
 def _layers(calls: NetworkCalls, live: dict[str, Any], targets: Sequence[Target]) -> list[LayerReport]:
@@ -183,3 +231,80 @@ def _cycles(target: Target, call: LayerCall) -> int | None:
 
 def _percent(part: int | None, whole: int) -> float | None:
     return None if part is None or not whole else round(100 * part / whole, 2)
+
+
+def _text(report: CostReport) -> str:
+    """Table of the layers, then totals, peak memory, and everything that has no price."""
+    totals = report.totals()
+    header = ["layer", "kind", "shape", "params", "MACs", "%", "live B"]
+    for target in report.targets:
+        header += [f"{target.name} cycles", "ms", "%"]
+    lines = [header]
+    for row in report.rows():
+        line = [row["layer"], row["kind"], _shape(row), f"{row['params']:,}", f"{row['macs']:,}"]
+        line += [_share(row["macs_percent"]), _whole(row["live_bytes"])]
+        for target in report.targets:
+            ms = row[f"{target.name}_ms"]
+            line += [_whole(row[f"{target.name}_cycles"]), "?" if ms is None else f"{ms:.3f}"]
+            line.append(_share(row[f"{target.name}_percent"]))
+        lines.append(line)
+    last = ["total", "", "", f"{totals['params']:,}", f"{totals['macs']:,}", "", _whole(totals["memory"])]
+    for target in report.targets:
+        last += [_whole(totals["cycles"][target.name]), f"{totals['ms'][target.name]:.3f}", ""]
+    text = align([*lines, last], left=3)
+    text += ["", _memory(report)]
+    if report.deployment is not None:
+        text += [str(report.deployment), *(report.deployment.verdict(target) for target in report.targets)]
+    for target in report.targets:
+        if missing := totals["without_law"][target.name]:
+            text.append(f"{target.name} has no law for {listed(missing)}: its total is a lower bound")
+        energy = totals["energy_uj"].get(target.name)
+        if energy is not None:
+            text.append(f"energy on {target.name}: {energy:,.1f} uJ at {target.active_power_mw:g} mW")
+    if report.unpriced:
+        text.append(f"without a price, in no total: {listed(report.unpriced)}")
+    if report.free:
+        text.append(f"free by convention: {listed(report.free)}")
+    return "\n".join(text)
+
+
+def _memory(report: CostReport) -> str:
+    given, best = report.memory.given, report.memory.best
+    text = f"peak memory {_whole(given.size)} B (8 bit) at {given.step}, live: {', '.join(given.live)}"
+    if best.size < given.size:
+        proof = "the smallest there is" if report.memory.exact else "found by a greedy search"
+        text += f"; {_whole(best.size)} B in another order, {proof}"
+    return text
+
+
+def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Rows as lines of equal columns; the first `left` columns are flush left, numbers flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    ]
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names after another, the first few."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _shape(row: dict[str, Any]) -> str:
+    text = f"{row['in']}->{row['out']}"
+    if row["kernel"]:
+        text += f" {row['kernel']}"
+    if any(size != "1" for size in row["stride"].split("x") if size):
+        text += f"/{row['stride'].split('x')[0]}"
+    if row["groups"] not in (1, row["in"]):
+        text += f" g{row['groups']}"
+    return text + (f" @{row['output']}" if row["output"] else "")
+
+
+def _whole(number: Any) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _share(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.1f}"

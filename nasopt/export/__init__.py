@@ -1,4 +1,4 @@
-"""From a found network to a file for its target: ONNX, int8 ONNX, `torch.export`; each checked before it is called done."""
+"""From a found network to a file for its target: ONNX, int8 ONNX, LiteRT, `torch.export` program; checked before done."""
 
 from nasopt.export.accuracy import top1
 from nasopt.export.int8 import to_int8_onnx
@@ -6,5 +6,17 @@ from nasopt.export.onnx_file import to_onnx
 from nasopt.export.program import to_exported_program
 from nasopt.export.report import ExportReport, TargetCost
 from nasopt.export.runtime import open_session
+from nasopt.export.tflite import to_tflite
+from nasopt.export.torch_layers import to_torch_layers
 
-__all__ = ["ExportReport", "TargetCost", "open_session", "to_exported_program", "to_int8_onnx", "to_onnx", "top1"]
+__all__ = [
+    "ExportReport",
+    "TargetCost",
+    "open_session",
+    "to_exported_program",
+    "to_int8_onnx",
+    "to_onnx",
+    "to_tflite",
+    "to_torch_layers",
+    "top1",
+]

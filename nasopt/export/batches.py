@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -80,6 +81,37 @@ def aligned(values: Any, subject: Subject, batch: int | None, where: str) -> lis
             f"{batch} (drop_last=True)"
         )
     return [x.to(example.dtype) for x, example in zip(tensors, wanted)]
+
+
+def first_and_all(calibration: Any, max_batches: int | None) -> tuple[Any, Iterator[Any]]:
+    """`(first batch, iterator over all that may be looked at, the first included)` of a calibration set.
+
+    Raises:
+        ConfigError: there is no batch, or it is no iterable of batches.
+    """
+    if max_batches is not None and max_batches < 1:
+        raise ConfigError(f"max_batches is {max_batches}: at least one batch must set the ranges")
+    batches = itertools.islice(iterate(calibration, "calibration"), max_batches)
+    first = next(batches, None)
+    if first is None:
+        raise ConfigError(
+            "calibration holds no batch, so the ranges of activations are unknown: give a few hundred real samples"
+        )
+    return first, itertools.chain([first], batches)
+
+
+def calibration_tensors(subject: Subject, batches: Iterable[Any], batch: int | None) -> Iterator[list[Tensor]]:
+    """Tensors of the network's inputs, batch by batch.
+
+    Raises:
+        ConfigError: a batch does not fit, or holds values that are not finite.
+    """
+    for number, item in enumerate(batches):
+        where = f"calibration batch {number}"
+        tensors = aligned(split_batch(item, len(subject.tensors))[0], subject, batch, where)
+        if not all(bool(torch.isfinite(x).all()) for x in tensors):
+            raise ConfigError(f"{where} holds values that are not finite: they would set the ranges of activations")
+        yield tensors
 
 
 def iterate(batches: Any, what: str) -> Iterator[Any]:

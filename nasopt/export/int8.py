@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +10,12 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from nasopt.cost import Target
 from nasopt.errors import ConfigError, ExportError, nearest
 from nasopt.export.accuracy import Metric, accuracies, metric_name, top1
-from nasopt.export.batches import aligned, iterate, required_inputs, split_batch
+from nasopt.export.batches import calibration_tensors, first_and_all, required_inputs, split_batch
 from nasopt.export.compare import check_float, relative_rms
 from nasopt.export.file import writable, write_checked
 from nasopt.export.onnx_file import convert, opset_of, require_onnx, serialised, tidy
@@ -76,15 +74,8 @@ def to_int8_onnx(
     require_onnx("to_int8_onnx")
     if method not in METHODS:
         raise ConfigError(f"method {method!r}: use {', '.join(METHODS)}.{nearest(method, METHODS)}")
-    if max_batches is not None and max_batches < 1:
-        raise ConfigError(f"max_batches is {max_batches}: at least one batch must set the ranges")
     destination = writable(path)
-    batches = itertools.islice(iterate(calibration, "calibration"), max_batches)
-    first = next(batches, None)
-    if first is None:
-        raise ConfigError(
-            "calibration holds no batch, so the ranges of activations are unknown: give a few hundred real samples"
-        )
+    first, batches = first_and_all(calibration, max_batches)
     inputs = required_inputs(found) if isinstance(found, nn.Module) else 1
     subject = make_subject(found, split_batch(first, inputs)[0])
     costs = target_costs(subject, targets)
@@ -94,7 +85,7 @@ def to_int8_onnx(
         float_path.write_bytes(serialised(model))
         run_float = session_runner(float_path)
         difference = check_float(subject, run_float, subject.trials(batch is None), "the float ONNX file")
-        feed = _feed(subject, itertools.chain([first], batches), batch, [entry.name for entry in model.graph.input])
+        feed = _feed(subject, batches, batch, [entry.name for entry in model.graph.input])
         quantised = quantise(subject, float_path, feed, METHODS[method], reduce_range)
         content = serialised(quantised)
 
@@ -151,11 +142,7 @@ def _feed(
     subject: Subject, batches: Iterator[Any], batch: int | None, names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Calibration batches as the arrays that ONNX Runtime takes."""
-    for number, item in enumerate(batches):
-        where = f"calibration batch {number}"
-        tensors = aligned(split_batch(item, len(subject.tensors))[0], subject, batch, where)
-        if not all(bool(torch.isfinite(x).all()) for x in tensors):
-            raise ConfigError(f"{where} holds values that are not finite: they would set the ranges of activations")
+    for tensors in calibration_tensors(subject, batches, batch):
         yield {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 

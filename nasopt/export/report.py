@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nasopt.cost import Target, cost_report, get_target
-from nasopt.cost.report_text import align, listed
+from nasopt.cost.report import align, listed
 from nasopt.export.subject import Subject
+from nasopt.export.tflite_model import Port
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,59 @@ class TargetCost:
 
 
 @dataclass(frozen=True)
+class Arena:
+    """Memory that TFLM's interpreter takes for a file [B].
+
+    Attributes:
+        planned: tensors and scratch buffers as its planner placed them.
+        whole: these and the data that lives as long as the interpreter; a pointer counts 8 bytes here, 4 on the chip.
+        needed: the smallest arena that it starts with, a multiple of 16.
+    """
+
+    planned: int
+    whole: int
+    needed: int
+
+    def __str__(self) -> str:
+        return f"{self.needed:,} B needed: {self.planned:,} B of tensors, {self.whole - self.planned:,} B persistent"
+
+
+@dataclass(frozen=True)
+class DeviceFile:
+    """What a file for a microcontroller holds, and what its runtime said of it.
+
+    Attributes:
+        inputs, outputs: names, shapes, types, scales and zero points.
+        operations: how many of each kind.
+        in_float: `(operation, layer)` that an int8 file computes in float.
+        lacking: `(operation, layer)` that the runtime has no kernel for.
+        arena: what the runtime took, None where it did not run the file.
+        steps: largest difference between the int8 outputs of TFLM and of LiteRT [steps of the output]; None of float files.
+        files: further files: the C program.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    operations: Mapping[str, int]
+    in_float: tuple[tuple[str, str], ...] = ()
+    lacking: tuple[tuple[str, str], ...] = ()
+    arena: Arena | None = None
+    steps: int | None = None
+    files: tuple[Path, ...] = ()
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Lines of the report."""
+        rows = [("input", str(port)) for port in self.inputs] + [("output", str(port)) for port in self.outputs]
+        rows.append(("operations", ", ".join(f"{count} {kind}" for kind, count in self.operations.items())))
+        rows += [("in float", f"{kind} of {layer}") for kind, layer in self.in_float]
+        rows += [("not in TFLM", f"{kind} of {layer}") for kind, layer in self.lacking]
+        rows.append(("TFLM arena", str(self.arena) if self.arena else "not run"))
+        if self.steps is not None:
+            rows.append(("TFLM, LiteRT", f"int8 outputs differ by {self.steps} steps at most"))
+        return rows + [("C program", str(path)) for path in self.files]
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """Result of an export; `print` shows it readably.
 
@@ -53,12 +107,13 @@ class ExportReport:
         file_bytes: size of the file [B].
         difference: of the float outputs from torch's, relative to the largest output.
         int8_difference: of the int8 outputs from torch's, root mean squares, relative; None for float files.
-        float_file_bytes: size of the float ONNX file of the same network [B]; None for float files.
+        float_file_bytes: size of the float file of the same network [B]; None for float files.
         int8_layers: `(in int8, all)` of convolutions and products with weights; None for float files.
         accuracy: the metric by form, empty without `data`.
         metric: its name.
         costs: one per target.
         notes: what else one should know, as sentences.
+        device: of a file for a microcontroller.
         program: of `to_exported_program`.
     """
 
@@ -74,15 +129,17 @@ class ExportReport:
     metric: str = "top1"
     costs: tuple[TargetCost, ...] = ()
     notes: tuple[str, ...] = ()
+    device: DeviceFile | None = None
     program: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        rows = [
-            (
-                "batch",
-                "any number of samples" if self.batch is None else f"{self.batch}, fixed by the network's forward",
-            )
-        ]
+        if self.device is not None:
+            samples = "one sample per run"
+        elif self.batch is None:
+            samples = "any number of samples"
+        else:
+            samples = f"{self.batch}, fixed by the network's forward"
+        rows = [("batch", samples)]
         if self.file_bytes is not None:
             text = f"{self.file_bytes:,} B"
             if self.float_file_bytes:
@@ -97,6 +154,8 @@ class ExportReport:
         if self.accuracy:
             figures = (f"{name} {self._figure(value)}" for name, value in self.accuracy.items())
             rows.append((self.metric, ", ".join(figures)))
+        if self.device is not None:
+            rows += self.device.rows()
         rows += [(cost.target, str(cost)) for cost in self.costs]
         rows += [("note", note) for note in self.notes]
         title = self.form if self.path is None else f"{self.path}: {self.form}"

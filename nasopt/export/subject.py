@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nasopt.errors import ConfigError
+from nasopt.errors import ConfigError, ExportError
 from nasopt.graph.example import call_arguments, make_example
 from nasopt.nn import BinaryActivation, BinaryConv2d
 from nasopt.ste import binary_weight, signs
@@ -77,6 +77,7 @@ def make_subject(found: nn.Module, example: Any) -> Subject:
 
     Raises:
         ConfigError: it is no module, holds a layer on packed bits, does not take the example, or fails on it.
+        ExportError: it holds a layer that no format has, such as an adder layer; the message says what runs it.
     """
     if not isinstance(found, nn.Module):
         raise ConfigError(f"found is a {type(found).__name__}: give the network that arch_export() returned")
@@ -91,6 +92,9 @@ def make_subject(found: nn.Module, example: Any) -> Subject:
                 f"layer {name!r} is a PackedBinaryConv2d, which computes on bits of the CPU: no file format has it. "
                 "Give the binary network as it was before pack()"
             )
+        refusal = getattr(module, "file_refusal", "")
+        if refusal:
+            raise ExportError(f"layer {name!r} ({type(module).__name__}) cannot be written: {refusal}")
     network = copy.deepcopy(found).cpu().eval()
     if any(p.is_floating_point() and p.dtype != torch.float32 for p in network.parameters()):
         network = network.float()

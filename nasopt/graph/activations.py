@@ -1,88 +1,43 @@
-"""Which activations does a traced model hold in memory, and when? Its buffers, and the steps that make and read them.
+"""Activation memory of a traced model: its buffers, and the steps that make and read them.
 
 A result lives in a buffer of its own, except where its rule says otherwise (`memory` of a `RuleEntry`): views and what does
 nothing at inference share their input's buffer and are no step at all; element-by-element operations write over the
 first input of their size that nobody needs afterwards, in the order in which the model is written. Padding and cropping
 over space belongs to the layer that reads them, as deployment tools have it. Parameters, and what is computed from
 them alone, are weights and no activations.
+
+Converters to TFLite materialise more (`materialised=True`): nothing is written over; padding that is not the runtime's
+"same", reshapes and copies into torch's order of dimensions are operations with results of their own; only activation
+functions that runtimes fuse, and norms that a layer absorbs, share the buffer of the layer before them.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.decided import DecidedGraph, DecidedGraphs, is_changed_in_place
 from nasopt.graph.branches.markers import Choice, choices_of, is_marker
 from nasopt.graph.branches.regions import Decisions
+from nasopt.graph.buffers import ActivationMemory, Buffer, Step
 from nasopt.graph.call import flatten
 from nasopt.graph.edit import is_in_place
-from nasopt.graph.facts import Count
+from nasopt.graph.facts import CostTerm
 from nasopt.graph.groups import Analysis
+from nasopt.graph.materialised import Around, copies_to_torch_order, fuses, knows_padding, padding_of, zeros_around
 from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.values import UNKNOWN
 
 
-@dataclass(frozen=True)
-class Buffer:
-    """One piece of activation memory: `per_channel` elements for each of `channels`, for one sample."""
-
-    channels: Count
-    per_channel: int
-
-    def elements(self, keep: Tensor | None = None) -> int:
-        """Its elements: of all channels, or of those whose labels `keep` (one bool per label)."""
-        if isinstance(self.channels, int):
-            return self.channels * self.per_channel
-        return self.per_channel * (len(self.channels) if keep is None else int(keep[self.channels].sum()))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation.
-
-    Attributes:
-        node: its name in the graph.
-        layer: path of the layer, or the node's name for a function.
-        reads: buffers that it reads, without the one that it overwrites.
-        writes: new buffers.
-        overwrites: the buffer that its result takes over, or None.
-    """
-
-    node: str
-    layer: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    overwrites: str | None = None
-
-
-@dataclass
-class ActivationMemory:
-    """Buffers of a network by name, and its steps in the order in which it runs.
-
-    Attributes:
-        buffers: all of them.
-        inputs: buffers that exist from the start.
-        outputs: buffers that stay until the end.
-        steps: what happens.
-        unknown: nodes whose size depends on data; they count as empty.
-    """
-
-    buffers: dict[str, Buffer] = field(default_factory=dict)
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-
-
-def activation_memory(analysis: Analysis) -> ActivationMemory:
+def activation_memory(analysis: Analysis, materialised: bool = False) -> ActivationMemory:
     """Buffers and steps of an analysed model; of the first branch of every choice."""
-    return ActivationWalks(analysis).under({path: c.first for path, c in choices_of(analysis.module).items()})
+    first = {path: choice.first for path, choice in choices_of(analysis.module).items()}
+    return ActivationWalks(analysis).under(first, materialised)
 
 
 class ActivationWalks:
@@ -94,9 +49,13 @@ class ActivationWalks:
         self._module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
 
-    def under(self, decisions: Decisions) -> ActivationMemory:
+    def under(self, decisions: Decisions, materialised: bool = False) -> ActivationMemory:
         """What is left under decisions."""
-        return _Walk(self, self._flows.under(decisions)).run()
+        return _Walk(self, self._flows.under(decisions), materialised).run()
+
+    def module_of(self, node: fx.Node) -> nn.Module | None:
+        """The layer that a node calls, None for a function."""
+        return self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def memory(self, node: fx.Node) -> Memory:
         """Where the result of a node lives."""
@@ -111,12 +70,14 @@ class ActivationWalks:
 class _Walk:
     """One pass over the graph."""
 
-    def __init__(self, walks: ActivationWalks, flow: DecidedGraph) -> None:
-        self.walks, self.flow = walks, flow
+    def __init__(self, walks: ActivationWalks, flow: DecidedGraph, materialised: bool) -> None:
+        self.walks, self.flow, self.materialised = walks, flow, materialised
         self.propagation = walks.propagation
         self.found = ActivationMemory()
         self.held: dict[fx.Node, Any] = {}  # node -> buffer name, nested as the node's value
         self.holders: dict[str, list[fx.Node]] = {}
+        self.writers: dict[str, fx.Node] = {}
+        self.padded: dict[fx.Node, Around] = {}
         self.place = {node: i for i, node in enumerate(flow.nodes)}
 
     def run(self) -> ActivationMemory:
@@ -144,11 +105,15 @@ class _Walk:
         memory = "in_place" if node in self.flow.sums else self.walks.memory(node)
         if memory == "view" and self._stays_in_place(node):
             return self._hold(node, self.held.get(self.flow.inputs[node][0]))
+        if self.materialised and self._fuses(node):
+            return self._hold(node, self.held[first])
         sources = self._sources(node)
         target = self._target(node) if memory == "in_place" else None
         if target is not None:
             self._add(node, sources, (), target)
             return self._hold(node, target)
+        if self.materialised:
+            sources = self._materialise(node, sources)
         self._hold(node, self._new(node, value, node.name))
         return self._add(node, sources, tuple(self._names(self.held[node])), None)
 
@@ -158,6 +123,9 @@ class _Walk:
         before, after = self._value(source), self._value(node)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self.held:
             return False
+        if self.materialised and before.shape != after.shape:
+            alone = before.shape[2:].numel() == 1  # no space: nothing to reorder, and the reader reshapes
+            return alone if before.numel() == after.numel() else self._pads_its_reader(node)
         return before.numel() == after.numel() or before.shape[:2] == after.shape[:2]
 
     def _target(self, node: fx.Node) -> str | None:
@@ -165,6 +133,8 @@ class _Walk:
         inputs = [n for n in self.flow.inputs[node] if isinstance(self.held.get(n), str)]
         if is_in_place(node) and inputs[:1] == self.flow.inputs[node][:1]:
             return str(self.held[inputs[0]])
+        if self.materialised:
+            return None
         value = self._value(node)
         size = value.numel() if isinstance(value, Tensor) else -1
         for source in inputs:
@@ -181,6 +151,53 @@ class _Walk:
     def _needed_after(self, name: str, node: fx.Node) -> bool:
         users = (user for holder in self.holders[name] for user in self.flow.users[holder])
         return any(self.place[user] > self.place[node] and (user.op == "output" or _computes(user)) for user in users)
+
+    # --- what converters materialise
+
+    def _fuses(self, node: fx.Node) -> bool:
+        """Whether the layer before does this as well, in the same operation."""
+        source = self.flow.inputs[node][0] if self.flow.inputs[node] else None
+        name = self.held.get(source) if source is not None else None
+        if source is None or not isinstance(name, str) or len(self.flow.users[source]) != 1 or name not in self.writers:
+            return False
+        writer = self.writers[name]
+        return fuses(self.walks.module_of(node), node, self.walks.module_of(writer), writer, self._term(writer))
+
+    def _materialise(self, node: fx.Node, sources: list[str]) -> list[str]:
+        """Steps before a node's own, padding and copies of its first input; what it reads then."""
+        source = self.flow.inputs[node][0]
+        name, value = self.held.get(source), source.meta["value"]
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            return sources
+        padding = padding_of(self.walks.module_of(node), node, value, self.padded.get(source))
+        if padding is not None:
+            space = prod(self.holders[name][0].meta["value"].shape[2:])
+            return self._extra(f"{node.name}:pad", name, prod(padding), space, sources)
+        if copies_to_torch_order(self.walks.module_of(node), node, value):
+            return self._extra(f"{node.name}:order", name, 1, 1, sources)
+        return sources
+
+    def _pads_its_reader(self, node: fx.Node) -> bool:
+        """Whether a node only puts zeros around the input of one convolution or pooling, which takes that over."""
+        around = zeros_around(self.walks.module_of(node), node)
+        users = list(self.flow.users[node])
+        if around is None or len(users) != 1 or not knows_padding(self.walks.module_of(users[0]), users[0]):
+            return False
+        self.padded[node] = around
+        return True
+
+    def _extra(self, name: str, source: str, grown: int, before: int, sources: list[str]) -> list[str]:
+        buffer = self.found.buffers[source]
+        if isinstance(buffer.channels, int):  # perhaps all elements, as channels of one
+            size = Buffer(buffer.elements() * grown // before, 1)
+        else:
+            size = Buffer(buffer.channels, buffer.per_channel * grown // before)
+        self.found.add_step(name, [source], {name: size})
+        self.holders[name] = []
+        return [name if s == source else s for s in sources]
+
+    def _term(self, node: fx.Node) -> CostTerm | None:
+        return self.propagation.term_of_node.get(node)
 
     # --- building
 
@@ -225,7 +242,9 @@ class _Walk:
 
     def _add(self, node: fx.Node, reads: Iterable[str], writes: tuple[str, ...], target: str | None) -> None:
         layer = str(node.target) if node.op == "call_module" else node.name
-        self.found.steps.append(Step(node.name, layer, tuple(r for r in reads if r != target), writes, target))
+        others = tuple(r for r in reads if r != target)
+        self.found.steps.append(Step(node.name, layer, others, writes, target, self._term(node)))
+        self.writers |= dict.fromkeys(writes, node)
 
 
 def _computes(node: fx.Node) -> bool:

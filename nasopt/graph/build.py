@@ -13,6 +13,7 @@ from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.decided import decide, rename, shorter_names
 from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.branches.regions import Decisions
+from nasopt.graph.containers import like_seed
 from nasopt.graph.example import Example
 from nasopt.graph.groups import Analysis, analyse
 from nasopt.graph.kernels import AxisCut, KernelCut, kernel_size
@@ -35,7 +36,10 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
     keep = _keep(analysis, structure["channels"])
     kernels = {layer: _kernel_cut(analysis, layer, axes) for layer, axes in structure["kernels"].items()}
     network = slim(analysis, keep, kernels, example.inputs)
-    return rename(network, names) if names else network
+    if names:
+        return rename(network, names)
+    like_seed(network)
+    return network
 
 
 def _keep(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Tensor:

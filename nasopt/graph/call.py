@@ -13,11 +13,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.regions import has_one_user, producers
-from nasopt.graph.facts import Attribute, CostTerm, Count, Facts, Follows, Read, flatten, no_labels
-from nasopt.graph.layer_shape import Kind
-
-# Kinds of layers into which a scale and a shift per channel can be folded.
-_ABSORBING = ("conv", "conv_transpose", "depthwise", "linear")
+from nasopt.graph.facts import Attribute, CostTerm, Count, Facts, Follows, Read, Source, Weight, flatten, no_labels
+from nasopt.graph.layer_shape import Kind, facts_of
 
 
 class Call:
@@ -71,15 +68,20 @@ class Call:
             return None
         return self._facts.module.get_submodule(str(node.target))
 
-    def parameter_path(self, position: int, name: str) -> str | None:
-        """Path of the parameter or buffer that is passed directly as this argument, else None."""
+    def is_weight(self, position: int, name: str) -> bool:
+        """Whether this argument depends on no input of the model."""
         node = self.argument_node(position, name)
-        return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+        return isinstance(node, fx.Node) and node not in self._facts.activations
 
     @cached_property
     def tensors(self) -> list[Tensor]:
         """All label tensors among the arguments, nested ones included."""
         return [x for x in flatten((self.args, self.kwargs)) if isinstance(x, Tensor)]
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The traced model."""
+        return self._facts.module
 
     @cached_property
     def batch(self) -> int:
@@ -128,13 +130,16 @@ class Call:
 
     # --- parameters
 
-    def writes(self, parameter: str, dim: int, count: int, repeat: int = 1) -> Tensor:
+    def writes(self, parameter: str | Weight, dim: int, count: int, repeat: int = 1) -> Tensor:
         """Labels of the channels that a layer makes, shape `(count * repeat,)`, position i of `parameter` along `dim`.
 
         A layer that is called again writes the same labels. With `repeat`, the `count` labels stand `repeat` times in
         a row of groups.
         """
-        known = self._facts.slices.get((self._facts.canonical(self._path(parameter)), dim))
+        places = [
+            (self._facts.canonical(one.path), one.dims[dim]) for one in self._sources(parameter) if dim in one.dims
+        ]
+        known = next((self._facts.slices[place] for place in places if place in self._facts.slices), None)
         labels = self.labels.fresh(count).repeat(repeat) if known is None else known
         self.slices(parameter, dim, labels)
         self._facts.writers.append((self.name, labels))
@@ -154,17 +159,36 @@ class Call:
         self._facts.writers.append((self.name, fresh))
         return self.spread(fresh, dim)
 
-    def slices(self, parameter: str, dim: int, labels: Tensor) -> None:
+    def slices(self, parameter: str | Weight, dim: int, labels: Tensor) -> None:
         """Position i of a parameter or buffer along `dim` belongs to the channel `labels[i]`; absent ones are passed over."""
-        path = self._path(parameter)
-        if self._facts.tensor(path) is not None:
-            self._facts.slice(path, dim, labels)
+        sources = self._sources(parameter)
+        reason = "its weight is computed from all positions along them"
+        for one in sources:
+            for whole in one.whole:
+                self._facts.keep_whole(one.path, whole, f"{self.name}: {reason}")
+        for one in sources:
+            if dim in one.dims:
+                self._facts.slice(one.path, one.dims[dim], labels)
+        if any(dim in one.blocked for one in sources) or (sources and not any(dim in one.dims for one in sources)):
+            self.fix(labels, reason)
 
-    def reads(self, weight: str, dim: int, labels: Tensor) -> None:
+    def reads(self, weight: str | Weight, dim: int, labels: Tensor) -> None:
         """The layer mixes channels, and position i of `weight` along `dim` multiplies channel `labels[i]`."""
-        path = self._path(weight)
-        self._facts.slice(path, dim, labels)
-        self._facts.reads.append(Read(self.name, self.node.name, self._facts.canonical(path), dim, labels))
+        self.slices(weight, dim, labels)
+        key = weight.key if isinstance(weight, Weight) else self._path(weight)
+        self._facts.reads.append(Read(self.name, self.node.name, self._facts.canonical(key), dim, labels))
+
+    def reads_argument(self, position: int, name: str, dim: int, labels: Tensor) -> None:
+        """The function sums over channels: position i of an argument along `dim` is the channel `labels[i]`."""
+        node = self.argument_node(position, name)
+        self._facts.reads.append(Read(self.name, self.node.name, node.name, dim % node.meta["value"].dim(), labels))
+
+    def _sources(self, parameter: str | Weight) -> tuple[Source, ...]:
+        if isinstance(parameter, Weight):
+            return parameter.sources
+        path = self._path(parameter)
+        tensor = self._facts.tensor(path)
+        return () if tensor is None else (Source(path, {dim: dim for dim in range(tensor.dim())}),)
 
     def attribute(self, name: str | int, labels: Tensor, factor: int = 1) -> None:
         """An int attribute of the layer (or argument of the function) is `factor` times the number of kept labels."""
@@ -182,20 +206,23 @@ class Call:
         in_channels: Count,
         out_channels: Count,
         *,
-        kernel: Sequence[int] = (),
+        kernel: Sequence[Count] = (),
         positions: int = 1,
         output_size: Sequence[int] = (),
         stride: Sequence[int] = (),
         groups: Count = 1,
         bias: bool = False,
-        weight: str | None = None,
+        weight: str | Weight | None = None,
         weight_bits: int = 32,
         activation_bits: int = 32,
     ) -> CostTerm:
         """Price this call: the fields of a `LayerShape`, with label vectors where channels are counted.
 
-        `weight` names the stored weights (default: those of the layer); they are counted once for all calls.
+        `weight` names the stored weights (default: those of the layer); they are counted once for all calls. Parameters
+        of a function that has no such price are priced one by one.
         """
+        if isinstance(weight, Weight):
+            weight = weight.stored or weight.key
         key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
         bits = (weight_bits, activation_bits)
@@ -205,7 +232,8 @@ class Call:
         term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *bits)
         self._facts.costs.append(term)
         self._facts.term_of_node[self.node] = term
-        self._facts.mark_priced(self.node, self.module)
+        if facts_of(kind).stores:
+            self._facts.mark_priced(self.node, self.module, key)
         return term
 
     def fold_bias_into(self, before: fx.Node) -> bool:
@@ -219,7 +247,7 @@ class Call:
         for region, producer in found:
             term = facts.term_of_node.get(producer)
             # A scale per channel does not fit into signs.
-            absorbs = term is not None and term.kind in _ABSORBING and term.weight_bits != 1
+            absorbs = term is not None and facts_of(term.kind).absorbs and term.weight_bits != 1
             if absorbs and has_one_user(facts.module, facts.regions, producer, region):
                 assert term is not None
                 term.bias_regions.append(region)

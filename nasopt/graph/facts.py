@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,8 @@ class Extent(int):
 
 @dataclass
 class CostTerm:
-    """What one call costs: a `LayerShape` whose channel counts are label vectors where channels may go.
+    """What one call costs: a `LayerShape` whose channel counts are label vectors where channels may go;
+    so are the heads of a multi-head layer, which lead its kernel.
 
     `key` names the stored weights: terms of one key share them, and storage is counted once. The call runs in any of
     `regions`; the layer has a bias in any of `bias_regions`.
@@ -46,7 +47,7 @@ class CostTerm:
     kind: Kind
     in_channels: Count
     out_channels: Count
-    kernel: tuple[int, ...]
+    kernel: tuple[Count, ...]
     positions: int
     output_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -73,7 +74,7 @@ class CostTerm:
             kind=self.kind,
             in_channels=number(self.in_channels),
             out_channels=number(self.out_channels),
-            kernel=self.kernel,
+            kernel=tuple(number(size) for size in self.kernel),
             positions=self.positions,
             output_size=self.output_size,
             stride=self.stride,
@@ -122,6 +123,40 @@ class Attribute:
     factor: int = 1
 
 
+@dataclass(frozen=True)
+class Source:
+    """One use of a parameter or buffer in a weight.
+
+    Attributes:
+        path: of the parameter.
+        dims: dimension of the weight -> dimension of the parameter that runs along it.
+        blocked: dimensions of the weight along which it is there, but cannot be cut.
+        whole: dimensions of the parameter along which the weight mixes it, or needs all of it.
+    """
+
+    path: str
+    dims: Mapping[int, int]
+    blocked: frozenset[int] = frozenset()
+    whole: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that a function takes.
+
+    Attributes:
+        key: path of the parameter, or name of the node that computes it.
+        value: a fake tensor of its shape.
+        sources: what it is made of.
+        stored: the parameter that holds one number for every number of it, or None.
+    """
+
+    key: str
+    value: Tensor
+    sources: tuple[Source, ...]
+    stored: str | None
+
+
 class Facts:
     """What the rules stated about one traced model, and what they may ask of it.
 
@@ -135,7 +170,7 @@ class Facts:
         writers: (layer, labels) of every layer that makes channels.
         attributes: ints that follow the number of channels.
         costs: what the calls cost.
-        priced: canonical paths of the parameters that those costs cover.
+        priced: canonical path of a parameter -> regions in which those costs cover it.
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
         activations: nodes that depend on the inputs of the model.
@@ -155,7 +190,7 @@ class Facts:
         self.writers: list[tuple[str, Tensor]] = []
         self.attributes: list[Attribute] = []
         self.costs: list[CostTerm] = []
-        self.priced: set[str] = set()
+        self.priced: dict[str, list[Region]] = {}
         self.unpriced: list[str] = []
         self.unknown: list[str] = []
         self.activations: set[fx.Node] = set()
@@ -165,7 +200,10 @@ class Facts:
         self.follows: list[Follows] = []
         self.term_of_node: dict[fx.Node, CostTerm] = {}
         self.direct: dict[str, Tensor] = {}
+        # Values that no input reaches are asked for where an activation meets them.
+        self.on_demand: Callable[[fx.Node], Any] | None = None
         self._whole: dict[str, str] = {}
+        self._whole_dims: dict[tuple[str, int], str] = {}
         everything: list[tuple[str, Tensor]] = list(module.named_parameters(remove_duplicate=False))
         everything += module.named_buffers(remove_duplicate=False)
         self._tensors: dict[str, Tensor] = dict(everything)
@@ -179,6 +217,8 @@ class Facts:
         if isinstance(argument, fx.Node):
             if argument.op == "get_attr" and argument not in self.values:
                 self.values[argument] = self._direct_labels(str(argument.target), argument.meta["value"])
+            if argument not in self.values and self.on_demand is not None:
+                self.values[argument] = self.on_demand(argument)
             return self.values[argument]
         if isinstance(argument, (list, tuple)):
             return tuple(self.resolve(item) for item in argument)
@@ -213,8 +253,17 @@ class Facts:
         path = self.canonical(path)
         if path in self._whole:
             self.labels.fix(labels, self._whole[path])
+        if (path, dim) in self._whole_dims:
+            self.labels.fix(labels, self._whole_dims[path, dim])
         known = self.slices.setdefault((path, dim), labels)
         self.labels.unite(known, labels, f"{path} is shared with a place without channels")
+
+    def keep_whole(self, path: str, dim: int, reason: str) -> None:
+        """A parameter is never sliced along `dim`."""
+        path = self.canonical(path)
+        self._whole_dims[path, dim] = reason
+        if (path, dim) in self.slices:
+            self.labels.fix(self.slices[path, dim], reason)
 
     def use_whole(self, path: str, reason: str) -> None:
         """A parameter is used as it is: it is never sliced, and what is sliced with it is fixed."""
@@ -226,15 +275,15 @@ class Facts:
         if path in self.direct:
             self.labels.fix(self.direct[path], reason)
 
-    def mark_priced(self, node: fx.Node, module: nn.Module | None = None) -> None:
-        """All parameters that a call uses are covered by what its rule said."""
+    def mark_priced(self, node: fx.Node, module: nn.Module | None = None, *paths: str) -> None:
+        """All parameters that a call uses are covered by what its rule said, and so are those of the given paths."""
+        found = list(paths)
         # Branches hang below their choice, but their parameters are those of other calls.
         if module is not None and not isinstance(module, (BranchInput, Choice)):
-            names = dict(module.named_parameters(remove_duplicate=False))
-            self.priced.update(self.canonical(f"{node.target}.{name}") for name in names)
-        for before in node.all_input_nodes:
-            if before.op == "get_attr":
-                self.priced.add(self.canonical(str(before.target)))
+            found += [f"{node.target}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)]
+        found += [str(before.target) for before in node.all_input_nodes if before.op == "get_attr"]
+        for path in found:
+            self.priced.setdefault(self.canonical(path), []).extend(self.used_in[node])
 
     def called(self) -> list[str]:
         """Names of all calls that work on activations: layers by their paths, functions by their nodes."""

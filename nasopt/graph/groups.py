@@ -13,6 +13,7 @@ import nasopt.graph.rules  # noqa: F401  (fills the table)
 from nasopt.graph.branches.inline import inline_alternatives, sequential_layers
 from nasopt.graph.branches.markers import Alternatives, choices_of
 from nasopt.graph.branches.regions import ALWAYS
+from nasopt.graph.containers import note_seed
 from nasopt.graph.example import Example
 from nasopt.graph.facts import CostTerm, Facts, Read
 from nasopt.graph.propagate import propagate
@@ -139,7 +140,10 @@ class Analysis:
             if node.op == "call_module" and isinstance(value, Tensor):
                 name = str(node.target)
                 if keep_outputs(name, self.module.get_submodule(name)):
-                    self.labels.fix(value, f"{name}: it is excluded")
+                    # What a layer writes and nobody else sees, such as its heads, stays as well.
+                    written = [labels for layer, labels in self.propagation.writers if layer == name]
+                    for labels in (value, *written):
+                        self.labels.fix(labels, f"{name}: it is excluded")
 
     def _group(self) -> list[Group]:
         count = len(self.labels)
@@ -228,7 +232,9 @@ def trace_model(model: nn.Module, example: Example, leaf_modules: LeafModules = 
         traced = trace(part, example, _is_layer, leaf_modules, own_functions(), full_name)
         return inline_alternatives(traced, example, trace_part, chain_of, full_name or str)
 
-    return trace_part(model, example, None)
+    network = trace_part(model, example, None)
+    note_seed(network, model)
+    return network
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -1,11 +1,76 @@
-"""What a cost metric may know of a layer: a plain value at the waist between layers and costs."""
+"""`LayerShape`, the plain value at the waist between layers and costs, and the table of what is true of every kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["conv", "conv_transpose", "depthwise", "linear", "matmul", "norm", "pool", "parameter", "embedding"]
+from nasopt.errors import ConfigError, nearest
+
+Kind = Literal[
+    "conv",
+    "depthwise",
+    "linear",
+    "matmul",
+    "conv_transpose",
+    "norm",
+    "parameter",
+    "embedding",
+    "add",
+    "pool",
+    "adder",
+]
+
+
+@dataclass(frozen=True)
+class KindFacts:
+    """What every layer of a kind has in common. A new kind is a row of `KINDS` and a law in the targets that price it.
+
+    Attributes:
+        stores: it has weights.
+        multiplies: its work is a sum of products over its inputs, counted in MAC.
+        absorbs: it can take over a scale and a shift per output channel of a norm that follows.
+        one_count: its input channels follow from its output channels, so a search has one count to vary.
+        grouped: `groups` splits its channels into independent layers, rather than following from the kind.
+        spatial: its kernel is applied once per element of `output_size`; otherwise `positions` alone says how often.
+    """
+
+    stores: bool = True
+    multiplies: bool = False
+    absorbs: bool = False
+    one_count: bool = False
+    grouped: bool = False
+    spatial: bool = True
+
+
+KINDS: dict[str, KindFacts] = {
+    "conv": KindFacts(multiplies=True, absorbs=True, grouped=True),
+    "depthwise": KindFacts(multiplies=True, absorbs=True, one_count=True),
+    "linear": KindFacts(multiplies=True, absorbs=True, spatial=False),
+    "matmul": KindFacts(stores=False, multiplies=True, spatial=False),
+    "conv_transpose": KindFacts(multiplies=True, absorbs=True, grouped=True, spatial=False),
+    "norm": KindFacts(one_count=True),
+    "parameter": KindFacts(one_count=True),
+    "embedding": KindFacts(one_count=True),
+    "add": KindFacts(stores=False, one_count=True),
+    "pool": KindFacts(stores=False, one_count=True),
+    "adder": KindFacts(grouped=True),
+}
+"""Facts of every kind; its place is the code by which compiled kernels know it, so new ones go to the end."""
+
+
+def facts_of(kind: str) -> KindFacts:
+    """What every layer of a kind has in common.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ConfigError(
+            f"layer kind {kind!r} does not exist, so no metric and no target knows what it costs: use one of "
+            f"{', '.join(KINDS)}.{nearest(kind, KINDS)}"
+        )
+    return KINDS[kind]
 
 
 @dataclass(frozen=True)
@@ -18,12 +83,15 @@ class LayerShape:
     Attributes:
         kind: `"conv"` (dense or grouped, 1-3 spatial dimensions), `"conv_transpose"`, `"depthwise"` (one input channel
             per group), `"linear"`, `"matmul"` (a product of two activations: nothing stored), `"norm"` (a
-            normalisation that no layer before it absorbs: scale and shift per channel), `"pool"` (a pooling that a search
-            added: nothing stored; a seed's own poolings are free), `"parameter"` (weights that
-            are used elementwise, or whose use has no formula), `"embedding"` (a lookup table).
+            normalisation that no layer before it absorbs: scale and shift per channel), `"add"` (an elementwise
+            operation of two tensors: nothing stored), `"pool"` (a pooling that a search added: nothing stored; a seed's
+            own poolings are free), `"parameter"` (weights that are used elementwise, or whose use has no formula),
+            `"embedding"` (a lookup table), `"adder"` (a convolution of absolute differences: two additions and no
+            multiplication per tap).
         in_channels: channels read. For `"matmul"` the length of the sum behind one output element.
         out_channels: channels written.
-        kernel: taps along each spatial dimension; `()` where there is none.
+        kernel: taps along each spatial dimension; `()` where there is none. A multi-head depthwise layer has its heads in
+            front of them.
         positions: how often the kernel is applied, per output channel: output positions of a convolution, *input*
             positions of a transposed one, rows of a linear layer or a matrix product.
         output_size: spatial size of the output, `()` where there is none.

@@ -1,4 +1,4 @@
-"""How does a search model run? The traced graph, with masks multiplied to the weights of the layers that read channels.
+"""The forward pass of a search model: the traced graph, with masks multiplied to the weights of layers that read channels.
 
 Masks enter as one more argument of the graph's function, so a search model keeps no tensors between steps and its layers
 stay plain layers.
@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.branches.run import compile_graph, nest
 from nasopt.graph.groups import Analysis
-from nasopt.graph.registry import Runner, find_layer_rule
+from nasopt.graph.registry import MaskedRunner, Runner, find_layer_rule
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class WeightMask:
     """A mask on one weight: the product of vectors, each along one dimension.
 
     Attributes:
-        weight: parameter path.
+        weight: parameter path, or name of the node whose value a function takes.
         vectors: dimension of the weight -> position in the tuple of masks that the graph's function takes.
     """
 
@@ -46,7 +46,7 @@ def masked_function(
     Args:
         analysis: of the traced module.
         masks_of_layer: masks on the weights of layers, by the layer's path.
-        masks_of_node: masks on parameters passed directly to functions, by the node's name.
+        masks_of_node: masks on weights and activations that functions take, by the node's name.
     """
     graph = copy.deepcopy(analysis.module.graph)
     first = next(iter(graph.nodes))
@@ -84,10 +84,14 @@ def _mask_argument(
     graph: fx.Graph, analysis: Analysis, node: fx.Node, mask: WeightMask, pick: Callable[[int], fx.Node]
 ) -> None:
     canonical = analysis.facts.canonical
-    weight = next(n for n in node.all_input_nodes if n.op == "get_attr" and canonical(str(n.target)) == mask.weight)
+    weight = next(n for n in node.all_input_nodes if _key(n, canonical) == mask.weight)
     with graph.inserting_before(node):
         product = graph.call_function(_product(tuple(mask.vectors)), (weight, [pick(p) for p in mask.vectors.values()]))
     node.replace_input_with(weight, product)
+
+
+def _key(node: fx.Node, canonical: Callable[[str], str]) -> str:
+    return canonical(str(node.target)) if node.op == "get_attr" else node.name
 
 
 def _vector_product(dims: tuple[int, ...], rank: int) -> Callable[[Sequence[Tensor]], Tensor]:
@@ -114,6 +118,10 @@ def _product(dims: tuple[int, ...]) -> Callable[[Tensor, Sequence[Tensor]], Tens
 
 def _layer_runner(layer: nn.Module, masks: Sequence[WeightMask]) -> Callable[..., Any]:
     entry = find_layer_rule(layer)
+    if entry is not None and entry.run_masked is not None:
+        (mask,) = masks
+        weight = layer.get_parameter(mask.weight)
+        return _run_under_mask(entry.run_masked, _vector_product(tuple(mask.vectors), weight.dim()))
     if entry is not None and entry.run is not None and len(masks) == 1:
         weight = layer.get_parameter(masks[0].weight)
         combine = _vector_product(tuple(masks[0].vectors), weight.dim())
@@ -125,6 +133,13 @@ def _layer_runner(layer: nn.Module, masks: Sequence[WeightMask]) -> Callable[...
 def _run_with_weight(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
     def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
         return run(layer, x, layer.weight * combine(vectors).to(layer.weight.dtype))
+
+    return run_masked
+
+
+def _run_under_mask(run: MaskedRunner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
+    def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+        return run(layer, x, combine(vectors).to(x.dtype))
 
     return run_masked
 

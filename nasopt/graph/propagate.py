@@ -34,6 +34,7 @@ def propagate(module: fx.GraphModule, batch: int, strict: bool = False, apart: C
         UnknownOperationError: with `strict`, a call has no rule.
     """
     facts = Facts(module, batch, apart)
+    facts.on_demand = lambda node: _propagate_call(facts, Call(facts, node), strict)
     for node in module.graph.nodes:
         if node.op == "placeholder" or any(before in facts.activations for before in node.all_input_nodes):
             facts.activations.add(node)
@@ -43,7 +44,7 @@ def propagate(module: fx.GraphModule, batch: int, strict: bool = False, apart: C
             outputs = [x for x in flatten(facts.resolve(node.args[0])) if isinstance(x, Tensor)]
             for labels in outputs:
                 facts.labels.fix(labels, "it is an output of the network")
-        elif node.op != "get_attr":
+        elif node.op != "get_attr" and (node in facts.activations or is_in_place(node)):
             facts.values[node] = _propagate_call(facts, Call(facts, node), strict)
     _slice_direct_parameters(facts)
     _price_parameters(facts)
@@ -67,9 +68,10 @@ def _propagate_call(facts: Facts, call: Call, strict: bool) -> Any:
     if rule is None:
         return _unknown(facts, call, strict)
     if not rule.takes_sizes:
-        for leaf in flatten((call.args, call.kwargs)):
-            if isinstance(leaf, Extent):
-                call.fix(leaf.labels, "their number is used as a value")
+        for node in call.node.all_input_nodes:
+            for leaf in [] if isinstance(node.meta["value"], Tensor) else flatten(facts.resolve(node)):
+                if isinstance(leaf, Extent):
+                    call.fix(leaf.labels, "their number is used as a value")
     result = rule.function(call)
     # A function without a price of its own leaves its parameters to be priced one by one.
     if call.module is not None:
@@ -175,16 +177,20 @@ def _is_fixed(known: Labels, labels: Tensor) -> bool:
 
 def _price_parameters(facts: Facts) -> None:
     for path, tensor in facts.module.named_parameters():
-        if facts.canonical(path) != path or path in facts.priced or tensor.numel() == 0:
+        if facts.canonical(path) != path or tensor.numel() == 0:
             continue
+        nodes = [node for node in facts.used_in if _uses(facts, node, path)]
+        used = [region for node in nodes for region in facts.used_in[node]]
+        if path in facts.priced:
+            # What is used elsewhere than where it has its price is stored there, too.
+            used = [one for one in used if not any(set(other) <= set(one) for other in facts.priced[path])]
+            if not used:
+                continue
         along = [labels for (sliced, _), labels in facts.slices.items() if sliced == path]
         channels: Any = along[0] if len(along) == 1 else tensor.numel()
         rows = tensor.numel() // len(channels) if isinstance(channels, Tensor) else 1
         sizes = ((), 1, (), ())
-        nodes = [node for node in facts.used_in if _uses(facts, node, path)]
-        used = [region for node in nodes for region in facts.used_in[node]]
-        regions = used or [ALWAYS]
-        facts.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, [], regions))
+        facts.costs.append(CostTerm(path, path, path, "parameter", rows, channels, *sizes, 1, [], used or [ALWAYS]))
 
 
 def _price_further_biases(facts: Facts) -> None:

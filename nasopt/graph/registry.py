@@ -20,6 +20,8 @@ Runner = Callable[[Any, Tensor, Tensor], Tensor]
 
 # Changes a node of the smaller graph, in place.
 Rewriter = Callable[["Rewrite"], None]
+# How a layer runs under a mask that may not be multiplied to its weight.
+MaskedRunner = Callable[[Any, Tensor, Tensor], Tensor]
 
 # Where a result lives: in memory of its own; in its input's memory, as it is; in its input's memory, written over it.
 Memory = Literal["new", "view", "in_place"]
@@ -35,6 +37,7 @@ class RuleEntry:
         searchable: what of the layer can be searched, for the support matrix.
         takes_sizes: the function takes sizes of activations as sizes (a view, a constructor), not as values.
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
+        run_masked: `(layer, input, mask) -> output`: the layer under a mask of its weight, None: the mask is multiplied to it.
         memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
             still needed.
         masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
@@ -47,6 +50,7 @@ class RuleEntry:
     searchable: str = ""
     takes_sizes: bool = False
     run: Runner | None = None
+    run_masked: MaskedRunner | None = None
     memory: Memory = "new"
     masks_input: bool = False
     searchable_kernel: bool = False
@@ -63,6 +67,7 @@ def layer_rule(
     *layers: type[nn.Module],
     searchable: str = "passes channels on",
     run: Runner | None = None,
+    run_masked: MaskedRunner | None = None,
     memory: Memory = "new",
     masks_input: bool = False,
     searchable_kernel: bool = False,
@@ -87,6 +92,8 @@ def layer_rule(
         searchable: what of the layer can be searched, in words, for the support matrix.
         run: for a layer that mixes channels (`call.reads`): `(layer, input, weight) -> output`, the layer with another
             weight in the place of its own. Default: `torch.func.functional_call`.
+        run_masked: instead of `run`, where a weight of zero is not an absent one: `(layer, input, mask) -> output`, with a
+            mask that broadcasts to the layer's one masked weight.
         memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
             `"in_place"` (element by element: over its input where nobody needs that any more).
         masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
@@ -106,6 +113,7 @@ def layer_rule(
                 layer,
                 searchable,
                 run=run,
+                run_masked=run_masked,
                 memory=memory,
                 masks_input=masks_input,
                 searchable_kernel=searchable_kernel,

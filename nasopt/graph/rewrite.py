@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -192,3 +193,12 @@ def channel_padding(rewrite: Rewrite) -> None:
             pad[2 * i + 1] = int(kept[len(kept) - after :].sum())
     node.args = (node.args[0], tuple(pad), *node.args[2:])
     node.kwargs = {k: v for k, v in node.kwargs.items() if k != "pad"}
+
+
+def attention_scale(rewrite: Rewrite) -> None:
+    """The scale of attention follows from the number of channels of a query; fewer channels keep the scale of all."""
+    node, original = rewrite.node, rewrite.original
+    given = len(original.args) > 6 or original.kwargs.get("scale") is not None
+    query = rewrite.labels(original.args[0] if original.args else original.kwargs["query"])
+    if not given and not bool(rewrite.kept(query, query.dim() - 1).all()):
+        node.update_kwarg("scale", 1 / math.sqrt(query.shape[-1]))

@@ -104,7 +104,9 @@ def _rewrite_nodes(
         if node.op == "placeholder":
             node.meta["value"] = evaluate.to_fake(next(given, node.meta["value"]))
             continue
-        if original is None or node.op == "output":
+        # What weights are computed from follows its parameters: nothing in it is a number of channels.
+        is_weight = original not in analysis.facts.values and node.op != "get_attr"
+        if original is None or node.op == "output" or is_weight:
             node.meta["value"] = evaluate(node)
             continue
         rewrite = Rewrite(analysis.facts, keep, node, original)

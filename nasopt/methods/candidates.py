@@ -1,9 +1,9 @@
-"""Which alternatives does a convolution have? A ready set of candidates, and a model with them in the places of its layers."""
+"""Candidates in a model: alternatives of a convolution by name, and a model with them in the places of its layers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,8 +11,9 @@ from torch import nn
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.example import make_example
 from nasopt.graph.groups import trace_model
-from nasopt.graph.places import ACTIVATIONS, CONVOLUTIONS, NORMS, Place, conv_places
+from nasopt.graph.places import CONVOLUTIONS, Place, conv_places
 from nasopt.graph.trace import matches_module
+from nasopt.methods.candidate_table import Site, check_names, make_candidates
 from nasopt.search.layer_choice import SuperNetModule
 
 Where = str | type[nn.Module] | Sequence[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
@@ -23,6 +24,7 @@ def supernet_candidates(
     norm: nn.Module | None = None,
     activation: nn.Module | None = None,
     *,
+    candidates: Sequence[str] | None = None,
     kernels: Sequence[int] = (3, 5),
     separable: bool = True,
     identity: bool = True,
@@ -31,8 +33,9 @@ def supernet_candidates(
 ) -> list[nn.Module]:
     """Alternatives of a convolution, each with a norm and an activation of its own, all with one output shape.
 
-    The first one is a copy of the layer itself, weights included; then a dense convolution for every other kernel size, a
-    depthwise separable one, and the identity where shapes allow. New layers have torch's initial weights.
+    The first one is a copy of the layer itself, weights included; then the named `candidates`, or without names a dense
+    convolution for every other kernel size, a depthwise separable one, and the identity where shapes allow. New layers
+    have their initial weights. What stands there already is not repeated.
 
     ```python
     nn.Conv2d(16, 16, 3, padding=1)   # -> 3x3, 5x5, depthwise separable 3x3, identity
@@ -41,90 +44,51 @@ def supernet_candidates(
 
     Args:
         conv: `nn.Conv1d` or `nn.Conv2d`; of a separable block the depthwise one.
-        norm: batch norm behind it, a model of those of the candidates; None: torch's default one, and none in the copy.
-        activation: behind the norm; None: none behind a candidate, and ReLU inside a separable one.
+        norm: batch norm after it, a model of those of the candidates; None: torch's default one, and none in the copy.
+        activation: after the norm; None: none after a candidate, and ReLU inside a separable one.
+        candidates: names from `nasopt.methods.candidate_table`, such as `"conv5x5"`, `"multi_head3"` or `"light_skip"`,
+            instead of the three that follow; each must fit.
         kernels: sizes of dense candidates; one whose padding cannot give the same output size is left out.
         separable, identity: whether these candidates are wanted.
         fits_identity: whether input and output have equal shapes; None: judged by channels, stride and padding.
         own: all layers of a separable block, in the place of convolution, norm and activation.
 
     Raises:
-        ConfigError: not a convolution.
+        ConfigError: not a convolution; an unknown name; a named candidate that does not fit, with the shapes.
     """
     if not isinstance(conv, CONVOLUTIONS):
         raise ConfigError(f"supernet_candidates takes an nn.Conv1d or nn.Conv2d, got {type(conv).__name__}")
+    names = _names(candidates, kernels, separable, identity)
     layers = list(own) if own is not None else [x for x in (conv, norm, activation) if x is not None]
-    outputs = next(x.out_channels for x in reversed(layers) if isinstance(x, CONVOLUTIONS))
-    maker = _Maker(conv, outputs, norm, activation)
-    is_block = own is not None
-    found: list[nn.Module] = [nn.Sequential(*copy.deepcopy(layers))]
-    for kernel in kernels:
-        padding = maker.padding(kernel)
-        if padding is not None and (is_block or set(conv.kernel_size) != {kernel}):
-            found.append(nn.Sequential(*maker.unit(conv.in_channels, outputs, kernel, padding)))
-    if separable and not is_block:
-        size, pad = conv.kernel_size, conv.padding
-        depthwise = maker.unit(conv.in_channels, conv.in_channels, size, pad, groups=conv.in_channels, inner=True)
-        found.append(nn.Sequential(*depthwise, *maker.pointwise(outputs)))
-    fits = maker.keeps_shape() if fits_identity is None else fits_identity
-    if identity and fits:
-        found.append(nn.Identity())
-    return found
+    site = Site(layers, own is not None, fits_identity)
+    made, misfits = make_candidates(site, names)
+    if candidates is not None and misfits:
+        raise ConfigError(f"{_complaint(misfits)} ({site})")
+    return _with_copy(site, made)
 
 
-class _Maker:
-    """Makes layers like those of a model layer."""
+def _names(
+    candidates: Sequence[str] | None, kernels: Sequence[int], separable: bool, identity: bool
+) -> tuple[str, ...]:
+    if candidates is not None:
+        if (tuple(kernels), separable, identity) != ((3, 5), True, True):
+            raise ConfigError(
+                "candidates= names everything that is wanted: leave kernels=, separable= and identity= out, and write "
+                "'conv5x5', 'separable' and 'identity' among the names"
+            )
+        return check_names(candidates)
+    names = [f"conv{kernel}x{kernel}" for kernel in dict.fromkeys(kernels)]
+    return (*names, *(["separable"] if separable else []), *(["identity"] if identity else []))
 
-    def __init__(self, conv: Any, outputs: int, norm: Any, activation: nn.Module | None) -> None:
-        self.conv, self.outputs, self.norm, self.activation = conv, outputs, norm, activation
-        self.kind = type(conv) if type(conv) in CONVOLUTIONS else nn.Conv2d
 
-    def padding(self, kernel: int) -> Any:
-        """Padding with which another kernel gives the same output size; None where there is none."""
-        if isinstance(self.conv.padding, str):
-            return self.conv.padding if self.conv.padding == "same" else None
-        change = [d * (kernel - k) for d, k in zip(self.conv.dilation, self.conv.kernel_size)]
-        pads = tuple(p + c // 2 for p, c in zip(self.conv.padding, change))
-        return pads if all(c % 2 == 0 for c in change) and min(pads) >= 0 else None
+def _with_copy(site: Site, made: list[nn.Module]) -> list[nn.Module]:
+    """A copy of what stands there, and the candidates, where its weights are."""
+    like = site.conv.weight
+    return [nn.Sequential(*copy.deepcopy(site.layers)), *(x.to(device=like.device, dtype=like.dtype) for x in made)]
 
-    def unit(
-        self, inputs: int, outputs: int, kernel: Any, padding: Any, groups: int = 1, inner: bool = False
-    ) -> list[nn.Module]:
-        """Convolution with the stride of the model layer, norm, activation."""
-        conv = self.conv
-        made = self.kind(
-            inputs,
-            outputs,
-            kernel,
-            conv.stride,
-            padding,
-            conv.dilation,
-            groups,
-            bias=False,
-            padding_mode=conv.padding_mode,
-        )
-        return [made, *self._behind(outputs, inner)]
 
-    def pointwise(self, outputs: int) -> list[nn.Module]:
-        """1x1 convolution, norm, activation."""
-        return [self.kind(self.conv.in_channels, outputs, 1, bias=False), *self._behind(outputs, False)]
-
-    def keeps_shape(self) -> bool:
-        """Whether output and input have one shape, as far as the layer itself tells."""
-        conv = self.conv
-        same = conv.padding == "same" or (
-            not isinstance(conv.padding, str)
-            and all(2 * p == d * (k - 1) for p, d, k in zip(conv.padding, conv.dilation, conv.kernel_size))
-        )
-        return conv.in_channels == self.outputs and set(conv.stride) == {1} and same
-
-    def _behind(self, channels: int, inner: bool) -> list[nn.Module]:
-        made: Any = nn.BatchNorm1d if self.kind is nn.Conv1d else nn.BatchNorm2d
-        norm = made(channels) if self.norm is None else made(channels, eps=self.norm.eps, momentum=self.norm.momentum)
-        activation = copy.deepcopy(self.activation) if self.activation is not None else nn.ReLU() if inner else None
-        new = [norm] if activation is None else [norm, activation]
-        reference = self.conv.weight
-        return [layer.to(device=reference.device, dtype=reference.dtype) for layer in new]
+def _complaint(misfits: Mapping[str, str]) -> str:
+    return "; ".join(f"candidate {name!r} does not fit: {reason}" for name, reason in misfits.items())
 
 
 def with_candidates(
@@ -133,6 +97,7 @@ def with_candidates(
     where: Where | None = None,
     *,
     input_example: Any = None,
+    candidates: Sequence[str] | None = None,
     kernels: Sequence[int] = (3, 5),
     separable: bool = True,
     identity: bool = True,
@@ -142,21 +107,28 @@ def with_candidates(
 ) -> nn.Module:
     """A copy of `model` with a `SuperNetModule` of `supernet_candidates` in the place of each of its convolutions.
 
-    A convolution takes the batch norm and the activation layer right behind it with it (`nn.Identity`s stand there then); a
-    depthwise convolution takes the pointwise one behind it, too. The first branch is what stood there, weights included,
+    A convolution takes the batch norm and the activation layer right after it with it (`nn.Identity`s stand there then); a
+    depthwise convolution takes the pointwise one after it, too. The first branch is what stood there, weights included,
     so in eval mode the result computes what `model` computes.
+
+    ```python
+    with_candidates(model, (3, 32, 32), candidates=("conv5x5", "separable", "multi_head3", "light_skip", "identity"))
+    ```
 
     Args:
         model: any model that nasopt can trace; it stays as it is.
         input_shape, input_example: as in `SuperNet`.
         where: names, globs or classes of convolutions, or `(name, layer) -> bool`; a container stands for all in it. None:
-            every dense convolution with more than one tap and every depthwise one with a pointwise one behind it.
+            every dense convolution with more than one tap and every depthwise one with a pointwise one after it.
+        candidates: names from `nasopt.methods.candidate_table`; one that does not fit some place is left out there.
         kernels, separable, identity: as in `supernet_candidates`.
         gumbel_softmax, hard_softmax, temperature: as in `SuperNetModule`.
 
     Raises:
-        ConfigError: nothing matches `where`, or the model fails on the example input.
+        ConfigError: nothing matches `where`, a name is unknown, a named candidate fits no place at all (the message has
+            the shapes), or the model fails on the example input.
     """
+    names = _names(candidates, kernels, separable, identity)
     places = conv_places(trace_model(model, make_example(model, input_shape, input_example)))
     wanted = [place for place in places if _matches(where, place)]
     if not wanted:
@@ -166,23 +138,21 @@ def with_candidates(
             f"with_candidates: where={where!r} matches none of the convolutions {', '.join(known)}.{hint}"
         )
     result = copy.deepcopy(model)
-    for place in wanted:
-        layers = [result.get_submodule(name) for name in place.names]
-        candidates = supernet_candidates(
-            layers[0],
-            next((x for x in layers if isinstance(x, NORMS)), None),
-            next((x for x in layers if isinstance(x, ACTIVATIONS)), None),
-            kernels=kernels,
-            separable=separable,
-            identity=identity,
-            fits_identity=place.keeps_shape,
-            own=layers if place.is_block else None,
-        )
-        device = next(layers[0].parameters()).device
-        dtype = next(layers[0].parameters()).dtype
-        if len(candidates) > 1:
-            made = SuperNetModule(candidates, gumbel_softmax, hard_softmax, temperature).to(device=device, dtype=dtype)
-            _put(result, place.names[0], made.train(layers[0].training))
+    sites = [
+        Site([result.get_submodule(name) for name in place.names], place.is_block, place.keeps_shape)
+        for place in wanted
+    ]
+    made = [make_candidates(site, names) for site in sites]
+    for name in names if candidates is not None else ():
+        if all(name in misfits for _, misfits in made):
+            rows = zip(wanted, sites, made)
+            which = "; ".join(f"{place.names[0]}: {misfits[name]} ({site})" for place, site, (_, misfits) in rows)
+            raise ConfigError(f"candidate {name!r} fits none of the places: {which}")
+    for place, site, (modules, _) in zip(wanted, sites, made):
+        if modules:
+            branches = _with_copy(site, modules)
+            choice = SuperNetModule(branches, gumbel_softmax, hard_softmax, temperature)
+            _put(result, place.names[0], choice.train(site.conv.training))
             for name in place.names[1:]:
                 _put(result, name, nn.Identity())
     return result

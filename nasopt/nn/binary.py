@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.errors import ConfigError
+from nasopt.nn.arguments import Pair, check_groups, describe_convolution, pair
 from nasopt.ste import binary_sign, binary_weight
-
-Pair = int | tuple[int, int]
 
 
 class BinaryActivation(nn.Module):
@@ -57,14 +56,10 @@ class BinaryConv2d(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ConfigError(
-                f"BinaryConv2d: {in_channels} input and {out_channels} output channels cannot be divided into "
-                f"groups={groups}: choose a common divisor"
-            )
+        check_groups("BinaryConv2d", in_channels, out_channels, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
-        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
+        self.padding, self.dilation = pair(padding), pair(dilation)
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
@@ -150,16 +145,3 @@ def symmetric_padding(conv: nn.Conv2d) -> tuple[int, int]:
             "be binarised: give it an odd kernel, or a padding in numbers"
         )
     return total[0] // 2, total[1] // 2
-
-
-def describe_convolution(layer: Any) -> str:
-    """`"16, 32, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)"`: what differs from the defaults."""
-    text = f"{layer.in_channels}, {layer.out_channels}, kernel_size={layer.kernel_size}"
-    for name, usual in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1)):
-        value = getattr(layer, name)
-        text += "" if value == usual else f", {name}={value}"
-    return text + ("" if layer.bias is None else ", bias=True")
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.errors import ConfigError
-from nasopt.nn.binary import BinaryConv2d, describe_convolution
+from nasopt.nn.arguments import describe_convolution
+from nasopt.nn.binary import BinaryConv2d
 from nasopt.ste import signs
 
 _WORD = 64

@@ -79,6 +79,7 @@ def tap_axes(analysis: Analysis, excluded: Sequence[str]) -> list[TapAxis]:
         if not searched or len(owners[term.key]) > 1 or term.key in used_directly:
             continue
         for dim, taps in enumerate(term.kernel):
+            assert isinstance(taps, int)
             if taps > 1:
                 axis = time_axis(term.layer, taps) if len(term.kernel) == 1 else ring_axis(term.layer, dim, taps)
                 found.setdefault(axis.axis, axis)

@@ -20,6 +20,7 @@ from nasopt.distributed.steps import JointSteps, active_ddp
 from nasopt.errors import ConfigError, ExportError, NoEffectWarning
 from nasopt.graph.branches.run import Active, Paths
 from nasopt.graph.build import build
+from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import Analysis, trace_model
 from nasopt.search.choices import ChoiceSettings, Draw
@@ -109,6 +110,8 @@ class SearchModel(ParameterHalves):
                 lambda metric: float(self._price(metric, self._smallest(metric))),
                 lambda metric: self._seed_cost(metric) if only_shrinks else math.inf,
             )
+        # Plain attributes of the seed, `num_classes`, are read on.
+        vars(self).update({k: v for k, v in plain_attributes(self.net).items() if not hasattr(self, k)})
 
     # --- forward
 

@@ -22,10 +22,12 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import PeakMetric
-from nasopt.cost.memory import highest, live_sets, memory_graph
+from nasopt.cost.memory import lifetimes
+from nasopt.cost.runtime import Runtime
 from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.markers import choice_of, choices_of, group_key
 from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
+from nasopt.graph.buffers import ActivationMemory
 from nasopt.graph.facts import Count
 from nasopt.graph.groups import Analysis
 from nasopt.uncompiled import uncompiled
@@ -45,6 +47,10 @@ class _Places:
     Attributes:
         parts: what they are.
         likeliest: the decisions for which all else holds.
+        own: parts of the network under these decisions.
+        lives: first and last step of the buffers of that network.
+        buffers: its buffers as factors of the counts, and a constant, `(buffers, counts + 1)`.
+        fixed: persistent data, `(counts + 1,)`.
     """
 
     matrix: Tensor
@@ -52,6 +58,10 @@ class _Places:
     parts: tuple[_Part, ...]
     lengths: tuple[int, ...]
     likeliest: Decisions
+    own: tuple[_Part, ...]
+    lives: Mapping[str, tuple[int, int]]
+    buffers: Tensor
+    fixed: Tensor
 
 
 class NetworkPeak:
@@ -80,16 +90,34 @@ class NetworkPeak:
         for node, region in where.items():
             if node.op == "call_module" and node.target in choices:
                 self._within.setdefault(region, {})[str(node.target)] = None
-        self._known: dict[tuple[tuple[tuple[int, ...], ...], torch.device, torch.dtype], _Places] = {}
+        self._known: dict[tuple[Runtime, tuple[tuple[int, ...], ...], torch.device, torch.dtype], _Places] = {}
+        self._known_elsewhere: dict[Runtime, _Rows] = {}
 
     def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor) -> Tensor:
         """The peak, a scalar; arguments as in `Architecture`."""
         if not self._choices:
-            places = self._places((), counts.device, counts.dtype)
-            return metric.peak(torch.addmv(places.offset, places.matrix, counts))
-        places = self._likeliest(branches, counts.device, counts.dtype)
+            places = self._places(metric.runtime, (), counts.device, counts.dtype)
+        else:
+            places = self._likeliest(metric.runtime, branches, counts.device, counts.dtype)
         live = dict(zip(places.parts, torch.addmv(places.offset, places.matrix, counts).split(places.lengths)))
-        return self._expected(metric, live, branches.to(counts.dtype), places.likeliest, ALWAYS, [live[ALWAYS]])
+        if not self._choices:
+            peak = metric.peak(live[ALWAYS])
+        else:
+            peak = self._expected(metric, live, branches.to(counts.dtype), places.likeliest, ALWAYS, [live[ALWAYS]])
+        if not metric.runtime.placed:
+            return peak
+        # A greedy placement needs more than what is live: by how much is known of the likeliest network.
+        return (
+            peak + self._arena(metric.runtime, places, counts) - metric.peak(torch.cat([live[p] for p in places.own]))
+        )
+
+    @uncompiled
+    def _arena(self, runtime: Runtime, places: _Places, counts: Tensor) -> Tensor:
+        """Size of the arena of the likeliest network: exact, with the slope of the buffers that end it."""
+        sizes = torch.addmv(places.buffers[:, -1], places.buffers[:, :-1], counts)
+        indices, whole = runtime.tower(sizes.detach().tolist(), places.lives)
+        linear = sizes[indices].sum()
+        return linear + (whole - linear.detach()) + places.fixed[:-1] @ counts + places.fixed[-1]
 
     def _expected(
         self,
@@ -128,46 +156,55 @@ class NetworkPeak:
     # --- places
 
     @uncompiled
-    def _likeliest(self, branches: Tensor, device: torch.device, dtype: torch.dtype) -> _Places:
+    def _likeliest(self, runtime: Runtime, branches: Tensor, device: torch.device, dtype: torch.dtype) -> _Places:
         values = branches.tolist()
         kept = []
         for path, (first, _) in self._choices.items():
             best = sorted(self._options[path], key=lambda i, first=first: -values[first + i])  # type: ignore[misc]
             kept.append(tuple(sorted(best[: self._markers[path].keep])))
-        return self._places(tuple(kept), device, dtype)
+        return self._places(runtime, tuple(kept), device, dtype)
 
-    def _places(self, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype) -> _Places:
-        key = (kept, device, dtype)
+    def _places(
+        self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype
+    ) -> _Places:
+        key = (runtime, kept, device, dtype)
         if key not in self._known:
             if len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
-            self._known[key] = self._make_places(kept, device, dtype)
+            self._known[key] = self._make_places(runtime, kept, device, dtype)
         return self._known[key]
 
     @uncompiled
     @torch.no_grad()
-    def _make_places(self, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype) -> _Places:
+    def _make_places(
+        self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype
+    ) -> _Places:
         decisions = dict(zip(self._choices, kept))
-        rows = {**(self._elsewhere if decisions else {}), **self._rows(decisions)}
+        memory, own, buffers, fixed = self._network(runtime, decisions)
+        rows = {**(self._elsewhere(runtime) if decisions else {}), **own}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
-        return _Places(stacked[:, :-1].contiguous(), stacked[:, -1].contiguous(), tuple(rows), lengths, decisions)
+        matrix, offset = stacked[:, :-1].contiguous(), stacked[:, -1].contiguous()
+        buffers, fixed = buffers.to(device=device, dtype=dtype), fixed.to(device=device, dtype=dtype)
+        return _Places(matrix, offset, tuple(rows), lengths, decisions, tuple(own), lifetimes(memory), buffers, fixed)
 
-    @cached_property
-    def _elsewhere(self) -> _Rows:
+    def _elsewhere(self, runtime: Runtime) -> _Rows:
         """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.
 
         Inside of other branches than these, a nested choice has a network of its own; the first one counts.
         """
+        if runtime in self._known_elsewhere:
+            return self._known_elsewhere[runtime]
         found: _Rows = {}
         seen: set[Region] = {ALWAYS}
         for index in range(max(count for _, count in self._choices.values())):
-            found[index] = self._note(self._alike(index), found, seen)[ALWAYS]
+            found[index] = self._note(runtime, self._alike(index), found, seen)[ALWAYS]
         for region in dict.fromkeys(self._regions.values()):
             if region not in seen:
                 around = {choice_of(key): (index,) for key, index in region}
                 if not any(index in self._markers[choice].zeros for choice, (index,) in around.items()):
-                    self._note(self._alike(region[-1][1]) | around, found, seen)
+                    self._note(runtime, self._alike(region[-1][1]) | around, found, seen)
+        self._known_elsewhere[runtime] = found
         return found
 
     def _alike(self, index: int) -> dict[str, tuple[int, ...]]:
@@ -177,8 +214,8 @@ class NetworkPeak:
             for path, options in self._options.items()
         }
 
-    def _note(self, decisions: Decisions, found: _Rows, seen: set[Region]) -> _Rows:
-        rows = self._rows(decisions)
+    def _note(self, runtime: Runtime, decisions: Decisions, found: _Rows, seen: set[Region]) -> _Rows:
+        _, rows, _, _ = self._network(runtime, decisions)
         found |= {region: steps for region, steps in rows.items() if region not in seen}
         seen.update(region for region in self._regions.values() if happens(region, decisions))
         return rows
@@ -187,20 +224,30 @@ class NetworkPeak:
     def _walks(self) -> ActivationWalks:
         return ActivationWalks(self._analysis)
 
-    def _rows(self, decisions: Decisions) -> _Rows:
-        layout = self._walks.under(decisions)
-        graph = memory_graph(layout)
-        # The inputs exist before the first step, even where there is none.
-        sets: dict[Region, list[frozenset[object]]] = {ALWAYS: [frozenset(graph.given)]}
-        for step, live in zip(graph.steps, live_sets(graph)):
-            sets.setdefault(self._regions[str(step)], []).append(frozenset(live))
-        names = {name: i for i, name in enumerate(layout.buffers)}
-        sizes = torch.stack([self._row(b.channels) * b.per_channel for b in layout.buffers.values()])
-        found: _Rows = {}
-        for region, several in sets.items():
-            steps = highest(several)
-            member = torch.zeros(len(steps), len(names), dtype=sizes.dtype)
-            for i, buffers in enumerate(steps):
-                member[i, [names[str(buffer)] for buffer in buffers]] = 1
-            found[region] = member @ sizes
-        return found
+    def _network(self, runtime: Runtime, decisions: Decisions) -> tuple[ActivationMemory, _Rows, Tensor, Tensor]:
+        """A decided network: its buffers and steps, what is live by part, the rows of the buffers and of persistent data."""
+        memory = self._walks.under(decisions, runtime.materialised)
+        names = {name: i for i, name in enumerate(memory.buffers)}
+        sizes = torch.stack([self._row(b.channels) * b.per_channel for b in memory.buffers.values()])
+        fixed = self._row(runtime.persistent(memory))
+        for step in runtime.layers(memory):
+            assert step.term is not None
+            fixed = fixed + runtime.channel_bytes * self._row(step.term.out_channels)
+        by_region: dict[Region, list[Tensor]] = {}
+        for moment in runtime.moments(memory):
+            region = ALWAYS if moment.step is None else self._regions[moment.step.graph_node]
+            row = fixed + self._row(moment.constant)
+            if moment.weights:
+                weights = torch.tensor(list(moment.weights.values()), dtype=sizes.dtype)
+                row = row + weights @ sizes[[names[name] for name in moment.weights]]
+            by_region.setdefault(region, []).append(row)
+        return memory, {region: _undominated(torch.stack(rows)) for region, rows in by_region.items()}, sizes, fixed
+
+
+def _undominated(rows: Tensor) -> Tensor:
+    """Those rows `(n, counts + 1)` that can be the largest: none that another one is nowhere below. Counts are positive."""
+    keep: list[int] = []
+    for i in rows.sum(1).argsort(descending=True, stable=True).tolist():
+        if not any(bool((rows[i] <= rows[j]).all()) for j in keep):
+            keep.append(i)
+    return rows[sorted(keep)]

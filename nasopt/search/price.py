@@ -125,7 +125,7 @@ class NetworkCost:
             cost = metric.cost(shape)
             costs.append((cost if runs is None else cost * runs.index_select(0, batch.events)).sum())
             first += len(batch.soft)
-        return sum(costs[1:], start=costs[0]) if costs else counts.new_zeros(())
+        return sum(costs[1:], start=costs[0]) + metric.constant if costs else counts.new_full((), metric.constant)
 
     def _on_device(self, device: torch.device, per_call: bool) -> _Program:
         if (device, per_call) not in self._programs:
@@ -168,7 +168,7 @@ class NetworkCost:
             batch_terms = [term for term, _ in pairs]
             soft = ["in_channels", "out_channels"] + ["groups"] * isinstance(batch_terms[0].groups, Tensor)
             columns = [[self._channels(getattr(term, name)) for term in batch_terms] for name in soft]
-            if any((term.layer, dim) in self._axis for term in batch_terms for dim in range(len(term.kernel))):
+            if any(self._soft_taps(term, dim) for term in batch_terms for dim in range(len(term.kernel))):
                 soft += ["kernel"] * len(batch_terms[0].kernel)
                 columns += [
                     [self._taps(term, dim) for term in batch_terms] for dim in range(len(batch_terms[0].kernel))
@@ -197,10 +197,13 @@ class NetworkCost:
             row[: self._groups] = torch.bincount(self._analysis.atom_group[free], minlength=self._groups) / self._sizes
         return row
 
+    def _soft_taps(self, term: CostTerm, dim: int) -> bool:
+        return (term.layer, dim) in self._axis or isinstance(term.kernel[dim], Tensor)
+
     def _taps(self, term: CostTerm, dim: int) -> Tensor:
         axis = self._axis.get((term.layer, dim))
         if axis is None:
-            return self._row(term.kernel[dim])
+            return self._channels(term.kernel[dim])
         row = self._row(0)
         row[axis] = 1
         return row
@@ -233,7 +236,7 @@ def _constant_shape(terms: Sequence[CostTerm]) -> LayerShape:
     def vector(values: Sequence[Any]) -> Tensor:
         return torch.tensor([value if isinstance(value, (int, bool)) else 0 for value in values], dtype=torch.float64)
 
-    def vectors(values: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+    def vectors(values: Sequence[tuple[Any, ...]]) -> tuple[Tensor, ...]:
         return tuple(vector(column) for column in zip(*values))
 
     return LayerShape(

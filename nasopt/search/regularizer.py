@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric, get_metric
-from nasopt.cost.energy import energy_metric
-from nasopt.cost.latency import latency_metric
+from nasopt.cost.latency import energy_metric, latency_metric
 from nasopt.errors import BudgetWarning, ConfigError, NoEffectWarning
 
 START = 1e-2
@@ -43,7 +42,8 @@ class Budget:
         limits: `{metric: limit}` for any metric, by name or object, or a target (cycles).
         latency: `(target, milliseconds)`, or a list of such pairs.
         energy: `(target, microjoules)`, or a list of such pairs.
-        named: limits of metrics by name: `size` [weights], `macs` [MAC], `memory` [B], `size_bits` [bit], ...
+        named: limits of metrics by name: `size` [weights], `macs` [MAC], `memory` [B], `size_bits` [bit], ...;
+            `memory=("tflm", 65_536)` is `{"memory:tflm": 65_536}`, and `flash` alike.
 
     Attributes:
         limits: (metric, limit) pairs.
@@ -55,9 +55,9 @@ class Budget:
     limits: tuple[tuple[AnyMetric, float], ...]
 
     def __init__(
-        self, limits: Mapping[Any, float] | None = None, *, latency: Any = (), energy: Any = (), **named: float
+        self, limits: Mapping[Any, float] | None = None, *, latency: Any = (), energy: Any = (), **named: Any
     ) -> None:
-        pairs = [(get_metric(metric), limit) for metric, limit in {**(limits or {}), **named}.items()]
+        pairs = [_of_runtime(metric, limit) for metric, limit in {**(limits or {}), **named}.items()]
         pairs += [(latency_metric(target, unit="ms"), limit) for target, limit in _pairs(latency, "latency", "ms")]
         pairs += [(energy_metric(target), limit) for target, limit in _pairs(energy, "energy", "uJ")]
         if not pairs:
@@ -71,6 +71,13 @@ class Budget:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"Budget: {', '.join(twice)} is limited twice: give the smaller limit")
         object.__setattr__(self, "limits", tuple((metric, float(limit)) for metric, limit in pairs))
+
+
+def _of_runtime(metric: Any, limit: Any) -> tuple[AnyMetric, float]:
+    """`("memory", ("tflm", 65_536))` as a metric and its limit; any other pair as it is."""
+    if isinstance(metric, str) and isinstance(limit, (tuple, list)) and len(limit) == 2 and isinstance(limit[0], str):
+        return get_metric(f"{metric}:{limit[0]}"), limit[1]
+    return get_metric(metric), limit
 
 
 def _pairs(given: Any, name: str, unit: str) -> list[tuple[Any, float]]:

@@ -37,8 +37,8 @@ def layer_summary(
             "seed_in_channels": _count(term.in_channels, None),
             "out_channels": _count(term.out_channels, keep),
             "seed_out_channels": _count(term.out_channels, None),
-            "kernel_size": [axis.count for axis in cut] if cut else list(term.kernel),
-            "seed_kernel_size": list(term.kernel),
+            "kernel_size": [axis.count for axis in cut] if cut else [_count(size, keep) for size in term.kernel],
+            "seed_kernel_size": [_count(size, None) for size in term.kernel],
             "dilation": _dilation(layer, cut),
             "searchable": searchable or cut is not None,
             "reason": ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nasopt.cost import LatencyTable, Tabulation
 from nasopt.graph.facts import CostTerm, Count
+from nasopt.graph.layer_shape import facts_of
 
 # Entries of float64 in a table; larger networks are priced on the kernel itself.
 _MOST_ENTRIES = 1 << 22
@@ -52,7 +53,7 @@ def tabulated_cost(
         UnpricedError: the target has no law for a layer.
     """
     priced = [term for term in terms if tabulation.target.status(term.kind) != "free"]
-    soft_groups = any(isinstance(t.groups, Tensor) and t.kind in ("conv", "conv_transpose") for t in priced)
+    soft_groups = any(isinstance(t.groups, Tensor) and facts_of(t.kind).grouped for t in priced)
     if not priced or soft_groups:
         return None
     kernels = [list(axis) for axis in zip(*(_two_axes(term, channels, taps) for term in priced))]
@@ -71,8 +72,9 @@ def tabulated_cost(
 def _two_axes(
     term: CostTerm, channels: Callable[[Count], Tensor], taps: Callable[[CostTerm, int], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Taps along the two kernel axes of a row; a third dimension is never searched, and the first two merge."""
+    """Taps along the two kernel axes of a row; the first two of three dimensions merge, of which heads may be searched."""
     if len(term.kernel) > 2:
-        return channels(prod(term.kernel[:-1])), channels(term.kernel[-1])
+        fixed = prod(size for size in term.kernel[1:-1] if isinstance(size, int))
+        return channels(term.kernel[0]) * fixed, channels(term.kernel[-1])
     found = [taps(term, dim) for dim in range(len(term.kernel))] + [channels(1)] * 2
     return found[0], found[1]

@@ -16,16 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks_mlperf_tiny.data import coco_people, speech_commands, toycar
+from benchmarks_mlperf_tiny.data import machines, people, speech_commands
 from benchmarks_mlperf_tiny.data.archives import decode_wav
 from benchmarks_mlperf_tiny.data.cache import RemoteFile
-from benchmarks_mlperf_tiny.data.official_keywords import CLASSES
 from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.data.speech_commands import CLASSES
 from benchmarks_mlperf_tiny.data.splits import TaskData
-from benchmarks_mlperf_tiny.epoch import Engine
 from benchmarks_mlperf_tiny.errors import DataError
-from benchmarks_mlperf_tiny.progress import Progress
 from benchmarks_mlperf_tiny.tasks import get_task
+from benchmarks_mlperf_tiny.training import Engine
 
 RNG = np.random.default_rng(0)
 
@@ -88,7 +87,7 @@ def loss_of_one_epoch(task_name: str, data: TaskData, batch: int) -> float:
     network = task.seed(data.num_classes)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     engine = Engine(task, few, "cpu", False, batch)
-    loss = engine.train_epoch(network.train(), None, optimizer, 0, Progress("", 1, 1, quiet=True))
+    loss = engine.train_epoch(engine.plain_step(network.train(), optimizer), 0)
     assert 0 <= engine.judge(network, data.test) <= 1
     return loss
 
@@ -121,7 +120,7 @@ def test_other_words_are_a_fixed_twentieth() -> None:
 
 
 def test_visual_wake_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    serve(monkeypatch, coco_people, "VWW", tar(tmp_path / "vww.tar.gz", pictures()), known=False)
+    serve(monkeypatch, people, "VWW", tar(tmp_path / "vww.tar.gz", pictures()), known=False)
     data = get_task("vww").dataset("visual_wake_words").load(DataOptions())
     assert [torch.bincount(split.y).tolist() for split in (data.train, data.val, data.test)] == [[8, 8], [1, 1], [1, 1]]
     assert data.train.x.dtype == torch.uint8
@@ -135,7 +134,7 @@ def test_toycar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
                 archive.writestr(f"ToyCar/train/normal_id_0{machine}_{place:08d}.wav", wav(250 * 512))
                 archive.writestr(f"ToyCar/test/normal_id_0{machine}_{place:08d}.wav", wav(250 * 512))
                 archive.writestr(f"ToyCar/test/anomaly_id_0{machine}_{place:08d}.wav", wav(250 * 512))
-    serve(monkeypatch, toycar, "TOYCAR", tmp_path / "car.zip", known=False)
+    serve(monkeypatch, machines, "TOYCAR", tmp_path / "car.zip", known=False)
     data = get_task("ad").dataset("toycar").load(DataOptions())
     assert data.train.x.shape == (8 * 196, 640)
     assert int(data.train.y.sum()) == 0
@@ -150,7 +149,7 @@ def test_the_first_copy_decides_where_no_checksum_is_published(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tar(tmp_path / "vww.tar.gz", pictures())
-    serve(monkeypatch, coco_people, "VWW", path, known=False)
+    serve(monkeypatch, people, "VWW", path, known=False)
     load = get_task("vww").dataset("visual_wake_words").load
     load(DataOptions())
     sha = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -163,7 +162,7 @@ def test_the_first_copy_decides_where_no_checksum_is_published(
 
 
 def test_the_user_gives_the_checksum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
-    serve(monkeypatch, coco_people, "VWW", tar(tmp_path / "vww.tar.gz", pictures()), known=False)
+    serve(monkeypatch, people, "VWW", tar(tmp_path / "vww.tar.gz", pictures()), known=False)
     cache.mkdir()
     record = cache / "vww_coco2014_96.tar.gz.sha256"
     load = get_task("vww").dataset("visual_wake_words").load
@@ -209,8 +208,8 @@ def test_what_an_archive_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_no_copy_and_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no dev_data_ToyCar\.zip: put a copy of https.* there"):
         get_task("ad").dataset("toycar").load(DataOptions(data_dir=tmp_path))
-    nowhere = dataclasses.replace(toycar.TOYCAR, url="http://127.0.0.1:9/none")
-    monkeypatch.setattr(toycar, "TOYCAR", nowhere)
+    nowhere = dataclasses.replace(machines.TOYCAR, url="http://127.0.0.1:9/none")
+    monkeypatch.setattr(machines, "TOYCAR", nowhere)
     with pytest.raises(DataError, match=r"could not be downloaded.*Without a network"):
         get_task("ad").dataset("toycar").load(DataOptions())
 

@@ -15,8 +15,7 @@ from torch import nn
 
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.splits import Split
-from benchmarks_mlperf_tiny.run_state import RunResult
-from benchmarks_mlperf_tiny.search import Run
+from benchmarks_mlperf_tiny.search import Run, RunResult
 from benchmarks_mlperf_tiny.summary import summarise, text_table
 from nasopt.nn import BinaryConv2d, TwinConv2d
 
@@ -83,8 +82,10 @@ def test_a_step_trains_one_half_on_one_half_of_the_examples(monkeypatch: pytest.
     original = torch.optim.Adam.step
 
     def watched(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
-        groups = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        seen.append({"net": len(groups[0]) > 0, "arch": len(groups[1]) > 0})
+        arch = {id(parameter) for parameter in run.model.arch_parameters()}
+        kinds = [id(p) in arch for p in [*run.model.net_parameters(), *run.model.arch_parameters()] if p.requires_grad]
+        assert {id(p) in arch for group in self.param_groups for p in group["params"]} == set(kinds)
+        seen.append({"net": False in kinds, "arch": True in kinds})
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.Adam, "step", watched)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TASK, build_supernet, config, load
+from tiny import TASK, config, load
 from torch import nn
 
 import nasopt
@@ -37,7 +37,7 @@ def test_the_whole_way(method: str, stages: list[str], monkeypatch: pytest.Monke
     seed = network_cost(TASK.seed(2), "macs", (1, 8, 8))
     assert shares == pytest.approx([1 / seed] * len(stages))  # the seed's cost is 1 in every stage
     assert network_cost(result.network, "macs", (1, 8, 8)) < seed
-    network = build_supernet(2)
+    network = TASK.supernet(2)
     for structure in result.structures:
         network = nasopt.restore(network, structure)
     network.load_state_dict(result.network.state_dict())

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-from benchmarks_mlperf_tiny.budgets import Limit, absolute, kept, parse_budget
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.limits import Limit, absolute, kept, parse_budget
 from benchmarks_mlperf_tiny.tasks import TASKS
 
 SEED = {"macs": 1000, "size": 100, "memory": 50, "cortex_m4_ms": 8.0, "gap8_ms": 0.9}
@@ -75,7 +75,7 @@ def test_a_sweep_over_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "give one of them" in capsys.readouterr().err
     command = [*options, "--search", "4", "--budget", "macs=0.5", "--budget", "macs=0.3"]
     from benchmarks_mlperf_tiny import commands
-    from benchmarks_mlperf_tiny.job import run_job
+    from benchmarks_mlperf_tiny.jobs import run_job
     from benchmarks_mlperf_tiny.runner import Outcome
 
     class HereRunner:

@@ -12,10 +12,9 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from benchmarks_mlperf_tiny import checkpoint
-from benchmarks_mlperf_tiny.checkpoint import load_checkpoint, save_checkpoint, write_atomic, write_text
+from benchmarks_mlperf_tiny import files
 from benchmarks_mlperf_tiny.errors import CheckpointError, FolderLockedError
-from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.files import load_checkpoint, locked, save_checkpoint, write_atomic, write_text
 
 CONFIG = {"task": "ic", "seed": 0}
 
@@ -38,7 +37,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(files.torch, "save", full)
     with pytest.raises(CheckpointError, match=r"No space left.*previous checkpoint is intact.*Make room"):
         save_checkpoint(path, CONFIG, {"epoch": 2})
     monkeypatch.undo()
@@ -102,14 +101,14 @@ def test_another_version_and_another_task_are_refused(tmp_path: Path, monkeypatc
     save_checkpoint(path, CONFIG, {})
     with pytest.raises(CheckpointError, match=r"task 'ic' there, 'kws' here"):
         load_checkpoint(path, {**CONFIG, "task": "kws"})
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    with pytest.raises(CheckpointError, match="has format 1, this version reads format 99"):
+    monkeypatch.setattr(files, "FORMAT", 99)
+    with pytest.raises(CheckpointError, match="has format 2, this version reads format 99"):
         load_checkpoint(path, CONFIG)
 
 
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from benchmarks_mlperf_tiny.lock import locked\n"
+        "import sys; from pathlib import Path; from benchmarks_mlperf_tiny.files import locked\n"
         "with locked(Path(sys.argv[1])): pass"
     )
     with locked(tmp_path):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks_mlperf_tiny.anomaly_detection import area_under_curve, auc_of_recordings
 from benchmarks_mlperf_tiny.audio import keyword_features
 from benchmarks_mlperf_tiny.data.keywords import background_noise, generated_word, place_in_second, synthetic_words
 from benchmarks_mlperf_tiny.data.machines import machine_sound, recordings
 from benchmarks_mlperf_tiny.data.people import generated_scene, synthetic_figures
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.splits import Split
+from benchmarks_mlperf_tiny.tasks import area_under_curve, auc_of_recordings
 
 
 def linear_accuracy(train: torch.Tensor, y_train: torch.Tensor, test: torch.Tensor, y_test: torch.Tensor) -> float:

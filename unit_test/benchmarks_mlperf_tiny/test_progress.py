@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks_mlperf_tiny.progress import Progress
+from benchmarks_mlperf_tiny.training import Progress
 
 
 @pytest.mark.parametrize(("epochs", "shown"), [(1, [1]), (3, [1, 2, 3]), (13, [4, 7, 10, 13]), (40, [10, 20, 30, 40])])

@@ -23,10 +23,10 @@ import tiny
 from benchmarks_mlperf_tiny import ray_runner
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.job import prepare_job
+from benchmarks_mlperf_tiny.jobs import prepare_job
 from benchmarks_mlperf_tiny.ray_runner import RayRunner
 from benchmarks_mlperf_tiny.runner import Outcome
-from benchmarks_mlperf_tiny.sweep import run_sweep
+from benchmarks_mlperf_tiny.sweep import Sweep
 
 ray = pytest.importorskip("ray")
 
@@ -57,7 +57,7 @@ def test_eight_jobs_one_worker_killed_eight_rows(tmp_path: Path) -> None:
     killer = threading.Thread(target=kill, args=[victim / "pid"])
     killer.start()
     runner = RayRunner(jobs=3, job=stub_jobs.ten_steps)
-    rows = run_sweep(tmp_path, tiny.TASK, None, ["seed"], [1.0], range(8), runner, quiet=True)
+    rows = Sweep(tmp_path, tiny.TASK, None, ["seed"], range(8), runner, quiet=True).grid([1.0])
     killer.join()
     assert [(row["seed"], row["status"]) for row in rows] == [(seed, "done") for seed in range(8)]
     with open(tmp_path / "networks.csv", newline="") as file:

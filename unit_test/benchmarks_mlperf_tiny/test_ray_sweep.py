@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks_mlperf_tiny.config import RunConfig
-from benchmarks_mlperf_tiny.job import prepare_job, run_job
+from benchmarks_mlperf_tiny.jobs import prepare_job, run_job
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")

@@ -84,7 +84,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert '<tr class="front"><td>small' in page
     assert "<tr><td>beaten" in page
     assert "0.6000" in page, "hypervolume: (1000 - 250) * 0.8 / 1000"
-    assert "3->5 3x3" in page
+    assert "3-&gt;5 3x3" in page
     assert "<th>cortex_m4 [ms]</th>" in page
     assert "<td>7.125</td>" in page
     assert "<td>4,321</td>" in page

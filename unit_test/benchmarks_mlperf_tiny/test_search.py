@@ -14,14 +14,10 @@ import nasopt
 from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError, CheckpointError
-from benchmarks_mlperf_tiny.phases import Phase, worn_out
-from benchmarks_mlperf_tiny.run_state import RunResult
-from benchmarks_mlperf_tiny.search import Run
+from benchmarks_mlperf_tiny.phases import Phase, rate_of, rising, worn_out
+from benchmarks_mlperf_tiny.search import Run, RunResult
 
-METHODS = [
-    "seed",
-    pytest.param("pit", marks=pytest.mark.skipif(not hasattr(nasopt, "PIT"), reason="nasopt has no PIT yet")),
-]
+METHODS = ["seed", "pit"]
 DATA = load(DataOptions())
 
 
@@ -91,7 +87,6 @@ def test_phases_in_history() -> None:
     assert phases == ["train"] * 3 + ["finetune"] * 2
 
 
-@pytest.mark.skipif(not hasattr(nasopt, "PIT"), reason="nasopt has no PIT yet")
 def test_pit_reduces_the_cost_and_the_result_says_so() -> None:
     result = finish(config("pit", search=6, strength=10.0))
     costs = [record["cost"] for record in result.history if record["phase"].startswith("search")]
@@ -117,9 +112,14 @@ def test_patience_ends_a_phase() -> None:
 
 
 def test_a_search_presses_gently_at_first_and_comes_to_rest() -> None:
-    phase = Phase("search", 10, 0)
-    assert [phase.strength_factor(epoch) for epoch in (0, 4, 9)] == pytest.approx([0.2, 1.0, 1.0])
-    assert [phase.arch_lr_factor(epoch) for epoch in (0, 5, 9)] == pytest.approx([1.0, 1.0, 0.2])
+    strength = rising(3.0, epochs=10)
+    assert isinstance(strength, nasopt.schedule.Schedule)
+    assert [strength(epoch) for epoch in (0, 1, 4, 9)] == pytest.approx([0.6, 1.2, 3.0, 3.0])
+    assert rising(3.0, epochs=2) == 3.0
+    arch, network = (rate_of("search", is_arch, 10) for is_arch in (True, False))
+    assert [arch(epoch) for epoch in (0, 5, 9)] == pytest.approx([1.0, 1.0, 0.2])
+    assert [network(epoch) for epoch in (0, 9)] == [1.0, 1.0]
+    assert [rate_of("finetune", False, 4)(epoch) for epoch in (0, 2)] == pytest.approx([1.0, 0.5])
 
 
 def test_worn_out_counts_only_its_phase() -> None:

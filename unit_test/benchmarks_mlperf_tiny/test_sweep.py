@@ -17,17 +17,15 @@ from typing import Any
 import pytest
 import tiny
 
-import nasopt.cost
-from benchmarks_mlperf_tiny.epoch import Engine
 from benchmarks_mlperf_tiny.errors import BenchmarkError, CheckpointError, FolderLockedError
-from benchmarks_mlperf_tiny.job import prepare_job, run_job, warmup_file
-from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.files import locked
+from benchmarks_mlperf_tiny.jobs import prepare_job, run_job, warmup_file
+from benchmarks_mlperf_tiny.limits import parse_seeds, parse_strengths
 from benchmarks_mlperf_tiny.runner import LocalRunner, Outcome
-from benchmarks_mlperf_tiny.sweep import parse_seeds, parse_strengths, run_sweep
+from benchmarks_mlperf_tiny.sweep import Sweep
 from benchmarks_mlperf_tiny.tasks import TASKS
+from benchmarks_mlperf_tiny.training import Engine
 
-needs_cost = pytest.mark.skipif(not hasattr(nasopt.cost, "network_cost"), reason="nasopt has no network_cost yet")
-needs_pit = pytest.mark.skipif(not hasattr(nasopt, "PIT"), reason="nasopt has no PIT yet")
 MAIN = [sys.executable, str(Path(__file__).parent / "tiny_main.py")]
 
 
@@ -52,8 +50,10 @@ class HereRunner:
             yield Outcome(folder, 0, "")
 
 
-def sweep(folder: Path, runner: Any, methods: Sequence[str] = ("seed",), seeds: Sequence[int] = (0, 1)) -> Any:
-    return run_sweep(folder, tiny.TASK, None, methods, [1.0], seeds, runner, quiet=True)
+def sweep(
+    folder: Path, runner: Any, methods: Sequence[str] = ("seed",), seeds: Sequence[int] = (0, 1), **options: Any
+) -> Any:
+    return Sweep(folder, tiny.TASK, None, methods, seeds, runner, quiet=True, **options).grid([1.0])
 
 
 def test_strengths() -> None:
@@ -79,7 +79,6 @@ def test_seeds() -> None:
             parse_seeds(text)
 
 
-@needs_cost
 def test_one_row_per_network_and_nothing_repeated(tmp_path: Path) -> None:
     runner = HereRunner()
     sweep(tmp_path, runner)
@@ -97,7 +96,6 @@ def test_one_row_per_network_and_nothing_repeated(tmp_path: Path) -> None:
     assert runner.executed == executed + 1
 
 
-@needs_cost
 def test_failures_are_recorded_and_tried_again(tmp_path: Path) -> None:
     rows = sweep(tmp_path, HereRunner(broken="s1"))
     assert [(row["status"], row["error"]) for row in rows] == [("done", ""), ("failed", "it broke")]
@@ -105,15 +103,12 @@ def test_failures_are_recorded_and_tried_again(tmp_path: Path) -> None:
     assert [row["status"] for row in rows] == ["done", "done"]
 
 
-@needs_cost
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     sweep(tmp_path, HereRunner())
     with pytest.raises(BenchmarkError, match=r"holds a job with other settings \(lr 0\.01 there, 0\.02 here\)"):
-        run_sweep(tmp_path, tiny.TASK, None, ["seed"], [1.0], [0], HereRunner(), quiet=True, lr=0.02)
+        sweep(tmp_path, HereRunner(), seeds=[0], settings={"lr": 0.02})
 
 
-@needs_cost
-@needs_pit
 def test_strengths_share_their_warmup_and_it_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs = []
     train_epoch = Engine.train_epoch
@@ -136,8 +131,6 @@ def test_strengths_share_their_warmup_and_it_does_not_show(tmp_path: Path, monke
     assert len(list((tmp_path / "shared" / "warmups").iterdir())) == 2, "another seed warms up by itself"
 
 
-@needs_cost
-@needs_pit
 def test_fresh_discards_what_was_interrupted(tmp_path: Path) -> None:
     config = tiny.config("pit", strength=1.0)
     (tmp_path / "warmups").mkdir()
@@ -149,7 +142,7 @@ def test_fresh_discards_what_was_interrupted(tmp_path: Path) -> None:
     (job / "checkpoint.pt").unlink()
     with pytest.raises(CheckpointError, match=r"tiny-patterns-pit-s0-\w+\.pt cannot be read.*--fresh"):
         run_job(job)
-    rows = run_sweep(tmp_path, tiny.TASK, None, ["pit"], [1.0], [0], HereRunner(), quiet=True, fresh=True)
+    rows = sweep(tmp_path, HereRunner(), methods=["pit"], seeds=[0], fresh=True)
     assert {row["status"] for row in rows} == {"done"}
 
 
@@ -198,8 +191,6 @@ def test_a_stopped_runner_stops_its_processes(tmp_path: Path) -> None:
         os.kill(int(pid.read_text()), 0)
 
 
-@needs_cost
-@needs_pit
 @pytest.mark.benchmark
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_a_clean_stop(stop: signal.Signals, tmp_path: Path) -> None:
@@ -229,8 +220,7 @@ def comparable(folder: Path) -> list[Any]:
 
 
 def sweep_process(folder: Path, *more: str, **options: Any) -> subprocess.Popen[bytes]:
-    method = "pit" if hasattr(nasopt, "PIT") else "seed"
-    arguments = ["sweep", "--task", "tiny", "--method", method, "--strengths", "1", "--jobs", "2", "--threads", "1"]
+    arguments = ["sweep", "--task", "tiny", "--method", "pit", "--strengths", "1", "--jobs", "2", "--threads", "1"]
     command = [*MAIN, *arguments, "--out", str(folder), "--quiet", "--warmup", "10", "--search", "30", *more]
     return subprocess.Popen(
         command,
@@ -268,7 +258,6 @@ def kill_and_resume(folder: Path, seconds: float) -> bool:
     return True
 
 
-@needs_cost
 @pytest.mark.benchmark
 @pytest.mark.parametrize("stop", [kill_and_resume, interrupt_and_resume])
 def test_twenty_stopped_sweeps_end_as_an_uninterrupted_one(stop: Callable[[Path, float], bool], tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import tiny
 from benchmarks_mlperf_tiny import measure
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.goal import Goal, parse_range
+from benchmarks_mlperf_tiny.limits import Goal, parse_range
 from benchmarks_mlperf_tiny.runner import Outcome
+from benchmarks_mlperf_tiny.sweep import Sweep
 from benchmarks_mlperf_tiny.tasks import TASKS
-from benchmarks_mlperf_tiny.trade_off import run_trials
 
 pytest.importorskip("optuna")
 
@@ -50,9 +50,8 @@ class StubRunner:
 def search(folder: Path, runner: Any, trials: int, goal: Goal | None = None, **changes: Any) -> Any:
     seeds = changes.pop("seeds", [0])
     bounds = changes.pop("bounds", (0.01, 100.0))
-    return run_trials(
-        folder, tiny.TASK, None, ["pit"], bounds, seeds, trials, goal or Goal(), runner, quiet=True, **changes
-    )
+    sweep = Sweep(folder, tiny.TASK, None, changes.pop("methods", ["pit"]), seeds, runner, changes, quiet=True)
+    return sweep.trade_off(bounds, trials, goal or Goal())
 
 
 def strengths(rows: list[dict[str, Any]]) -> list[float]:

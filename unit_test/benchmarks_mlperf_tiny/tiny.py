@@ -9,9 +9,7 @@ from benchmarks_mlperf_tiny.augment import affine_jitter
 from benchmarks_mlperf_tiny.config import RunConfig, make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.splits import TaskData, make_split, stratified_parts
-from benchmarks_mlperf_tiny.image_classification import loss
-from benchmarks_mlperf_tiny.task import DataSet, Recipe, Task, top1
-from nasopt import with_candidates
+from benchmarks_mlperf_tiny.tasks import DataSet, Recipe, Task, has_taps
 
 
 def load(_options: DataOptions) -> TaskData:
@@ -46,14 +44,9 @@ def build_seed(num_classes: int) -> nn.Module:
     )
 
 
-def build_supernet(num_classes: int) -> nn.Module:
-    """Candidates for both convolutions."""
-    return with_candidates(build_seed(num_classes), (1, 8, 8))
-
-
 RECIPE = Recipe(warmup=1, search=2, finetune=2, batch_size=16, lr=1e-2, arch_lr=1e-1, strength=1.0, norm_momentum=0.1)
-DATASETS = {"patterns": DataSet(load, RECIPE, "")}
-TASK = Task("tiny", "tiny", (1, 8, 8), "accuracy", 0.9, build_seed, loss, top1, DATASETS, build_supernet)
+DATASETS = {"patterns": DataSet(load, RECIPE)}
+TASK = Task("tiny", (1, 8, 8), build_seed, DATASETS, where=has_taps)
 
 
 def config(method: str = "seed", **changes: object) -> RunConfig:

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from nasopt.cost import LatencyTable, get_metric, get_target, latency_metric, target_names
-from nasopt.cost.latency import evaluate, evaluate_networks, rows_of
-from nasopt.cost.soft_latency import segment
+from nasopt.cost.latency import between_knots, evaluate, evaluate_networks, rows_of
 from nasopt.errors import ArchitectureError, ConfigError, UnpricedError
 from nasopt.graph.layer_shape import LayerShape
 
@@ -45,13 +44,32 @@ def test_integer_tensors_are_exact():
     assert exact.tolist() == [metric.cost(conv(c, c + 1)) for c in (3, 16, 30)]
 
 
-def test_segments_end_at_the_knot_above():
-    below, above = segment(soft([0.2, 1, 3.5, 4, 4.1, 8]), tile=4)
+def test_knots_are_one_and_the_multiples_of_the_tile():
+    asked = []
+
+    def law(counts: torch.Tensor) -> torch.Tensor:
+        asked.append(counts)
+        return counts[:, 0] ** 2
+
+    counts = soft([[0.2, 1, 3.5, 4, 4.1, 8]])
+    values = between_knots(counts, torch.tensor([[4.0]]), law)
+    below, above, nearest = asked[0][:, 0]
     assert below.tolist() == [1, 1, 1, 1, 4, 4]
     assert above.tolist() == [4, 4, 4, 4, 8, 8]
-    below, above = segment(soft([0.2, 1, 1.5, 2, 7.2]), tile=1)
-    assert below.tolist() == [1, 1, 1, 1, 7]
-    assert above.tolist() == [2, 2, 2, 2, 8]
+    assert nearest.tolist() == [1, 1, 4, 4, 4, 8]
+    # 1 + 2.5 / 3 x 15 between the knots; the exact 64 at one; the slope of the segment below everywhere from 1 on
+    assert values.tolist() == pytest.approx([1, 1, 13.5, 16, 16 + 0.1 * 12, 64])
+    values.sum().backward()
+    assert counts.grad[0, 2:].tolist() == pytest.approx([5, 5, 12, 12])
+    between_knots(soft([[0.2, 1, 1.5, 2, 7.2]]), torch.tensor([[1.0]]), law)
+    assert asked[1][:2, 0].tolist() == [[1, 1, 1, 1, 7], [2, 2, 2, 2, 8]]
+
+
+def test_a_law_that_is_known_up_to_a_count_is_flat_beyond():
+    held = torch.tensor([[2.0, 2, 0]])
+    values = between_knots(soft([[7.5, 99, 5]]), torch.full((1, 3), 4.0), lambda counts: counts[:, 0] ** 2, held)
+    # the third axis does not matter: the law is asked at whatever count, and takes it as it is
+    assert values[:2].tolist() == pytest.approx([16 + 3.5 * 12, 64])
 
 
 @pytest.mark.parametrize("name", target_names())

@@ -9,7 +9,7 @@ from toys import TOYS
 from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8
 from nasopt import PIT
 from nasopt.cost import PeakMetric, network_calls, network_cost
-from nasopt.cost.memory import memory_graph, peak
+from nasopt.cost.memory import peak
 
 torch.set_num_threads(1)
 
@@ -25,14 +25,14 @@ torch.set_num_threads(1)
 )
 def test_mlperf_tiny(build, shape, size, step):
     calls = network_calls(build(), shape)
-    found = peak(memory_graph(calls.memory))
+    found = peak(calls.memory)
     assert found.size == calls.total("memory") == size
     assert step in (None, found.step)
 
 
 def test_mobilenet_peak_layer_is_the_first_pointwise():
     calls = network_calls(mobilenet_v1(), (3, 96, 96))
-    found = peak(memory_graph(calls.memory))
+    found = peak(calls.memory)
     pointwise = [call.node for call in calls.calls if call.shape.kernel == (1, 1)]
     assert found.step == pointwise[0]
 

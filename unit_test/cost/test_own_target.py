@@ -9,14 +9,17 @@ from numba import njit
 
 from nasopt.cost import LatencyTable, Target, get_metric, latency_metric, register_target
 from nasopt.cost.latency import evaluate_networks, rows_of
+from nasopt.cost.targets import KIND_CODES
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.graph.layer_shape import LayerShape
 
+DEPTHWISE = KIND_CODES["depthwise"]
+
 
 @njit(KERNEL_SIGNATURE, cache=True)
-def cycles(kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits, law):
-    channels = cout if kind == 1 else -(-cin // groups // 8) * cout
-    return law[0] * h * w * k0 * k1 * channels + law[1]
+def cycles(row, law):
+    channels = row.cout if row.kind == DEPTHWISE else -(-row.cin // row.groups // 8) * row.cout
+    return law[0] * row.h * row.w * row.k0 * row.k1 * channels + law[1]
 
 
 NPU = Target(
@@ -66,7 +69,7 @@ def test_training_step_with_own_target_lowers_latency():
 
 def test_a_batch_of_networks_is_priced_fast():
     """100,000 evaluations of ResNet-8 per second are the goal; some ten million are usual, so load does not matter."""
-    from benchmarks_mlperf_tiny.latency_speed import best_seconds, mobilenet, resnet8
+    from benchmarks.latency_speed import best_seconds, mobilenet, resnet8
 
     rows = np.repeat(rows_of(resnet8())[None], 2_000, axis=0)
     evaluate_networks("cortex_m4", rows[:1])
@@ -78,14 +81,14 @@ def test_a_batch_of_networks_is_priced_fast():
 
 def test_compiled_is_much_faster_than_plain_python():
     """Fifty times is the goal and what the speed script shows on an idle core; a loaded machine gets half of it."""
-    from benchmarks_mlperf_tiny.latency_speed import rates
+    from benchmarks.latency_speed import rates
 
     compiled, plain = rates("cortex_m4")
     assert compiled > 20 * plain
 
 
 def test_networks_of_the_speed_script_have_the_published_macs():
-    from benchmarks_mlperf_tiny.latency_speed import mobilenet, resnet8
+    from benchmarks.latency_speed import mobilenet, resnet8
 
     macs = get_metric("macs")
     assert sum(macs.cost(layer) for layer in resnet8()) == 12_501_632

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks_mlperf_tiny import target_fits, target_measurements, validate_targets
+from benchmarks.targets import fits, measurements, validate
 from nasopt.cost import get_target
 from nasopt.cost.targets.cortex_law import cortex_law
 
@@ -19,7 +19,7 @@ CLASSES = ("kxk", "pointwise", "depthwise", "linear", "add", "pool")
 
 @pytest.fixture(scope="module")
 def pairs():
-    return validate_targets.all_pairs()
+    return validate.all_pairs()
 
 
 def error(measured, predicted):
@@ -50,28 +50,28 @@ def test_ethos_layers_are_within_thirty_percent_in_the_median(pairs):
     assert np.median(chosen) < 30
 
 
-@pytest.mark.parametrize("board", target_measurements.BOARDS, ids=lambda board: board.target)
+@pytest.mark.parametrize("board", measurements.BOARDS, ids=lambda board: board.target)
 def test_shipped_prices_are_the_fitted_ones(board):
-    square, point, linear = target_fits.fitted_cortex(board.target).round(3)
+    square, point, linear = fits.fitted_cortex(board.target).round(3)
     assert get_target(board.target).law == cortex_law(square, point, linear)
-    assert get_target(board.target).active_power_mw == pytest.approx(target_measurements.board_power(board), abs=0.1)
+    assert get_target(board.target).active_power_mw == pytest.approx(measurements.board_power(board), abs=0.1)
 
 
 def test_shipped_efr32_law_is_the_fitted_one():
-    assert get_target("efr32_mvp").law == target_fits.fit_efr32(target_measurements.efr32_layers())
+    assert get_target("efr32_mvp").law == fits.fit_efr32(measurements.efr32_layers())
 
 
 @pytest.mark.parametrize(("network", "macs"), [("ic", 12_501_632), ("kws", 2_656_768), ("vww", 7_489_664)])
 def test_rows_have_the_published_macs(network, macs):
-    rows = target_measurements.network_rows(network, frozenset({"conv", "depthwise", "linear"}))
+    rows = measurements.network_rows(network, frozenset({"conv", "depthwise", "linear"}))
     depthwise = rows[:, 0] == 1
     assert (rows[:, 2:7].prod(1) * np.where(depthwise, 1, rows[:, 1])).sum() == macs
 
 
 def test_report(pairs, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(validate_targets, "all_pairs", lambda: pairs)
-    validate_targets.main(["--plot", str(tmp_path / "plot.png"), "--csv", str(tmp_path / "pairs.csv")])
+    monkeypatch.setattr(validate, "all_pairs", lambda: pairs)
+    validate.main(["--plot", str(tmp_path / "plot.png"), "--csv", str(tmp_path / "pairs.csv")])
     printed = capsys.readouterr().out
     assert "| cortex_m4 | networks | 4 |" in printed
     assert (tmp_path / "plot.png").stat().st_size > 10_000
@@ -84,7 +84,7 @@ def test_missing_data(monkeypatch, tmp_path):
 
     monkeypatch.delenv("NASOPT_DATA")
     with pytest.raises(ConfigError, match="NASOPT_DATA is not set"):
-        target_measurements.data_file("x.csv")
+        measurements.data_file("x.csv")
     monkeypatch.setenv("NASOPT_DATA", str(tmp_path))
     with pytest.raises(ConfigError, match=r"x\.csv is not in"):
-        target_measurements.data_file("x.csv")
+        measurements.data_file("x.csv")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nasopt.cost.latency import evaluate
-from nasopt.cost.targets import KIND_CODES, Target, get_target, target_names
+from nasopt.cost.targets import KIND_CODES, Row, Target, get_target, target_names
 from nasopt.cost.targets.cortex_law import cortex_law
 
 
@@ -145,7 +145,7 @@ def test_compiled_equals_python(name):
         s0, s1 = (int(value) for value in generator.integers(1, 3, size=2))
         row = [int(generator.choice(kinds)), cin * groups, cout * groups, k0, k1, h, w, s0, s1, groups, 8]
         compiled = int(evaluate(target, np.array(row)))
-        assert compiled == target.kernel.py_func(*row, target.law) > 0
+        assert compiled == target.kernel.py_func(Row(*row), target.law) > 0
 
 
 @pytest.mark.parametrize("name", target_names())

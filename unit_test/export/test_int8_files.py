@@ -16,7 +16,7 @@ from toys.table import randomise
 
 import nasopt
 from benchmarks_mlperf_tiny import networks
-from benchmarks_mlperf_tiny.image_classification import build_supernet
+from benchmarks_mlperf_tiny.tasks import TASKS
 from nasopt import NASB, PIT, PITSuperNet, SuperNet
 from nasopt.export import open_session, to_int8_onnx
 from unit_test.methods.nasb_seeds import SHAPE as NASB_SHAPE
@@ -42,8 +42,8 @@ SLOW: dict[str, Case] = {
     "wake-word": pit(networks.wake_word_cnn, 40, 30),
     "mobilenet_v2": pit(imagenet("mobilenet_v2"), 3, 64, 64),
     "resnet18": pit(imagenet("resnet18"), 3, 64, 64),
-    "resnet8-supernet": (lambda: SuperNet(randomise(build_supernet(10)), (3, 32, 32)), (3, 32, 32)),
-    "resnet8-pit-supernet": (lambda: PITSuperNet(randomise(build_supernet(10)), (3, 32, 32)), (3, 32, 32)),
+    "resnet8-supernet": (lambda: SuperNet(randomise(TASKS["ic"].supernet(10)), (3, 32, 32)), (3, 32, 32)),
+    "resnet8-pit-supernet": (lambda: PITSuperNet(randomise(TASKS["ic"].supernet(10)), (3, 32, 32)), (3, 32, 32)),
     "resnet8-nasb": (
         lambda: NASB(randomise(networks.resnet8()), (3, 32, 32), cells=["stack1", "stack2", "stack3"]),
         (3, 32, 32),

@@ -116,6 +116,7 @@ ELEMENTWISE: dict[str, tuple[Body, int, int]] = {
     "parameter_sliced": (lambda s, x: x[:, :4] * s.p[:4].view(1, 4, 1, 1), 4, 0),
     "constant_tensor": (lambda s, x: x * torch.linspace(0.5, 1, 8).view(1, 8, 1, 1), 8, 0),
     "bias_of_a_layer": (lambda s, x: s.c(x) - s.c.bias.view(1, -1, 1, 1), 8, 8),
+    "weight_of_a_layer_computed": (lambda s, x: F.conv2d(x, s.c.weight * 2, padding=1) + s.c(x), 8, 8),
     "assigned_constant": (lambda s, x: assign(x.clone(), every, slice(0, 2), value=0.5), 8, 0),
     "assigned_list": (lambda s, x: assign(x.clone(), every, [1, 4], value=0.5), 8, 0),
     "assigned_space": (lambda s, x: assign(x.clone(), every, every, 0, value=s.c(x)[:, :, 0]), 8, 8),
@@ -150,7 +151,6 @@ FIXED: dict[str, tuple[Body, int, int]] = {
     "outer_product": (lambda s, x: x.mean((2, 3))[:, :, None] * x.mean((2, 3))[:, None, :], 0, 0),
     "cropped_by_negative_padding": (lambda s, x: F.pad(x, (0, 0, 0, 0, -1, 0)), 0, 0),
     "without_a_rule": (lambda s, x: torch.cdist(x.flatten(2), x.flatten(2)), 0, 0),
-    "weight_of_a_layer_computed": (lambda s, x: F.conv2d(x, s.c.weight * 2, padding=1) + s.c(x), 0, 0),
     "weight_of_a_layer_reduced": (lambda s, x: s.c(x) / s.c.weight.norm(), 0, 0),
     "softmax_of_a_parameter": (lambda s, x: x * s.p.softmax(0).view(1, 8, 1, 1), 0, 0),
 }

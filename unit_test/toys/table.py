@@ -20,6 +20,7 @@ class Toy:
         inputs: shapes of one sample of every input, or a function that makes a batch of inputs.
         is_network: one of the benchmark networks, which take longer.
         channels: searchable channels (classes of positions that live and die together), counted by hand.
+        multiplies: whether every layer does: adder layers cost no MACs, and no target has a latency law for them.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Toy:
     inputs: Any
     channels: int
     is_network: bool = False
+    multiplies: bool = True
 
     def seed(self, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The seed with random weights and norm statistics, in train mode."""
@@ -44,12 +46,14 @@ class Toy:
 TOYS: dict[str, Toy] = {}
 
 
-def toy(name: str, *inputs: Any, channels: int, is_network: bool = False) -> Callable[[Any], Any]:
+def toy(
+    name: str, *inputs: Any, channels: int, is_network: bool = False, multiplies: bool = True
+) -> Callable[[Any], Any]:
     """Add a seed to the table."""
 
     def add(make: Callable[[], nn.Module]) -> Any:
         assert name not in TOYS
-        TOYS[name] = Toy(name, make, inputs[0] if callable(inputs[0]) else inputs, channels, is_network)
+        TOYS[name] = Toy(name, make, inputs[0] if callable(inputs[0]) else inputs, channels, is_network, multiplies)
         return make
 
     return add

@@ -6,8 +6,17 @@
 """
 
 from nasopt.cost.targets.registry import get_target, register_target, target_names
-from nasopt.cost.targets.rows import COLUMNS, KIND_CODES
+from nasopt.cost.targets.rows import COLUMNS, KIND_CODES, Row
 from nasopt.cost.targets.table import target_from_table
 from nasopt.cost.targets.target import Target
 
-__all__ = ["COLUMNS", "KIND_CODES", "Target", "get_target", "register_target", "target_from_table", "target_names"]
+__all__ = [
+    "COLUMNS",
+    "KIND_CODES",
+    "Row",
+    "Target",
+    "get_target",
+    "register_target",
+    "target_from_table",
+    "target_names",
+]

@@ -1,4 +1,4 @@
-"""How long does an int8 layer take on a Cortex-M? One law for the family; each core brings its own prices.
+"""Latency law of int8 layers on Cortex-M cores: one law for the family, to which each core brings its prices.
 
     cycles = price(kind) * MAC + output_price * output elements + call_price
 
@@ -14,22 +14,10 @@ from typing import Any
 
 from numba import njit
 
+from nasopt.cost.targets.rows import KIND_CODES, Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 
-PRICED = frozenset(
-    {
-        "conv",
-        "depthwise",
-        "linear",
-        "matmul",
-        "conv_transpose",
-        "norm",
-        "parameter",
-        "embedding",
-        "add",
-        "pool",
-    }
-)
+PRICED = frozenset(KIND_CODES)
 """A CPU runs everything: no kind is free or without a price."""
 
 FEW_CHANNELS = 4
@@ -51,21 +39,9 @@ def cortex_law(square: float, point: float, linear: float) -> tuple[int, ...]:
 
 
 @njit(KERNEL_SIGNATURE, cache=True)
-def cycles(
-    kind: int,
-    cin: int,
-    cout: int,
-    k0: int,
-    k1: int,
-    h: int,
-    w: int,
-    s0: int,
-    s1: int,
-    groups: int,
-    bits: int,
-    law: Any,
-) -> int:
+def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is `square, point, linear, output, call` [1/1000 cycle] and `few`."""
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row
     taps = k0 * k1
     outputs = h * w * cout
     if kind == 0 or kind == 4:  # dense, grouped or transposed convolution

@@ -1,29 +1,20 @@
-"""Which targets are there? Names are known at once; a target's module (and numba with it) is loaded when asked for."""
+"""Registry of targets: names are known at once; a target's module, and numba with it, is loaded when asked for."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import iter_modules
 
+from nasopt.cost.targets import shipped
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
 
-_SHIPPED = (
-    "cortex_m0plus",
-    "cortex_m4",
-    "cortex_m4_cmsis_nn",
-    "cortex_m7",
-    "cortex_m33",
-    "cortex_m85",
-    "efr32_mvp",
-    "ethos_u55_128",
-    "gap8",
-    "gap9_ne16",
-)
+_SHIPPED = frozenset(module.name for module in iter_modules(shipped.__path__))
 _OWN: dict[str, Target] = {}
 
 
 def target_names() -> list[str]:
-    """Names that `get_target` takes: shipped ones (files of this folder) and registered ones."""
+    """Names that `get_target` takes: shipped ones (files of `shipped/`) and registered ones."""
     return sorted({*_SHIPPED, *_OWN})
 
 
@@ -38,7 +29,7 @@ def get_target(target: str | Target) -> Target:
     if target in _OWN:
         return _OWN[target]
     if target in _SHIPPED:
-        loaded: Target = import_module(f"nasopt.cost.targets.{target}").TARGET
+        loaded: Target = import_module(f"{shipped.__name__}.{target}").TARGET
         return loaded
     known = target_names()
     hint = nearest(target, known) if isinstance(target, str) else ""

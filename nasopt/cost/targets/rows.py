@@ -1,31 +1,44 @@
-"""How does a layer reach a latency kernel? As one row of integers, the same eleven columns for every target."""
+"""Rows: layers as eleven integers, the form in which compiled latency kernels take them."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
-from nasopt.errors import ConfigError, nearest
-from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.layer_shape import KINDS, LayerShape, facts_of
 
-KIND_CODES: dict[str, int] = {
-    "conv": 0,
-    "depthwise": 1,
-    "linear": 2,
-    "matmul": 3,
-    "conv_transpose": 4,
-    "norm": 5,
-    "parameter": 6,
-    "embedding": 7,
-    "add": 8,
-    "pool": 9,
-}
-"""Kind of layer -> the integer that kernels compare. `"add"` (elementwise, two inputs) and `"pool"` (average or maximum
-over a window) are no kinds of `LayerShape`: they are priced by rows that someone writes."""
+KIND_CODES: dict[str, int] = {kind: code for code, kind in enumerate(KINDS)}
+"""Kind of layer -> the integer that kernels compare with `row.kind`."""
+
+
+class Row(NamedTuple):
+    """One layer, for a kernel. One-dimensional layers have `k1 = w = s1 = 1`; of three the first two are merged.
+
+    Attributes:
+        kind: code of its kind, from `KIND_CODES`.
+        cin, cout: channels read and written.
+        k0, k1: taps.
+        h, w: positions where the kernel is applied.
+        s0, s1: stride.
+        groups: of a grouped convolution, else 1.
+        bits: of a weight.
+    """
+
+    kind: int
+    cin: int
+    cout: int
+    k0: int
+    k1: int
+    h: int
+    w: int
+    s0: int
+    s1: int
+    groups: int
+    bits: int
+
 
 COLUMNS = ("kind", "in", "out", "k0", "k1", "h", "w", "s0", "s1", "groups", "bits")
-"""Columns of a row. `k0 k1` taps, `h w` positions where the kernel is applied, `s0 s1` stride, `bits` of a weight.
-One-dimensional layers have `k1 = w = s1 = 1`; of three dimensions the first two are merged."""
+"""What the fields of a `Row` are called in arrays, files and errors."""
 
 DEPLOYED_BITS = 8
 """Targets run int8 networks: a layer that is wider during the search (float32) is priced as deployed, with 8 bits."""
@@ -38,21 +51,17 @@ def row_fields(shape: LayerShape) -> tuple[Any, ...]:
     spatial size is known (linear, matmul, transposed convolutions): then `h = positions, w = 1`.
 
     Raises:
-        ConfigError: the kind has no code.
+        ConfigError: there is no such kind of layer.
     """
-    code = KIND_CODES.get(shape.kind)
-    if code is None:
-        raise ConfigError(
-            f"layer kind {shape.kind!r} cannot be priced: kernels know {', '.join(KIND_CODES)}."
-            f"{nearest(shape.kind, KIND_CODES)}"
-        )
+    facts = facts_of(shape.kind)
     k0, k1 = _two(shape.kernel)
     s0, s1 = _two(shape.stride)
-    visits_outputs = shape.kind not in ("linear", "matmul", "conv_transpose") and len(shape.output_size) > 0
+    visits_outputs = facts.spatial and len(shape.output_size) > 0
     h, w = _two(shape.output_size) if visits_outputs else (shape.positions, 1)
     if shape.kind == "parameter" and not visits_outputs and isinstance(h, int) and h == 1:
         h = shape.taps  # used at least once each
-    groups = shape.groups if shape.kind in ("conv", "conv_transpose") else 1
+    groups = shape.groups if facts.grouped else 1
+    code = KIND_CODES[shape.kind]
     return (code, shape.in_channels, shape.out_channels, k0, k1, h, w, s0, s1, groups, shape.weight_bits)
 
 

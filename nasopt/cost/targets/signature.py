@@ -1,4 +1,4 @@
-"""With which compiled signature do kernels meet the batch loop? Importing this module imports numba."""
+"""Signature of compiled latency kernels, and the loop that runs one over a batch. Importing this imports numba."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from typing import Any
 
 from numba import int64, njit, types
 
-KERNEL_SIGNATURE = int64(*([int64] * 11), int64[::1])
-"""`cycles(kind, in, out, k0, k1, h, w, s0, s1, groups, bits, law)`: eleven int64 and one int64 array -> int64."""
+from nasopt.cost.targets.rows import Row
+
+_ROW = types.NamedUniTuple(int64, len(Row._fields), Row)
+
+KERNEL_SIGNATURE = int64(_ROW, int64[::1])
+"""`cycles(row, law)`: a `Row` of int64 and the target's constants, an int64 array -> int64."""
 
 _KERNEL = types.FunctionType(KERNEL_SIGNATURE)
 
@@ -19,5 +23,5 @@ def sum_rows(kernel: Any, rows: Any, law: Any, totals: Any) -> None:
         total = 0
         for i in range(rows.shape[1]):
             r = rows[n, i]
-            total += kernel(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], law)
+            total += kernel(Row(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10]), law)
         totals[n] = total

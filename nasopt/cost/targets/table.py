@@ -1,4 +1,4 @@
-"""How does a person make a target out of their own measurements? From a table of measured layers, one a row."""
+"""Targets from tables of measured layers, one layer a row."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 
-from nasopt.cost.targets.rows import KIND_CODES
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
+from nasopt.graph.layer_shape import KINDS
 
 CLASSES = ("conv", "conv_pointwise", "depthwise", "linear", "matmul", "conv_transpose")
 """Layers that are measured apart: the kinds that multiply, with 1x1 convolutions on their own."""
@@ -97,8 +97,8 @@ def _measurement(where: str, row: Mapping[str, str], clock_mhz: float) -> tuple[
         if not row.get(column):
             raise ConfigError(f"{where}: {column!r} is missing: a row needs {', '.join(_REQUIRED)}, and cycles or ms")
     kind = row["kind"]
-    if kind not in KIND_CODES or KIND_CODES[kind] > KIND_CODES["conv_transpose"]:
-        allowed = [known for known in CLASSES if known in KIND_CODES]
+    allowed = [known for known, facts in KINDS.items() if facts.multiplies]
+    if kind not in allowed:
         raise ConfigError(
             f"{where}: kind {kind!r} has no MACs to interpolate over: use {', '.join(allowed)}.{nearest(kind, allowed)}"
         )

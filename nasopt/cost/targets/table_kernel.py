@@ -6,31 +6,19 @@ from typing import Any
 
 from numba import njit
 
+from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 
 
 @njit(KERNEL_SIGNATURE, cache=True)
-def cycles(
-    kind: int,
-    cin: int,
-    cout: int,
-    k0: int,
-    k1: int,
-    h: int,
-    w: int,
-    s0: int,
-    s1: int,
-    groups: int,
-    bits: int,
-    law: Any,
-) -> int:
+def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` holds the points of each class as `target_from_table` flattens them."""
-    macs = h * w * k0 * k1 * cout
-    if kind != 1:
-        macs = macs * cin // groups
-    at = kind + 1
-    if kind == 0:
-        at = 1 if k0 * k1 == 1 else 0
+    macs = row.h * row.w * row.k0 * row.k1 * row.cout
+    if row.kind != 1:
+        macs = macs * row.cin // row.groups
+    at = row.kind + 1
+    if row.kind == 0:
+        at = 1 if row.k0 * row.k1 == 1 else 0
     start = law[at]
     points = (law[at + 1] - start) // 2
     if points == 0:  # measured 1x1 but not k x k convolutions, or the other way round

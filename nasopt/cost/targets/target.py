@@ -1,4 +1,4 @@
-"""What is an embedded target? Frozen constants, the layer kinds it has a law for, and one integer kernel."""
+"""`Target`, an embedded platform: frozen constants, the kinds of layers it has a law for, and one integer kernel."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class Target:
         active_power_mw: mean power while a network runs [mW]; 0 where nobody published one.
         priced: kinds (keys of `KIND_CODES`) that the kernel has a law for.
         free: kinds that cost nothing here, on purpose. A kind in neither set is *unpriced*: asking for it raises.
-        kernel: `cycles(kind, in, out, k0, k1, h, w, s0, s1, groups, bits, law) -> int64`, compiled by numba with the
-            signature `KERNEL_SIGNATURE`; arguments are the columns of a row (see `rows`).
+        kernel: `cycles(row, law) -> int64` of a `Row`, compiled by numba with the signature `KERNEL_SIGNATURE`.
         law: int64 constants handed to the kernel as its last argument.
         provenance: where the law and its constants come from, and how well they hold.
     """

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from nasopt.graph.branches.markers import BranchInput, Choice, choices_of, is_marker
 from nasopt.graph.branches.regions import Decisions, Region, happens, regions
+from nasopt.graph.containers import like_seed
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.registry import memory_of
 
@@ -232,4 +233,5 @@ def rename(module: fx.GraphModule, names: Mapping[str, str]) -> fx.GraphModule:
     for name, part in renamed.named_modules():
         if type(part) is nn.Module or not name:
             part.training = modes.get(name, module.training)
+    like_seed(renamed, short)
     return renamed

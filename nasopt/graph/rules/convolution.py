@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call
+from nasopt.graph.facts import Weight
+from nasopt.graph.layer_shape import Kind
 from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.graph.weights import find_weight
+
+NOT_FOLLOWED = "its weight is computed in a way that cannot be cut"
 
 
 def _run_convolution(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -41,12 +46,13 @@ def convolution_layer(call: Call) -> Any:
 
 @function_rule(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
 def convolution_function(call: Call) -> Any:
-    weight, bias = call.parameter_path(1, "weight"), call.parameter_path(2, "bias")
-    if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
-        call.unpriced()
-        return call.fixed_unit("its weight is computed, not a parameter of the model")
+    weight, bias = find_weight(call, 1, "weight"), find_weight(call, 2, "bias")
     tensor = call.argument_node(1, "weight").meta["value"]
     stride, groups = call.argument(3, "stride", 1), call.argument(6, "groups", 1)
+    if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
+        positions = call.value.shape[2 - tensor.dim() :].numel()
+        call.cost("matmul", tensor[0].numel(), tensor.shape[0], positions=positions)
+        return call.fixed_unit(NOT_FOLLOWED)
     strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * (tensor.dim() - 2)
     read, written = _convolution(call, weight, bias, tensor, groups, strides)
     if _is_depthwise(tensor, groups):
@@ -59,7 +65,7 @@ def _is_depthwise(weight: Tensor, groups: int) -> bool:
 
 
 def _convolution(
-    call: Call, weight: str, bias: str | None, tensor: Tensor, groups: int, stride: Sequence[int]
+    call: Call, weight: str | Weight, bias: str | Weight | None, tensor: Tensor, groups: int, stride: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Channels read and written, shapes `(in,)` and `(out,)`."""
     spatial = tensor.dim() - 2
@@ -71,18 +77,32 @@ def _convolution(
         "output_size": size,
         "stride": tuple(stride),
     }
+    is_biased = bias is not None and not (isinstance(bias, Weight) and bias.stored is None)
     if _is_depthwise(tensor, groups):
         written = read.repeat_interleave(tensor.shape[0] // groups)
         call.slices(weight, 0, written)
-        call.cost("depthwise", read, written, groups=read, bias=bias is not None, weight=weight, **sizes)
+        price_layer(call, "depthwise", read, written, groups=read, bias=is_biased, weight=weight, **sizes)
     else:
         in_one_group = unite_groups(call, read, groups)
         written = call.writes(weight, 0, tensor.shape[0] // groups, repeat=groups)
         call.reads(weight, 1, in_one_group)
-        call.cost("conv", read, written, groups=groups, bias=bias is not None, weight=weight, **sizes)
+        price_layer(call, "conv", read, written, groups=groups, bias=is_biased, weight=weight, **sizes)
     if bias is not None:
         call.slices(bias, 0, written)
     return read, written
+
+
+def price_layer(
+    call: Call, kind: Kind, read: Tensor, written: Tensor, *, weight: str | Weight, bias: bool, **sizes: Any
+) -> None:
+    """Price a layer. Where no parameter holds its weight, the work alone: the parameters are priced one by one."""
+    if isinstance(weight, Weight) and weight.stored is None:
+        groups, taps = sizes.get("groups", 1), math.prod(sizes.get("kernel", ()))
+        # Products behind one output: all taps of the channels of one group, which keeps as many as any other.
+        one_group = read[: len(read) // groups].repeat_interleave(taps) if isinstance(groups, int) else taps
+        call.cost("matmul", one_group, written, positions=sizes["positions"])
+    else:
+        call.cost(kind, read, written, bias=bias, weight=weight, **sizes)
 
 
 def unite_groups(call: Call, channels: Tensor, groups: int) -> Tensor:

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call
+from nasopt.graph.facts import Weight
 from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.graph.rules.convolution import NOT_FOLLOWED, price_layer
+from nasopt.graph.weights import find_weight
 
 
 def _run_linear(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -28,25 +31,31 @@ def linear_layer(call: Call) -> Any:
 
 @function_rule(F.linear, torch._C._nn.linear)
 def linear_function(call: Call) -> Any:
-    weight, bias = call.parameter_path(1, "weight"), call.parameter_path(2, "bias")
-    if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
-        call.unpriced()
-        return call.fixed_unit("its weight is computed, not a parameter of the model")
-    _, written = _linear(call, weight, bias, call.argument_node(1, "weight").meta["value"])
+    weight, bias = find_weight(call, 1, "weight"), find_weight(call, 2, "bias")
+    tensor = call.argument_node(1, "weight").meta["value"]
+    is_biased = call.argument_node(2, "bias") is not None
+    if weight is None or tensor.dim() != 2 or (is_biased and bias is None):
+        call.cost("matmul", tensor.shape[-1], tensor[..., 0].numel(), positions=_rows(call, tensor[..., 0].numel()))
+        return call.fixed_unit(NOT_FOLLOWED)
+    _, written = _linear(call, weight, bias, tensor)
     return call.spread(written, -1)
 
 
-def _linear(call: Call, weight: str, bias: str | None, tensor: Tensor) -> tuple[Tensor, Tensor]:
+def _linear(call: Call, weight: str | Weight, bias: str | Weight | None, tensor: Tensor) -> tuple[Tensor, Tensor]:
     read = call.channels(call.argument(0, "input"), -1)
     written = call.writes(weight, 0, tensor.shape[0])
     call.reads(weight, 1, read)
     if bias is not None:
         call.slices(bias, 0, written)
-    rows = call.value.numel() // tensor.shape[0]
-    # Rows of one sample; an input without batch dimension is one row.
-    positions = max(rows // call.batch, 1)
-    call.cost("linear", read, written, positions=positions, bias=bias is not None, weight=weight)
+    is_biased = bias is not None and not (isinstance(bias, Weight) and bias.stored is None)
+    rows = _rows(call, tensor.shape[0])
+    price_layer(call, "linear", read, written, positions=rows, bias=is_biased, weight=weight)
     return read, written
+
+
+def _rows(call: Call, outputs: int) -> int:
+    """Rows of one sample; an input without batch dimension is one row."""
+    return max(call.value.numel() // outputs // call.batch, 1)
 
 
 @layer_rule(nn.Embedding, searchable="channels")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nasopt.graph.call import Call
 from nasopt.graph.facts import Count
 from nasopt.graph.registry import function_rule, layer_rule
+from nasopt.graph.weights import find_weight
 
 _AFFINE = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var")
@@ -23,7 +24,11 @@ def batch_norm(call: Call) -> Any:
     assert isinstance(layer, nn.modules.batchnorm._NormBase)
     channels = _per_channel(call, _AFFINE + _STATISTICS)
     call.attribute("num_features", channels)
-    if layer.running_mean is None or not _folds_into_layer_before(call):
+    if layer.running_mean is None:
+        # Statistics of the batch: nothing is stored but what was learned.
+        if layer.affine:
+            _price(call, channels, bias=True)
+    elif not _folds_into_layer_before(call):
         _price(call, channels, bias=True)
     return call.args[0]
 
@@ -45,7 +50,10 @@ def batch_norm_function(call: Call) -> Any:
     channels = call.channels(call.argument(0, "input"), 1)
     if not _slice_arguments(call, channels, ((1, "running_mean"), (2, "running_var"), (3, "weight"), (4, "bias"))):
         return call.fixed_unit("its weight is computed, not a parameter of the model")
-    if call.argument_node(1, "running_mean") is None or not _folds_into_layer_before(call):
+    if call.argument_node(1, "running_mean") is None:
+        if call.argument_node(3, "weight") is not None or call.argument_node(4, "bias") is not None:
+            _price(call, channels, bias=True)
+    elif not _folds_into_layer_before(call):
         _price(call, channels, bias=True)
     return call.argument(0, "input")
 
@@ -195,9 +203,9 @@ def _per_channel(call: Call, names: tuple[str, ...], dim: int | None = None) -> 
 def _slice_arguments(call: Call, channels: Tensor, arguments: tuple[tuple[int, str], ...]) -> bool:
     """Slice tensors that are passed directly; False where one of them is computed."""
     for position, name in arguments:
-        path = call.parameter_path(position, name)
-        if path is not None:
-            call.slices(path, 0, channels)
+        weight = find_weight(call, position, name)
+        if weight is not None:
+            call.slices(weight, 0, channels)
         elif call.argument_node(position, name) is not None:
             return False
     return True

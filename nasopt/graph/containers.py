@@ -1,0 +1,77 @@
+"""Containers and plain attributes of a seed, kept in its graph modules, which know paths of layers only.
+
+torch.fx copies a layer to its path and makes every module above it anew, as a plain `nn.Module`. So `net.features[0]`,
+`len(net.blocks)` and `net.num_classes` would end with the first trace. What the seed has is noted in `meta`, and put in place
+after every step that makes a graph module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+_CONTAINERS, _ATTRIBUTES = "nasopt_containers", "nasopt_attributes"
+_KINDS: dict[str, type[nn.Module]] = {
+    "Sequential": nn.Sequential,
+    "ModuleList": nn.ModuleList,
+    "ModuleDict": nn.ModuleDict,
+}
+_PLAIN = (int, float, complex, str, bytes, bool, torch.dtype, torch.device, type(None))
+
+
+def note_seed(network: fx.GraphModule, seed: nn.Module) -> None:
+    """Note in `network` the containers of the seed, with the order of their children, and its plain attributes."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for path, module in seed.named_modules():
+        kind = next((kind for kind, container in _KINDS.items() if isinstance(module, container)), None)
+        if kind is not None and path:
+            found[path] = (kind, tuple(module._modules))
+    own = {name: value for name, value in vars(seed).items() if not name.startswith("_") and _is_plain(value)}
+    own = {name: value for name, value in own.items() if not hasattr(network, name)}
+    network.meta.update({_CONTAINERS: found, _ATTRIBUTES: own})
+    like_seed(network)
+
+
+def like_seed(network: fx.GraphModule, renamed: Callable[[str], str] = str) -> None:
+    """Put what is noted in place, in `network` and in every deep copy; `renamed` maps noted paths to those of today."""
+    noted = {renamed(path): container for path, container in network.meta.get(_CONTAINERS, {}).items()}
+    network.meta[_CONTAINERS] = noted
+    modules = dict(network.named_modules(remove_duplicate=False))
+    for path, (kind, order) in noted.items():
+        given = modules.get(path)
+        if given is None or (not isinstance(given, _KINDS[kind]) and type(given) is not nn.Module):
+            continue
+        made = _KINDS[kind]()
+        # What is not called any more leaves an Identity, so that the others keep their numbers.
+        missing = {name: nn.Identity() for name in order if kind != "ModuleDict"}
+        names = [name for name in order if name in given._modules or name in missing]
+        names += [name for name in given._modules if name not in order]
+        made._modules.update({name: given._modules.get(name, missing.get(name)) for name in names})
+        made.training = given.training
+        parent, _, name = path.rpartition(".")
+        network.get_submodule(parent)._modules[name] = made
+    vars(network).update(network.meta.get(_ATTRIBUTES, {}))
+    # On the class that fx makes for this one module.
+    type(network).__deepcopy__ = _deepcopy  # type: ignore[assignment, method-assign]
+
+
+def plain_attributes(network: fx.GraphModule) -> dict[str, Any]:
+    """Attributes of the seed that are plain values, by name."""
+    return dict(network.meta.get(_ATTRIBUTES, {}))
+
+
+def _deepcopy(network: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
+    twin = fx.GraphModule.__deepcopy__(network, memo)
+    like_seed(twin)
+    return twin
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    return isinstance(value, _PLAIN)

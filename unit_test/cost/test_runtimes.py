@@ -1,0 +1,230 @@
+"""Memory and flash of runtimes: rules against values derived by hand, plans against the arenas of the real interpreter."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.targets.tflm_networks import NETWORKS, mobilenet_v2
+from benchmarks_mlperf_tiny.networks import resnet8
+from nasopt import PIT, Budget, SuperNet, SuperNetModule
+from nasopt.cli import main
+from nasopt.cost import cost_report, get_metric, get_runtime, get_target, network_calls, network_cost, register_runtime
+from nasopt.cost import runtime as runtimes
+from nasopt.cost.memory import lifetimes
+from nasopt.cost.placement import place, tower
+from nasopt.errors import ConfigError
+
+torch.set_num_threads(1)
+ARENAS = Path(__file__).parents[2] / "benchmarks" / "targets" / "tflm_arenas.csv"
+
+
+def measured() -> list[dict[str, str]]:
+    with ARENAS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("row", measured(), ids=lambda row: row["network"])
+def test_tflm_plans_what_the_interpreter_planned(row):
+    build, shape = NETWORKS[row["network"]]
+    calls = network_calls(build(), shape)
+    assert len(calls.materialised.steps) == int(row["operations"])
+    sizes = [buffer.elements() for buffer in calls.materialised.buffers.values()]
+    assert runtimes.TFLM.tower(sizes, lifetimes(calls.materialised))[1] == int(row["planned"])
+    whole = int(row["planned"]) + int(row["persistent"])
+    assert 0.99 * whole <= calls.total("memory:tflm") <= 1.03 * whole
+
+
+def test_placement_is_greedy_by_size():
+    # b (20) first; then c (10), which lives beside it, on top; then a (10), beside b only: below nothing, so on top too.
+    lives = {"a": (0, 1), "b": (1, 2), "c": (2, 3)}
+    assert place({"a": 10, "b": 20, "c": 10}, lives) == {"b": 0, "c": 20, "a": 20}
+    # Equal sizes: the last is placed first. d and c live together; b beside c; a beside all that is left.
+    lives = {"a": (0, 3), "b": (1, 2), "c": (2, 3), "d": (3, 4)}
+    assert place(dict.fromkeys("abcd", 16), lives) == {"d": 0, "c": 16, "b": 0, "a": 32}
+    assert tower(dict.fromkeys("abcd", 16), lives) == ["a", "c", "d"]
+    assert tower({}, {}) == []
+
+
+class Separable(nn.Module):
+    """8 x 8 images: a first convolution, depthwise (3 x 3) and pointwise, and a head."""
+
+    def __init__(self, residual: bool = False):
+        super().__init__()
+        self.residual = residual
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pointwise = nn.Conv2d(8, 24, 1)
+        self.head = nn.Linear(32 if residual else 24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        y = F.relu(self.pointwise(F.relu(self.depthwise(x))))
+        y = torch.cat([x, y], 1) if self.residual else y
+        return self.head(y.mean((2, 3)))
+
+
+def test_rules_by_hand():
+    cost = {
+        name: network_cost(Separable(), name, (3, 8, 8)) for name in ("memory", "memory:tinyengine", "memory:xcube7")
+    }
+    # live: x 192 + first 512 = 704, depthwise 2 x 512 = 1024, pointwise 512 + 1536 = 2048
+    assert cost["memory"] == 2048
+    # In place, one channel of 64 beside: 512 + 64; but the pointwise layer needs both its input and its output.
+    assert cost["memory:tinyengine"] == 2048
+    # Depthwise and pointwise in one step: the larger of 512 and 1536, and 3 of 8 input rows, 192: no buffer in between.
+    assert cost["memory:xcube7"] == 1536 + 192
+    # With the input needed afterwards nothing overlaps: 512 + 1536 + 192; then 512 + 1536 + 2048 for the copy.
+    assert network_cost(Separable(True), "memory:xcube7", (3, 8, 8)) == 512 + 1536 + 2048
+
+
+def test_depthwise_layers_work_in_place():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8))
+    assert network_cost(net, "memory", (8, 8, 8)) == 2 * 512
+    assert network_cost(net, "memory:tinyengine", (8, 8, 8)) == 512 + 64
+    # No 1x1 convolution follows the second; the first reads the network's input: the larger, and 3 of 8 rows.
+    assert network_cost(net, "memory:xcube7", (8, 8, 8)) == 1024
+
+
+def test_padding_is_an_operation_where_it_is_not_the_runtimes_own():
+    def steps(*layers: nn.Module, size: int = 8) -> list[str]:
+        return [step.node for step in network_calls(nn.Sequential(*layers), (3, size, size)).materialised.steps]
+
+    conv = nn.Conv2d
+    assert steps(conv(3, 4, 3)) == steps(conv(3, 4, 3, padding=1)) == ["_0"]
+    # stride 2 over 8: "same" pads 1 at the end only; over 9 it pads 1 at both ends
+    assert steps(conv(3, 4, 3, 2, 1)) == ["_0:pad", "_0"]
+    assert steps(conv(3, 4, 3, 2, 1), size=9) == ["_0"]
+    # zeros before a convolution are its padding, if they make "same" of it
+    assert steps(nn.ZeroPad2d((0, 1, 0, 1)), conv(3, 4, 3, 2)) == ["_1"]
+    assert steps(nn.ZeroPad2d(1), conv(3, 4, 3)) == ["_1"]
+    assert steps(nn.ZeroPad2d(2), conv(3, 4, 3)) == ["_1:pad", "_1"]
+    assert steps(nn.ConstantPad2d(1, 3.0), conv(3, 4, 3)) == ["_0", "_1"]
+
+
+class Functions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.conv2d(x, self.weight, stride=2, padding=1))
+        return torch.sigmoid(F.max_pool2d(x, 2)).flatten(1)
+
+
+def test_functions_are_seen_as_layers_are():
+    calls = network_calls(Functions(), (3, 8, 8))
+    assert [step.node for step in calls.materialised.steps] == [
+        "conv2d:pad",
+        "conv2d",
+        "max_pool2d",
+        "sigmoid",
+        "flatten:order",
+        "flatten",
+    ]
+
+
+@pytest.mark.parametrize("name", ["memory:tflm", "memory:tinyengine", "memory:xcube7", "flash:tflm", "flash:xcube7"])
+@pytest.mark.parametrize("build", [partial(resnet8, width=8), mobilenet_v2], ids=["resnet", "mobilenet"])
+def test_exact_when_decided_and_differentiable(name, build):
+    shape = (3, 32, 32)
+    model = PIT(build(), shape)
+    with torch.no_grad():
+        model.alpha.copy_(torch.rand_like(model.alpha) * 1.3)
+    model.get_cost(name).backward()
+    assert torch.isfinite(model.alpha.grad).all()
+    assert (model.alpha.grad > 0).any()
+    assert model.get_cost(name, discrete=True) == network_cost(model.arch_export(verify=False), name, shape)
+
+
+class Branchy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.choice = SuperNetModule(
+            [
+                nn.Conv2d(8, 8, 3, padding=1),
+                nn.Sequential(nn.Conv2d(8, 24, 1), nn.ReLU(), nn.Conv2d(24, 8, 1)),
+                nn.Identity(),
+            ]
+        )
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.head(self.choice(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("chosen", range(3))
+@pytest.mark.parametrize("name", ["memory:tflm", "memory:tinyengine"])
+def test_exact_for_every_branch(name, chosen):
+    model = SuperNet(Branchy(), (3, 8, 8))
+    with torch.no_grad():
+        for parameter in model.arch_parameters():
+            parameter.zero_()
+            parameter.view(-1)[chosen] = 30.0
+    found = network_cost(model.arch_export(verify=False), name, (3, 8, 8))
+    assert model.get_cost(name, discrete=True) == found
+    assert model.get_cost(name).item() == pytest.approx(found, rel=1e-6)
+    with torch.no_grad():
+        for parameter in model.arch_parameters():
+            parameter.zero_()
+    model.get_cost(name).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.arch_parameters())
+
+
+def test_budget_names_a_runtime():
+    budget = Budget(memory=("tflm", 65_536), flash=("tflm", 500_000), size=40_000)
+    assert {metric.name: limit for metric, limit in budget.limits} == {
+        "memory:tflm": 65_536,
+        "flash:tflm": 500_000,
+        "size": 40_000,
+    }
+    shape = (3, 8, 8)
+    limit = 0.7 * network_cost(Separable(), "memory:tflm", shape)
+    model = PIT(Separable(), shape, regularizer=Budget(memory=("tflm", limit)))
+    model.settle_budget()
+    assert network_cost(model.arch_export(verify=False), "memory:tflm", shape) <= limit
+    with pytest.raises(ConfigError, match=r"unknown runtime 'tfml'.*Did you mean 'tflm'"):
+        Budget(memory=("tfml", 65_536))
+    with pytest.raises(ConfigError, match="limit on memory:tflm is '64k'"):
+        Budget(memory=("tflm", "64k"))
+
+
+def test_flash_is_weights_biases_and_code():
+    # X-CUBE-AI: 3 layers; 64 x 32 weights of a byte, biases of 4 B, 28 KiB of code and 1843 B per layer
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8, bias=False), nn.Linear(8, 2))
+    weights = 64 * 32 + 32 * 8 + 8 * 2
+    assert network_cost(net, "flash:xcube7", (64,)) == weights + 4 * (32 + 2) + 28 * 1024 + 3 * 1843
+    assert get_metric("flash:xcube7").unit == "B"
+
+
+def test_report_says_whether_it_fits(capsys):
+    report = cost_report(resnet8(), (3, 32, 32), targets=["cortex_m4", "ethos_u55_128"], runtime="tflm")
+    deployed = report.totals()["runtime"]
+    assert deployed["ram"] == network_cost(resnet8(), "memory:tflm", (3, 32, 32))
+    assert deployed["fits"] == {"cortex_m4": True, "ethos_u55_128": None}
+    assert f"fits cortex_m4: {deployed['ram']:,} of 655,360 B RAM" in str(report)
+    assert main(["cost", "benchmarks_mlperf_tiny.networks:resnet8", "--input", "3,32,32", "--runtime", "tflm"]) == 0
+    assert "in tflm: " in capsys.readouterr().out
+    small = replace(get_target("cortex_m4"), name="small", ram_bytes=40_000)
+    text = str(cost_report(resnet8(), (3, 32, 32), targets=[small], runtime="tflm"))
+    assert f"does not fit small: {deployed['ram']:,} of 40,000 B RAM" in text
+    assert "runtime" not in cost_report(resnet8(), (3, 32, 32)).totals()
+    with pytest.raises(ConfigError, match="unknown runtime 'tfl'"):
+        cost_report(resnet8(), (3, 32, 32), runtime="tfl")
+
+
+def test_registry():
+    with pytest.raises(ConfigError, match="'tflm' exists already"):
+        register_runtime(runtimes.Runtime("tflm", "", runtimes.live_moments, ""))
+    assert get_runtime(runtimes.TFLM) is get_runtime("tflm")
+    with pytest.raises(ConfigError, match="unknown runtime 7"):
+        get_runtime(7)
