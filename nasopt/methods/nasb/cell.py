@@ -97,7 +97,9 @@ class Cell(nn.Module):
             for branch in range(self.branches):
                 key = node_key(branch, j)
                 # First what is added up, so that one sum and the step are held at most.
-                kept = [self.into[key](*(source(branch, i, j, a) for i, a in self._sources[key]))] if self._sources else []
+                kept = (
+                    [self.into[key](*(source(branch, i, j, a) for i, a in self._sources[key]))] if self._sources else []
+                )
                 value = self.steps[branch][j - 1](values[branch][j - 1])  # type: ignore[index, operator]
                 values[branch].append(value + kept[0] if kept else value)
             if j in self._joints and self.branches > 1:
