@@ -124,7 +124,7 @@ class _Walk:
         if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self.held:
             return False
         if self.materialised and before.shape != after.shape:
-            alone = source.meta["value"].shape[2:].numel() == 1  # no space: nothing to reorder, and the reader reshapes
+            alone = before.shape[2:].numel() == 1  # no space: nothing to reorder, and the reader reshapes
             return alone if before.numel() == after.numel() else self._pads_its_reader(node)
         return before.numel() == after.numel() or before.shape[:2] == after.shape[:2]
 
@@ -166,12 +166,12 @@ class _Walk:
     def _materialise(self, node: fx.Node, sources: list[str]) -> list[str]:
         """Steps before a node's own, padding and copies of its first input; what it reads then."""
         source = self.flow.inputs[node][0]
-        name, value = self.held.get(source), source.meta["value"]
+        name, value = self.held.get(source), self._value(source)
         if not isinstance(name, str) or not isinstance(value, Tensor):
             return sources
         padding = padding_of(self.walks.module_of(node), node, value, self.padded.get(source))
         if padding is not None:
-            space = prod(self.holders[name][0].meta["value"].shape[2:])
+            space = prod(self._value(self.holders[name][0]).shape[2:])
             return self._extra(f"{node.name}:pad", name, prod(padding), space, sources)
         if copies_to_torch_order(self.walks.module_of(node), node, value):
             return self._extra(f"{node.name}:order", name, 1, 1, sources)

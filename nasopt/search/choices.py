@@ -11,7 +11,7 @@ probabilities instead of logits would stay near uniform.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ from nasopt.search.constants import Constants
 from nasopt.search.layer_choice import check_temperature
 from nasopt.search.price import branch_layout
 from nasopt.search.schedule import Schedule
-from nasopt.search.structure import is_chosen
+from nasopt.search.seed import check_no_choices
+from nasopt.search.structure import is_chosen, plain_decision
 from nasopt.ste import straight_through
 
 PathMode = Literal["all", "sampled", "two"]
@@ -101,7 +102,7 @@ class Choices:
     def __init__(self, analysis: Analysis, chosen: ChoiceSettings | None, method: str) -> None:
         markers = choices_of(analysis.module)
         if chosen is None:
-            _check_absent(markers, method)
+            check_no_choices(markers, method)
             chosen = ChoiceSettings()
         self.settings = chosen
         self.names = list(markers)
@@ -313,14 +314,9 @@ class Choices:
 
     def one_hot(self, decisions: Decisions, like: Tensor) -> Tensor:
         """Weights per branch of decided choices, `(branches,)`."""
-        weights = torch.zeros(self.total, dtype=like.dtype)
-        weights[[self._layout[name][0] + branch for name in self.names for branch in decisions[name]]] = 1
-        return weights.to(like.device)
-
-
-def plain_decision(keep: int, kept: Sequence[int]) -> int | list[int]:
-    """What is kept, as an int where it is one of all: the form of structures and summaries."""
-    return kept[0] if keep == 1 else list(kept)
+        kept = [self._layout[name][0] + branch for name in self.names for branch in decisions[name]]
+        weights = torch.zeros_like(like)
+        return weights.index_fill(0, torch.tensor(kept, device=like.device), 1.0) if kept else weights
 
 
 def _rows(markers: Mapping[str, Choice], layout: Mapping[str, tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
@@ -334,13 +330,3 @@ def _rows(markers: Mapping[str, Choice], layout: Mapping[str, tuple[int, int]]) 
 
 def _column(values: list[bool]) -> Tensor:
     return torch.tensor(values, dtype=torch.bool).reshape(-1, 1)
-
-
-def _check_absent(choices: Iterable[str], method: str) -> None:
-    first = next(iter(choices), None)
-    if first is not None:
-        raise ConfigError(
-            f"{method} does not choose between branches, and {first!r} is a SuperNetModule: wrap the model in "
-            "nasopt.SuperNet (branches) or nasopt.PITSuperNet (branches and channels at once); or export from SuperNet first "
-            f"and wrap what it found in {method}"
-        )

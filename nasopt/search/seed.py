@@ -86,3 +86,14 @@ def check_seed(model: Any, method: str) -> None:
             f"{method}: {empty!r} in {type(model).__name__} is on the meta device and has no values, so "
             "nothing can be trained: build the model on a real device, or call model.to_empty(device=...) and load weights"
         )
+
+
+def check_no_choices(choices: Iterable[str], method: str) -> None:
+    """Raise a `ConfigError` where a method that decides between no branches meets a `SuperNetModule`."""
+    first = next(iter(choices), None)
+    if first is not None:
+        raise ConfigError(
+            f"{method} does not choose between branches, and {first!r} is a SuperNetModule: wrap the model in "
+            "nasopt.SuperNet (branches) or nasopt.PITSuperNet (branches and channels at once); or export from SuperNet first "
+            f"and wrap what it found in {method}"
+        )

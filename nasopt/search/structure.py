@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -157,6 +157,11 @@ def _runs(analysis: Analysis, layer: str, decisions: Decisions) -> bool:
     calls = [node for node in nodes if layer == (str(node.target) if node.op == "call_module" else node.name)]
     regions = [region for node in calls for region in analysis.propagation.used_in[node]]
     return any(happens(region, decisions) for region in regions) if calls else is_chosen(layer, decisions)
+
+
+def plain_decision(keep: int, kept: Sequence[int]) -> int | list[int]:
+    """What is kept, as an int where it is one of all: the form of structures and summaries."""
+    return kept[0] if keep == 1 else list(kept)
 
 
 def is_chosen(layer: str, decisions: Decisions) -> bool:

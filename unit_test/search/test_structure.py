@@ -99,7 +99,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("choices", [0], "choices"),
         ("choices/stem", 0, "the seed has no choice there"),
         ("choices/stem", True, "index of a branch"),
-        ("chanels", {}, "none but channels, choices"),
+        ("chanels", {}, "none but binary_cells, channels, choices"),
     ],
 )
 def test_damaged_structures_are_refused(path: str, value: Any, message: str) -> None:

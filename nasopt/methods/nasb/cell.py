@@ -95,11 +95,13 @@ class Cell(nn.Module):
 
         for j in range(1, len(self.shapes)):
             for branch in range(self.branches):
-                value = self.steps[branch][j - 1](values[branch][j - 1])  # type: ignore[index, operator]
                 key = node_key(branch, j)
-                if key in self.into:
-                    value = value + self.into[key](*(source(branch, i, j, a) for i, a in self._sources[key]))
-                values[branch].append(value)
+                # First what is added up, so that one sum and the step are held at most.
+                kept = (
+                    [self.into[key](*(source(branch, i, j, a) for i, a in self._sources[key]))] if self._sources else []
+                )
+                value = self.steps[branch][j - 1](values[branch][j - 1])  # type: ignore[index, operator]
+                values[branch].append(value + kept[0] if kept else value)
             if j in self._joints and self.branches > 1:
                 total = values[0][j]
                 for branch in range(1, self.branches):
