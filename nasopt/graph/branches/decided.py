@@ -140,7 +140,7 @@ def is_changed_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def short_names(module: fx.GraphModule, decisions: Mapping[str, int]) -> fx.GraphModule:
-    """The same network, its chosen branches named like the layers that they stand for: `conv.branches.1.0` -> `conv.0`."""
+    """The same network, its chosen branches named like the layers that they replace: `conv.branches.1.0` -> `conv.0`."""
 
     def short(path: str) -> str:
         for choice, index in sorted(decisions.items(), key=lambda item: -item[0].count(".branches.")):
@@ -154,8 +154,8 @@ def short_names(module: fx.GraphModule, decisions: Mapping[str, int]) -> fx.Grap
     for node in module.graph.nodes:
         if node.op in ("call_module", "get_attr"):
             found: Any = module
-            for atom in str(node.target).split("."):
-                found = getattr(found, atom)
+            for name in str(node.target).split("."):
+                found = getattr(found, name)
             name = short(str(node.target))
             if name != node.target:
                 node.target = name

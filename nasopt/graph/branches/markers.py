@@ -1,4 +1,4 @@
-"""How does a layer that is one of several branches stand in a graph? As the base class of such layers, and as brackets.
+"""Markers of alternatives: the base class of layers with branches, and the brackets around their branches in a graph.
 
 In a traced graph every branch is inlined between two markers, so that all of them share one analysis:
 
@@ -63,7 +63,7 @@ class Choice(nn.Module):
 
     Attributes:
         kinds: a word for every branch: its class, or the classes of its layers.
-        settings: of the `Alternatives` that stood here.
+        settings: of the `Alternatives` in its place.
     """
 
     def __init__(self, kinds: tuple[str, ...], settings: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ def check_branches(
         except Exception as error:
             raise ConfigError(
                 f"{who} fails on its input of shape {given}: {type(error).__name__}: {error}. Every branch must take the "
-                "input of the layer that it stands for"
+                "input of the layer that it replaces"
             ) from error
         if not isinstance(output, Tensor):
             raise ConfigError(f"{who} returns a {type(output).__name__}: a branch must return one tensor")

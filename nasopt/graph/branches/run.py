@@ -1,4 +1,4 @@
-"""How do only some branches run? Every branch becomes a function; a runner in its place calls those that are active."""
+"""Running only some branches: every branch becomes a function, and a runner in its place calls those that are active."""
 
 from __future__ import annotations
 
