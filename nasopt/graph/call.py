@@ -125,7 +125,7 @@ class Call:
         return no_labels(self.value)
 
     def unite(self, left: Tensor, right: Tensor) -> None:
-        """Channels that stand at the same position of the two label tensors live and die together."""
+        """Channels at the same position of the two label tensors live and die together."""
         self.labels.unite(left, right, f"{self.name}: meets a tensor without channels")
 
     # --- parameters
@@ -133,8 +133,8 @@ class Call:
     def writes(self, parameter: str | Weight, dim: int, count: int, repeat: int = 1) -> Tensor:
         """Labels of the channels that a layer makes, shape `(count * repeat,)`, position i of `parameter` along `dim`.
 
-        A layer that is called again writes the same labels. With `repeat`, the `count` labels stand `repeat` times in
-        a row of groups.
+        A layer that is called again writes the same labels. With `repeat`, the `count` labels are repeated
+        once per group.
         """
         places = [
             (self._facts.canonical(one.path), one.dims[dim]) for one in self._sources(parameter) if dim in one.dims
@@ -146,7 +146,7 @@ class Call:
         return labels
 
     def follows(self, outputs: Sequence[Tensor]) -> Tensor | None:
-        """Fresh labels behind a choice that may keep the channels of its branches apart; None where it may not."""
+        """Fresh labels after a choice that may keep the channels of its branches apart; None where it may not."""
         dims = {dim for x in outputs for dim in self.labels.varying(x)}
         calls = sum(node.target == self.node.target for node in self.node.graph.nodes)
         if self.name not in self._facts.apart or len(dims) != 1 or calls > 1:

@@ -98,7 +98,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Follows:
-    """Channels behind a choice whose branches keep channels of their own.
+    """Channels after a choice whose branches keep channels of their own.
 
     `labels[c]` lives iff `branches[i][c]` lives, where i is the branch that is chosen. They lie along `dim`, < 0.
     """
@@ -177,7 +177,7 @@ class Facts:
         regions: in which branches every node lies.
         used_in: in which branches every node's result is used.
         apart: paths of choices whose branches keep channels of their own, as far as they can.
-        follows: channels behind such choices.
+        follows: channels after such choices.
     """
 
     def __init__(self, module: fx.GraphModule, batch: int, apart: Collection[str] = ()) -> None:

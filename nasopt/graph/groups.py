@@ -32,12 +32,12 @@ class Group:
 
     Attributes:
         name: of the first writer, with a number where several groups share it.
-        roots: one label per channel, shape `(size,)`; a root may stand at several positions of a tensor.
+        roots: one label per channel, shape `(size,)`; a root may appear at several positions of a tensor.
         writers: layers that make these channels.
         readers: layers that mix them.
         searchable: whether channels of it may be removed.
         reason: why not, empty where it is searchable.
-        follows_choice: channels behind a choice, which live as those of the chosen branch do.
+        follows_choice: channels after a choice, which live as those of the chosen branch do.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Analysis:
     Attributes:
         module: the traced model, plain layers.
         groups: all groups; the searchable ones come first.
-        atom: label -> index of its channel among the searchable ones, -1 where it is fixed. Shape `(labels,)`.
-        atom_group: channel -> index of its group. Shape `(channels,)`.
+        channel_index: label -> index of its channel among the searchable ones, -1 where it is fixed. Shape `(labels,)`.
+        channel_group: channel -> index of its group. Shape `(channels,)`.
     """
 
     def __init__(
@@ -87,17 +87,27 @@ class Analysis:
             apart = self.facts.apart - tied
         self.groups = self._group()
         self.searchable = [group for group in self.groups if group.searchable]
-        self.atom = torch.full((len(self.labels),), -1)
+        self.channel_index = torch.full((len(self.labels),), -1)
         sizes = [group.size for group in self.searchable]
         if sizes:
-            self.atom[torch.cat([group.roots for group in self.searchable])] = torch.arange(sum(sizes))
-        self.atom = self.atom[self.roots]
-        self.atom_group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
+            self.channel_index[torch.cat([group.roots for group in self.searchable])] = torch.arange(sum(sizes))
+        self.channel_index = self.channel_index[self.roots]
+        self.channel_group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
 
     @property
     def propagation(self) -> Facts:
-        """The facts, under the name that `search/` and `cost/` use."""
+        """The facts, under the name that `search/` and `cost/` use; so are the next two."""
         return self.facts
+
+    @property
+    def atom(self) -> Tensor:
+        """`channel_index`."""
+        return self.channel_index
+
+    @property
+    def atom_group(self) -> Tensor:
+        """`channel_group`."""
+        return self.channel_group
 
     @property
     def reads(self) -> list[Read]:
@@ -135,7 +145,8 @@ class Analysis:
 
     def keep(self, alive: Tensor) -> Tensor:
         """From one bool per searchable channel to one per label; whatever is fixed is kept."""
-        return torch.where(self.atom >= 0, alive.cpu()[self.atom.clamp(min=0)] if len(alive) else True, True)
+        index = self.channel_index
+        return torch.where(index >= 0, alive.cpu()[index.clamp(min=0)] if len(alive) else True, True)
 
     # --- building
 
@@ -168,7 +179,7 @@ class Analysis:
         for use in self._uses():
             weight = torch.randint(-(2**62), 2**62, (), generator=generator)
             signature.index_add_(0, self.roots[use], weight.expand(len(use)))
-        behind = self._mark(derived.labels for derived in self.facts.follows)
+        after_choice = self._mark(one.labels for one in self.facts.follows)
         written = self._mark(labels for _, labels in self.facts.writers)
         # What a choice keeps apart is read through it.
         passed = [(d.choice, labels) for d in self.facts.follows for labels in d.branches]
@@ -204,7 +215,7 @@ class Analysis:
                     readers.get(first, ()),
                     is_read and not is_fixed,
                     reason,
-                    bool(behind[first]),
+                    bool(after_choice[first]),
                 )
             )
         return sorted(groups, key=lambda group: (not group.searchable, group.follows_choice))

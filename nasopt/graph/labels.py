@@ -1,4 +1,4 @@
-"""Which channels live and die together? Integer labels, one per channel, in a vectorised union-find.
+"""Labels of channels: integers in a vectorised union-find; channels of one class live and die together.
 
 A label tensor has the shape of an activation and holds a label at every position. Labels that only vary along one dimension
 are kept as expanded (stride 0) views, so they are small however large the activation is.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# Stands where a position belongs to no channel that could be removed: inputs, constants, results of fixed units.
+# Marks a position that belongs to no channel that could be removed: inputs, constants, results of fixed units.
 NO_LABEL = 0
 
 
@@ -52,7 +52,7 @@ class Labels:
             roots = above
 
     def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
-        """Unite the classes of labels that stand at the same position; shapes must be equal.
+        """Unite the classes of labels at the same position; shapes must be equal.
 
         A label that meets `NO_LABEL` is fixed, for the given reason.
         """
@@ -83,7 +83,7 @@ class Labels:
             self.fixings.append(Fixing(distinct, reason))
 
     def varies(self, labels: Tensor, dim: int) -> bool:
-        """Whether different classes stand along `dim`."""
+        """Whether classes differ along `dim`."""
         if labels.shape[dim] <= 1 or labels.stride(dim) == 0 or labels.numel() == 0:
             return False
         (small,) = squash(labels)
@@ -91,7 +91,7 @@ class Labels:
         return bool((small != first).any()) and bool((self.find(small) != self.find(first)).any())
 
     def varying(self, labels: Tensor) -> list[int]:
-        """Dimensions along which different classes stand."""
+        """Dimensions along which classes differ."""
         return [dim for dim in range(labels.dim()) if self.varies(labels, dim)]
 
     def compact(self, labels: Tensor) -> Tensor:

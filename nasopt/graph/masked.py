@@ -63,7 +63,7 @@ def masked_function(
         return picked[position]
 
     canonical = analysis.facts.canonical
-    # By place: what stands there may have been replaced when its turn comes.
+    # By place: an argument may have been replaced when its turn comes.
     keys = {node: [_key(n, canonical) for n in node.all_input_nodes] for node in graph.nodes}
     for node in list(graph.nodes):
         if node.op == "call_module" and str(node.target) in masks_of_layer:

@@ -99,10 +99,10 @@ def layer_rule(
             mask that broadcasts to the layer's one masked weight.
         memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
             `"in_place"` (element by element: over its input where nobody needs that any more).
-        masks_input: the layer is linear in its input, whose channels stand at dimension `1 - weight.dim()`, and its
+        masks_input: the layer is linear in its input, whose channels lie along dimension `1 - weight.dim()`, and its
             weight's dimension 1 runs over all of them (one group): a mask may then go where it is cheaper.
         searchable_kernel: the layer is a convolution whose outputs stay the same when taps at the rim of its kernel are
-            zero and left out, as of `nn.Conv1d` and `nn.Conv2d`.
+            zero and left out, as in `nn.Conv1d` and `nn.Conv2d`.
         rewrite: for a layer with sizes of its own (`nn.Unflatten`): makes them those of a smaller network.
 
     Raises:

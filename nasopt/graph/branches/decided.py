@@ -221,8 +221,8 @@ def rename(module: fx.GraphModule, names: Mapping[str, str]) -> fx.GraphModule:
     for node in module.graph.nodes:
         if node.op in ("call_module", "get_attr"):
             found: Any = module
-            for atom in str(node.target).split("."):
-                found = getattr(found, atom)
+            for name in str(node.target).split("."):
+                found = getattr(found, name)
             name = short(str(node.target))
             if name != node.target:
                 node.target = name

@@ -47,7 +47,7 @@ def inline_alternatives(
     """`traced` with the branches of all its `Alternatives` inlined; without any, `traced` itself.
 
     Modules keep their paths (`conv.branches.1.0`), parameters their identity, so shared ones stay shared. `nn.Identity`
-    layers are left out: those of branches, and those that stand where a layer went into a branch.
+    layers are left out: those of branches, and those in the place of layers that went into a branch.
 
     Raises:
         ConfigError: a branch cannot be traced, or its layer is called with something else than tensors and constants.
@@ -66,7 +66,7 @@ def inline_alternatives(
     flat = fx.GraphModule(inliner.objects, inliner.graph, type(traced).__name__)
     original = dict(traced.named_modules())
     for name, module in flat.named_modules():
-        # Containers are made anew; everything else has its own mode.
+        # Containers are new; everything else has its own mode.
         if isinstance(module, (Choice, BranchInput)) or not list(module.parameters(recurse=False)):
             module.training = original[name].training if name in original else traced.training
     annotate(flat, example.inputs)
@@ -236,8 +236,8 @@ def _value(argument: Any) -> Any:
 
 def _attribute(root: nn.Module, path: str) -> Any:
     value: Any = root
-    for atom in path.split("."):
-        value = getattr(value, atom, None)
+    for name in path.split("."):
+        value = getattr(value, name, None)
     return value
 
 

@@ -82,7 +82,7 @@ class Choice(nn.Module):
 
     Attributes:
         kinds: a word for every branch: its name, its class, or the classes of its layers.
-        settings: of the `Alternatives` that stood here.
+        settings: of the `Alternatives` in its place.
         keep, groups, names: as in `Alternatives`.
         zeros: branches that are `nasopt.nn.Zero`: they cost nothing, and are never kept.
     """
@@ -179,7 +179,7 @@ def check_branches(
         except Exception as error:
             raise ConfigError(
                 f"{who} fails on its input of shape {given}: {type(error).__name__}: {error}. Every branch must take the "
-                "input of the layer that it stands for"
+                "input of the layer that it replaces"
             ) from error
         if not isinstance(output, Tensor):
             raise ConfigError(f"{who} returns a {type(output).__name__}: a branch must return one tensor")

@@ -1,4 +1,4 @@
-"""Markers around the branches of a layer: channels pass into every branch, and meet behind them."""
+"""Markers around the branches of a layer: channels pass into every branch, and meet after them."""
 
 from __future__ import annotations
 

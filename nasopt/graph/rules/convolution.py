@@ -98,7 +98,7 @@ def price_layer(
     """Price a layer. Where no parameter holds its weight, the work alone: the parameters are priced one by one."""
     if isinstance(weight, Weight) and weight.stored is None:
         groups, taps = sizes.get("groups", 1), math.prod(sizes.get("kernel", ()))
-        # Products behind one output: all taps of the channels of one group, which keeps as many as any other.
+        # Products summed for one output: all taps of the channels of one group, which keeps as many as any other.
         one_group = read[: len(read) // groups].repeat_interleave(taps) if isinstance(groups, int) else taps
         call.cost("matmul", one_group, written, positions=sizes["positions"])
     else:
@@ -145,7 +145,7 @@ def transposed_convolution(call: Call) -> Any:
         call.attribute("groups", read)
     else:
         unite_groups(call, read, groups)
-        # The weight holds the output channels of one group only: position j stands in every group.
+        # The weight holds the output channels of one group only: position j is the same in every group.
         written = call.writes("weight", 1, weight.shape[1]).repeat(groups)
         call.reads("weight", 0, read)
         call.cost("conv_transpose", read, written, groups=groups, **sizes)

@@ -273,9 +273,9 @@ def prelu_function(call: Call) -> Any:
 
 
 def _price(call: Call, count: Count, bias: bool) -> None:
-    """A norm with one weight per position of `count`, applied wherever these positions stand in one sample.
+    """A norm with one weight per position of `count`, applied wherever these positions occur in one sample.
 
-    Channels that stand in front have a spatial size behind them; a norm over the last dimensions has rows.
+    Channels in front have a spatial size after them; a norm over the last dimensions has rows.
     """
     channels = count if isinstance(count, int) else len(count)
     positions = max(call.value.numel() // call.batch // max(channels, 1), 1)

@@ -181,11 +181,11 @@ def _price(call: Call, summed: list[str], sizes: dict[str, int], output: str, li
         return
     soft = next((a for a in summed if a in lines), None)
     others = math.prod(sizes[a] for a in summed if a != soft)
-    behind: Count = others if soft is None else lines[soft].repeat_interleave(others)
+    products: Count = others if soft is None else lines[soft].repeat_interleave(others)
     column = next((a for a in output if a in lines), output[-1:])
     count = sizes.get(column, 1)
     positions = math.prod(sizes[a] for a in output) // count
-    call.cost("matmul", behind, lines.get(column, count), positions=max(positions // call.batch, 1))
+    call.cost("matmul", products, lines.get(column, count), positions=max(positions // call.batch, 1))
 
 
 @function_rule(F.scaled_dot_product_attention, rewrite=attention_scale)

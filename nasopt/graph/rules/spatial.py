@@ -56,7 +56,7 @@ def over_space(call: Call, spatial: int) -> Any:
     """Labels of a result whose last `spatial` dimensions have another size."""
     x = call.argument(0, "input")
     if any(call.labels.varies(x, dim) for dim in range(x.dim() - spatial, x.dim())):
-        return call.fixed_unit("it works over a dimension along which channels stand")
+        return call.fixed_unit("it works over a dimension along which channels vary")
     corner = x
     for dim in range(x.dim() - spatial, x.dim()):
         corner = corner.narrow(dim, 0, 1)
