@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from nasopt.cost import cost_report, get_target, target_names
+from nasopt.cost import chip_names, cost_report, get_target, target_names
 from nasopt.cost.report import align
 from nasopt.errors import ConfigError, NasoptError, nearest
 
@@ -32,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cost.add_argument("--target", action="append", default=[], help="an embedded target; repeat for more")
     cost.add_argument("--runtime", help="an inference engine: does the network fit the targets in it?")
     cost.add_argument("--format", choices=("text", "csv", "json"), default="text")
-    commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
+    targets = commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
+    targets.add_argument("--match", default="", metavar="nrf", help="only those whose name or summary holds this")
     options = parser.parse_args(arguments)
     try:
-        print(_cost(options) if options.command == "cost" else _targets())
+        print(_cost(options) if options.command == "cost" else _targets(options.match))
     except NasoptError as error:
         print(f"nasopt: {error}", file=sys.stderr)
         return 2
@@ -95,11 +96,17 @@ def load_model(where: str) -> nn.Module:
     return found
 
 
-def _targets() -> str:
+def _targets(match: str = "") -> str:
     rows = [["target", "", "MHz", "RAM kB", "flash kB", "mW"]]
     notes = []
-    for name in target_names():
-        target = get_target(name)
+    matching = [get_target(name) for name in [*target_names(), *chip_names()]]
+    matching = [target for target in matching if match.lower() in f"{target.name} {target.summary}".lower()]
+    if not matching:
+        raise ConfigError(
+            f"no target matches {match!r}: `nasopt targets` lists all {len(target_names())} and the chips"
+        )
+    for target in matching:
+        name = target.name
         sizes = [f"{size // 1024:,}" if size else "-" for size in (target.ram_bytes, target.flash_bytes)]
         power = f"{target.active_power_mw:g}" if target.active_power_mw else "-"
         rows.append([name, target.summary, f"{target.clock_mhz:g}", *sizes, power])

@@ -25,7 +25,7 @@ from nasopt.cost.metrics import (
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
 from nasopt.cost.report import CostReport, cost_report
 from nasopt.cost.runtime import Runtime, get_runtime, register_runtime, runtime_names
-from nasopt.cost.targets import Target, get_target, register_target, target_names
+from nasopt.cost.targets import Target, chip_names, get_target, register_target, target_names
 
 __all__ = [
     "MACS",
@@ -43,6 +43,7 @@ __all__ = [
     "Runtime",
     "Tabulation",
     "Target",
+    "chip_names",
     "cost_report",
     "energy_metric",
     "get_metric",
