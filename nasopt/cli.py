@@ -1,7 +1,8 @@
-"""The command `nasopt`: what a model costs, and which targets there are.
+"""The command `nasopt`: what a model costs, which targets there are, and a target from measurements.
 
 nasopt cost package.module:factory --input 3,32,32 --target cortex_m4 --target gap8
-nasopt targets
+nasopt targets --match nrf
+nasopt calibrate --clock 64 --timing package.module:net 3,32,32 41.5 --timing package.module:other 1,49,10 12.2
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from nasopt.cost import cost_report, get_target, target_names
+from nasopt.cost import (
+    chip_names,
+    cost_report,
+    get_target,
+    target_from_profile,
+    target_from_table,
+    target_from_timings,
+    target_names,
+)
 from nasopt.cost.report import align
+from nasopt.cost.target_file import describe_prices, write_target
 from nasopt.errors import ConfigError, NasoptError, nearest
 
 
@@ -32,10 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cost.add_argument("--target", action="append", default=[], help="an embedded target; repeat for more")
     cost.add_argument("--runtime", help="an inference engine: does the network fit the targets in it?")
     cost.add_argument("--format", choices=("text", "csv", "json"), default="text")
-    commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
+    targets = commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
+    targets.add_argument("--match", default="", metavar="nrf", help="only those whose name or summary holds this")
+    _add_calibrate(commands.add_parser("calibrate", help="a target for your board, from timings, layers or a profile"))
     options = parser.parse_args(arguments)
+    run = {"cost": _cost, "targets": lambda options: _targets(options.match), "calibrate": _calibrate}
     try:
-        print(_cost(options) if options.command == "cost" else _targets())
+        print(run[options.command](options))
     except NasoptError as error:
         print(f"nasopt: {error}", file=sys.stderr)
         return 2
@@ -95,13 +109,73 @@ def load_model(where: str) -> nn.Module:
     return found
 
 
-def _targets() -> str:
+def _targets(match: str = "") -> str:
     rows = [["target", "", "MHz", "RAM kB", "flash kB", "mW"]]
     notes = []
-    for name in target_names():
-        target = get_target(name)
+    matching = [get_target(name) for name in [*target_names(), *chip_names()]]
+    matching = [target for target in matching if match.lower() in f"{target.name} {target.summary}".lower()]
+    if not matching:
+        raise ConfigError(
+            f"no target matches {match!r}: `nasopt targets` lists all {len(target_names())} and the chips"
+        )
+    for target in matching:
+        name = target.name
         sizes = [f"{size // 1024:,}" if size else "-" for size in (target.ram_bytes, target.flash_bytes)]
         power = f"{target.active_power_mw:g}" if target.active_power_mw else "-"
         rows.append([name, target.summary, f"{target.clock_mhz:g}", *sizes, power])
         notes.append(f"{name}: {target.provenance}")
     return "\n".join([*align(rows, left=2), "", *notes])
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clock", type=float, required=True, metavar="MHZ", help="of the board")
+    parser.add_argument("--like", default="cortex_m4", help="the shipped target whose price ratios it starts from")
+    parser.add_argument("--name", default="my_board")
+    parser.add_argument(
+        "--timing",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("MODEL", "INPUT", "MS"),
+        help="a timed network; repeat",
+    )
+    parser.add_argument("--table", help="or: a CSV file of measured layers")
+    parser.add_argument(
+        "--profile", nargs=3, metavar=("MODEL", "INPUT", "FILE"), help="or: what a profiler printed for a network"
+    )
+    parser.add_argument("--ticks", type=float, metavar="MHZ", help="clock of the profiler's ticks")
+    parser.add_argument("--output", help="a new Python file that registers the target when it is imported")
+
+
+def _calibrate(options: argparse.Namespace) -> str:
+    ways = [bool(options.timing), options.table is not None, options.profile is not None]
+    if sum(ways) != 1:
+        raise ConfigError("calibrate: give --timing (once or more), --table or --profile: one of the three")
+    if options.table is not None:
+        target = target_from_table(options.table, options.name, options.clock, like=options.like)
+    elif options.profile is not None:
+        model, shape, path = options.profile
+        target = target_from_profile(
+            load_model(model),
+            _input_shape(shape),
+            Path(path),
+            options.clock,
+            options.like,
+            options.name,
+            options.ticks,
+        )
+    else:
+        timings = [(load_model(model), _input_shape(shape), _ms(ms)) for model, shape, ms in options.timing]
+        target = target_from_timings(timings, options.like, options.clock, options.name)
+    text = describe_prices(target)
+    if options.output:
+        write_target(target, options.output)
+        text += f"\n\n{options.output} written: import it, and {target.name!r} is a target"
+    return text
+
+
+def _ms(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--timing: {text!r} is no time: give milliseconds, like 41.5") from None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.targets.boards import BOARDS, Board
-from benchmarks.targets.measurements import Layer, network_rows
+from benchmarks.targets.measurements import Layer, network_rows, zoo_cycles
 from nasopt.cost.calibration import fit_prices, units_of_rows
 from nasopt.cost.latency import evaluate
 from nasopt.cost.targets import Target, get_target
@@ -143,3 +143,20 @@ def efr32_time(law: Sequence[int], layers: Sequence[Layer]) -> Vector:
     """Predicted cycles of the clock, shape (n,)."""
     target = replace(get_target("efr32_mvp"), law=tuple(law))
     return evaluate(target, rows_of_layers(layers)).astype(np.float64)
+
+
+def n6_timings() -> dict[str, float]:
+    """Cycles of networks on the STM32N6, files of ST Edge AI 2.0 and 3.0, the first figure of each."""
+    return zoo_cycles("st_modelzoo_npu_mpu.csv", "STM32N6570-DK", 1000)
+
+
+def fit_n6(timings: Mapping[str, float]) -> tuple[int, ...]:
+    """Constants of the STM32N6 law [1/1000 cycle], relative errors."""
+    target = get_target("stm32n6")
+    cycles = np.asarray(list(timings.values()))
+    columns = []
+    for i in range(len(target.law)):
+        one = replace(target, law=tuple(1000 * (i == j) for j in range(len(target.law))))
+        columns.append([predict(one, network) for network in timings])
+    found = np.linalg.lstsq((np.asarray(columns) / cycles).T, np.ones(len(cycles)), rcond=None)[0]
+    return tuple(round(1000 * max(value, 0.0)) for value in found)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,15 @@ def cpu_pairs() -> Iterable[Pair]:
             yield Pair(name, f"networks, {rows.framework}", network, cycles, fits.predict(target, network))
 
 
+def n6_pairs() -> Iterable[Pair]:
+    """Whole networks on the STM32N6."""
+    timings, target = fits.n6_timings(), get_target("stm32n6")
+    for network, cycles in timings.items():
+        law = fits.fit_n6({name: count for name, count in timings.items() if name != network})
+        unseen = fits.predict(replace(target, law=law), network)
+        yield Pair("stm32n6", "networks", network, cycles, fits.predict(target, network), unseen)
+
+
 def efr32_pairs() -> Iterable[Pair]:
     """Layers of the EFR32: accelerator cycles and time by class; whole networks, on which nothing was fitted."""
     layers = data.efr32_layers()
@@ -92,7 +101,7 @@ def ethos_pairs() -> Iterable[Pair]:
 
 def all_pairs() -> list[Pair]:
     """Everything there is data for."""
-    return [*cpu_pairs(), *efr32_pairs(), *board_pairs("gap9_ne16", data.GAP9), *ethos_pairs()]
+    return [*cpu_pairs(), *n6_pairs(), *efr32_pairs(), *board_pairs("gap9_ne16", data.GAP9), *ethos_pairs()]
 
 
 def errors(measured: Sequence[float], predicted: Sequence[float]) -> np.ndarray:
@@ -172,6 +181,7 @@ def print_constants() -> None:
     """The fitted constants as they stand in the target files."""
     for board in BOARDS:
         print(f"{board.target}: {fits.board_prices(board)}, power {board.power():.1f} mW")
+    print(f"stm32n6: {fits.fit_n6(fits.n6_timings())}")
     law = fits.fit_efr32(data.efr32_layers())
     for number, kind in enumerate(fits.CLASSES):
         print(f"efr32_mvp {kind}: {law[6 * number : 6 * number + 6]}")

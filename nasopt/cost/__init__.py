@@ -23,9 +23,10 @@ from nasopt.cost.metrics import (
     runtime_memory,
 )
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
+from nasopt.cost.profiles import read_profile, target_from_profile
 from nasopt.cost.report import CostReport, cost_report
 from nasopt.cost.runtime import Runtime, get_runtime, register_runtime, runtime_names
-from nasopt.cost.targets import Target, get_target, register_target, target_names
+from nasopt.cost.targets import Target, chip_names, get_target, register_target, target_names
 
 __all__ = [
     "MACS",
@@ -43,6 +44,7 @@ __all__ = [
     "Runtime",
     "Tabulation",
     "Target",
+    "chip_names",
     "cost_report",
     "energy_metric",
     "get_metric",
@@ -52,6 +54,7 @@ __all__ = [
     "metric_names",
     "network_calls",
     "network_cost",
+    "read_profile",
     "register_converter",
     "register_family",
     "register_metric",
@@ -61,6 +64,7 @@ __all__ = [
     "runtime_memory",
     "runtime_names",
     "suggest_calibration_models",
+    "target_from_profile",
     "target_from_table",
     "target_from_timings",
     "target_names",

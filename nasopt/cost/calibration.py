@@ -43,6 +43,9 @@ PRIOR = {
 LAYER_NOISE = 0.15
 """Relative error of the timing of a single layer under the law: much averages out over a network."""
 
+LAYER_LIMIT = 10.0
+"""A single layer may be this many times off; more is a slip of the unit."""
+
 _LIMIT = 1.6
 """A timing that stays this many times off the law, whatever the prices, is none of the same board and stack."""
 _STEPS = 25
@@ -119,7 +122,7 @@ def target_from_timings(
             worst one; `like` has another law.
     """
     base = get_target(like)
-    clock = base.clock_mhz if clock_mhz is None else clock_mhz
+    clock = get_target(base, clock_mhz=clock_mhz).clock_mhz
     if not timings:
         raise ConfigError(
             "target_from_timings: no timings, so nothing is known of the board: time at least one network"

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nasopt.cost.calibration import LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
+from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import exact_row
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.layer_shape import KINDS, LayerShape
-
-_LIMIT = 10.0
-"""A layer may be this many times off the law; more is a slip of the unit."""
 
 _REQUIRED = ("kind", "in_channels", "out_channels")
 _TIMES = {"cycles": None, "ms": 1e3, "us": 1.0}
@@ -52,6 +49,8 @@ def target_from_table(
         ConfigError: no rows; a row or a value is missing, not a number or negative; a row that no prices can explain. The
             message names the row.
     """
+    base = get_target(like)
+    clock_mhz = get_target(base, clock_mhz=clock_mhz).clock_mhz
     source, rows = _read(table)
     shapes, cycles, labels = [], [], []
     for number, row in rows:
@@ -62,9 +61,13 @@ def target_from_table(
         labels.append(f"{label} ({shape.kind})")
     if not shapes:
         raise ConfigError(f"{source}: no rows, so there is nothing to fit: give at least one measured layer")
-    base = get_target(like)
     posterior = fit_checked(
-        units_of_rows(np.asarray(shapes)), np.asarray(cycles), ratios_of(base), labels, noise=LAYER_NOISE, limit=_LIMIT
+        units_of_rows(np.asarray(shapes)),
+        np.asarray(cycles),
+        ratios_of(base),
+        labels,
+        noise=LAYER_NOISE,
+        limit=LAYER_LIMIT,
     )
     return make_target(
         posterior,

@@ -87,6 +87,13 @@ def test_shipped_prices_are_the_fitted_ones(board):
     assert (target.clock_mhz, target.ram_bytes) == (board.clock_mhz, board.ram_bytes)
 
 
+def test_the_stm32n6_is_within_eight_percent(pairs):
+    off = [error(pair.measured, pair.left_out) for pair in pairs if pair.target == "stm32n6"]
+    assert len(off) == 14
+    assert np.mean(off) < 8
+    assert get_target("stm32n6").law == pytest.approx(fits.fit_n6(fits.n6_timings()), rel=1e-3)
+
+
 def test_shipped_efr32_law_is_the_fitted_one():
     assert get_target("efr32_mvp").law == fits.fit_efr32(measurements.efr32_layers())
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from nasopt.cost import get_target, register_target, target_names
+from nasopt.cli import main
+from nasopt.cost import chip_names, get_target, register_target, target_names
 from nasopt.cost.targets import Target
+from nasopt.cost.targets.chips import CHIPS, WITHOUT_LAW
 from nasopt.errors import ConfigError
 
 
@@ -23,6 +25,7 @@ def test_shipped_targets():
         "gap9_ne16",
         "cortex_m7_xcube10",
         "cortex_a7_litert",
+        "stm32n6",
     ]
     assert set(shipped) <= set(target_names())
     assert target_names() == sorted(target_names())
@@ -74,3 +77,64 @@ def test_impossible_targets(change, message):
     target: Target = get_target("gap8")
     with pytest.raises(ConfigError, match=message):
         replace(target, **change)
+
+
+@pytest.mark.parametrize("name", chip_names())
+def test_a_chip_is_an_alias_with_figures_of_its_own(name):
+    chip = get_target(name)
+    law = get_target(CHIPS[name].target)
+    assert (chip.name, chip.kernel, chip.law) == (name, law.kernel, law.law)
+    assert chip.clock_mhz > 0
+    assert chip.ram_bytes >= 32 * 1024
+    assert law.name in chip.summary
+    assert CHIPS[name].source in chip.provenance
+    assert chip == get_target(name)
+
+
+def test_chips_are_found_however_they_are_written():
+    assert len(chip_names()) >= 25
+    nordic = get_target("nRF52840")
+    assert (nordic.clock_mhz, nordic.ram_bytes, nordic.flash_bytes) == (64, 262_144, 1_048_576)
+    assert get_target("STM32-L476").name == "stm32l476"
+    for name in WITHOUT_LAW:
+        with pytest.raises(ConfigError, match=f"no target for {name}: .*target_from_timings"):
+            get_target(name)
+    with pytest.raises(ConfigError, match=r"unknown target 'nrf5284'.*Did you mean 'nrf52840'"):
+        get_target("nrf5284")
+    with pytest.raises(ConfigError, match="'nrf52840' exists already"):
+        register_target(replace(get_target("gap8"), name="nrf52840"))
+
+
+def test_another_chip_with_the_same_core():
+    base = get_target("cortex_m4")
+    other = get_target("cortex_m4", clock_mhz=64, ram_bytes=262_144, flash_bytes=1_048_576)
+    assert (other.name, other.law, other.ram_bytes, other.flash_bytes) == (
+        "cortex_m4@64MHz",
+        base.law,
+        262_144,
+        1_048_576,
+    )
+    assert other.milliseconds(base.clock_mhz * 1e3) == pytest.approx(base.clock_mhz / 64)
+    assert other.active_power_mw == 0  # measured at another clock
+    assert get_target("cortex_m4", active_power_mw=30).active_power_mw == 30
+    assert get_target("cortex_m4", ram_bytes=1000).name == "cortex_m4"
+    assert get_target(base, clock_mhz=base.clock_mhz).active_power_mw == base.active_power_mw
+    for bad in (0, -1, float("nan"), float("inf"), "64", True):
+        with pytest.raises(ConfigError, match=r"clock_mhz is .*: give a number above 0"):
+            get_target("cortex_m4", clock_mhz=bad)
+
+
+def test_the_command_lists_what_matches(capsys):
+    assert main(["targets", "--match", "nRF"]) == 0
+    shown = capsys.readouterr().out
+    assert "nrf52840" in shown
+    assert "stm32l476" not in shown
+    assert main(["targets", "--match", "zx81"]) == 2
+    assert "no target matches 'zx81'" in capsys.readouterr().err
+
+
+def test_other_libraries_on_m7_are_a_factor():
+    base = get_target("cortex_m7").law
+    for name, factor in (("tinyengine", 1.1), ("cmsis_nn", 2.2), ("tflm", 24)):
+        law = get_target(f"cortex_m7_{name}").law
+        assert law == pytest.approx([factor * price for price in base], abs=1)

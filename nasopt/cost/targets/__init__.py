@@ -5,7 +5,7 @@
 120.0
 """
 
-from nasopt.cost.targets.registry import get_target, register_target, target_names
+from nasopt.cost.targets.registry import chip_names, get_target, register_target, target_names
 from nasopt.cost.targets.rows import COLUMNS, KIND_CODES, Row
 from nasopt.cost.targets.target import Target
 
@@ -14,6 +14,7 @@ __all__ = [
     "KIND_CODES",
     "Row",
     "Target",
+    "chip_names",
     "get_target",
     "register_target",
     "target_names",

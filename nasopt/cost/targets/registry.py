@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
+from math import inf
 from pkgutil import iter_modules
+from typing import Any
 
 from nasopt.cost.targets import shipped
+from nasopt.cost.targets.chips import CHIPS, WITHOUT_LAW, Chip
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
 
@@ -18,12 +22,50 @@ def target_names() -> list[str]:
     return sorted({*_SHIPPED, *_OWN})
 
 
-def get_target(target: str | Target) -> Target:
-    """The target of that name; a `Target` is returned as it is.
+def chip_names() -> list[str]:
+    """Names of chips that `get_target` takes, too: aliases of a law with a clock, RAM and flash of their own."""
+    return sorted(CHIPS)
+
+
+def get_target(
+    target: str | Target,
+    *,
+    clock_mhz: float | None = None,
+    ram_bytes: int | None = None,
+    flash_bytes: int | None = None,
+    active_power_mw: float | None = None,
+) -> Target:
+    """The target of that name, or of that chip; a `Target` is returned as it is.
+
+    ```python
+    get_target("cortex_m4", clock_mhz=64, ram_bytes=262_144)       # another chip with this core and software
+    get_target("nrf52840")                                         # an alias of such a chip
+    ```
+
+    Args:
+        target: name of a law (`target_names`) or of a chip (`chip_names`, also written nRF52840 or STM32-L476).
+        clock_mhz, ram_bytes, flash_bytes: of your chip, where it differs. Cycles stay, so time follows the clock.
+        active_power_mw: your measurement; a published one holds for its own clock only, and is dropped with it.
 
     Raises:
-        ConfigError: no target has that name; the message lists the known ones.
+        ConfigError: no target or chip has that name, the message lists the known ones; a chip without a law, with the
+            reason; a figure that is not positive.
     """
+    found = _find(target)
+    given = {"clock_mhz": clock_mhz, "ram_bytes": ram_bytes, "flash_bytes": flash_bytes}
+    given["active_power_mw"] = active_power_mw
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name, value in changes.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
+            raise ConfigError(f"target {found.name!r}: {name} is {value!r}: give a number above 0")
+    if not changes:
+        return found
+    if clock_mhz is not None and clock_mhz != found.clock_mhz:
+        changes = {"active_power_mw": 0.0, "name": f"{found.name}@{clock_mhz:g}MHz"} | changes
+    return replace(found, **changes)
+
+
+def _find(target: str | Target) -> Target:
     if isinstance(target, Target):
         return target
     if target in _OWN:
@@ -31,9 +73,33 @@ def get_target(target: str | Target) -> Target:
     if target in _SHIPPED:
         loaded: Target = import_module(f"{shipped.__name__}.{target}").TARGET
         return loaded
+    spelling = target.lower().replace("-", "").replace("_", "") if isinstance(target, str) else ""
+    if spelling in CHIPS:
+        return _chip(spelling, CHIPS[spelling])
+    if spelling in WITHOUT_LAW:
+        raise ConfigError(
+            f"no target for {target}: {WITHOUT_LAW[spelling]}. Write a kernel (README of nasopt/cost), or fit your timings "
+            f"with target_from_timings and look at its error bars"
+        )
     known = target_names()
-    hint = nearest(target, known) if isinstance(target, str) else ""
-    raise ConfigError(f"unknown target {target!r}: known are {', '.join(known)}, or pass a Target.{hint}")
+    hint = nearest(target, [*known, *CHIPS]) if isinstance(target, str) else ""
+    raise ConfigError(
+        f"unknown target {target!r}: known are {', '.join(known)}, {len(CHIPS)} chips (nasopt targets), or pass a Target.{hint}"
+    )
+
+
+def _chip(name: str, chip: Chip) -> Target:
+    law = _find(chip.target)
+    return replace(
+        law,
+        name=name,
+        summary=f"{law.summary.split(',')[0]}, as {law.name}",
+        clock_mhz=float(chip.clock_mhz),
+        ram_bytes=chip.ram_kib * 1024,
+        flash_bytes=chip.flash_kib * 1024,
+        active_power_mw=0.0,
+        provenance=f"{law.name} ({law.provenance}); clock and memories: {chip.source}",
+    )
 
 
 def register_target(target: Target) -> Target:
@@ -42,6 +108,6 @@ def register_target(target: Target) -> Target:
     Raises:
         ConfigError: another target has that name.
     """
-    if target.name in _SHIPPED or _OWN.setdefault(target.name, target) is not target:
+    if target.name in _SHIPPED or target.name in CHIPS or _OWN.setdefault(target.name, target) is not target:
         raise ConfigError(f"a target named {target.name!r} exists already: choose another name")
     return target
