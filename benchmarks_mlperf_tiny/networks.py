@@ -161,12 +161,16 @@ def ds_cnn(
     )
 
 
-def mobilenet_v1(num_classes: int = 2, in_channels: int = 3, *, keras_padding: bool = False) -> nn.Module:
+def mobilenet_v1(
+    num_classes: int = 2, in_channels: int = 3, *, scale: float = 1.0, keras_padding: bool = False
+) -> nn.Module:
     """MobileNetV1 x0.25 for 96x96 images: visual wake words, 210,850 weights, 7,489,664 MACs.
 
     `(B, in_channels, 96, 96) -> (B, num_classes)`. Convolutions have no bias: the norm after each adds one.
+    `scale` multiplies all widths.
     """
     widths = [8, 16, 32, 32, 64, 64, 128, 128, 128, 128, 128, 128, 256, 256]
+    widths = [max(1, round(scale * width)) for width in widths]
     strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
 
     def unit(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> list[nn.Module]:

@@ -1,0 +1,207 @@
+"""Contestants of the arena: each makes a network within a limit on its size, in the same number of epochs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import json
+import shlex
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nasopt
+from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8, set_norm_momentum
+from benchmarks_mlperf_tiny.phases import rate_of
+from benchmarks_mlperf_tiny.tasks import get_task
+from benchmarks_mlperf_tiny.training import Engine, epoch_seed
+from nasopt.cost import network_cost
+from nasopt.errors import ConfigError
+
+KEYS = ("task", "data", "epochs", "method", "share", "seed")
+STEPS = 100  # pieces in which Torch-Pruning removes channels: so many that a limit is met closely
+NARROW: dict[str, Callable[[int, float], nn.Module]] = {
+    "ic": lambda classes, scale: resnet8(classes, width=max(1, round(16 * scale))),
+    "kws": lambda classes, scale: ds_cnn(classes, width=max(1, round(64 * scale))),
+    "vww": lambda classes, scale: mobilenet_v1(classes, scale=scale),
+    "ad": lambda features, scale: autoencoder(features, max(1, round(128 * scale)), max(1, round(8 * scale))),
+}
+
+
+@dataclass(frozen=True)
+class Bout:
+    """One network to find: who finds it, and under which conditions."""
+
+    task: str
+    data: str
+    epochs: str
+    method: str
+    share: float
+    seed: int
+    command: str = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """As in the CSV."""
+        return tuple(str(getattr(self, key)) for key in KEYS)
+
+
+class Trainer:
+    """What all contestants have in common."""
+
+    def __init__(self, bout: Bout) -> None:
+        self.bout, self.task = bout, get_task(bout.task)
+        self.data = self.task.dataset(bout.data).load(DataOptions())
+        self.recipe = self.task.dataset(bout.data).recipe
+        self.warmup, self.search, self.finetune = map(int, bout.epochs.split("+"))
+        self.engine = Engine(self.task, self.data, "cpu", False, self.recipe.batch_size)
+        self.shape = self.task.input_shape
+        torch.manual_seed(bout.seed)
+        self.seed = self.task.seed(self.data.num_classes)
+        self.limit = bout.share * network_cost(self.seed, "size", self.shape)
+
+    def train(
+        self,
+        model: nn.Module,
+        groups: Any,
+        epochs: int,
+        phase: int,
+        kind: str = "train",
+        penalty: Callable[[], Tensor] | None = None,
+        before: Callable[[int], None] = lambda epoch: None,
+        after: Callable[[int], None] = lambda epoch: None,
+    ) -> None:
+        """Some epochs; `before` and `after` are called with the number of each."""
+        set_norm_momentum(model, self.recipe.norm_momentum)
+        optimizer = torch.optim.Adam(groups, lr=self.recipe.lr)
+        rates = [rate_of(kind, is_arch=index > 0, epochs=epochs) for index in range(len(optimizer.param_groups))]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+        step = self.engine.plain_step(model, optimizer, penalty)
+        for epoch in range(epochs):
+            before(epoch)
+            model.train()
+            self.engine.train_epoch(step, epoch_seed(self.bout.seed, phase, epoch))
+            schedule.step()
+            after(epoch)
+
+    def batches(self, count: int) -> Iterator[Any]:
+        """Training batches, always the same."""
+        return itertools.islice(self.engine.batches(0, alternate=False), count)
+
+    def finish(self, found: nn.Module) -> dict[str, Any]:
+        """Fine-tune and judge."""
+        nasopt.recalibrate(found, self.batches(8))
+        exported = self.engine.judge(found, self.data.test)
+        self.train(found, found.parameters(), self.finetune, 2, "finetune")
+        size, macs = (network_cost(found, metric, self.shape) for metric in ("size", "macs"))
+        return {"size": size, "macs": macs, "exported": exported, "test": self.engine.judge(found, self.data.test)}
+
+
+def uniform(trainer: Trainer) -> dict[str, Any]:
+    """Train the widest network within the limit for as many epochs as the others."""
+
+    def build(scale: float) -> nn.Module:
+        torch.manual_seed(trainer.bout.seed)
+        return NARROW[trainer.bout.task](trainer.data.num_classes, scale)
+
+    scales = (1 - step / 128 for step in range(128))
+    network = next(x for x in map(build, scales) if network_cost(x, "size", trainer.shape) <= trainer.limit)
+    trainer.train(network, network.parameters(), trainer.warmup + trainer.search, 0)
+    return trainer.finish(network)
+
+
+def searched(trainer: Trainer, front: str) -> dict[str, Any]:
+    """A search of nasopt under a budget."""
+    options: dict[str, Any] = {"regularizer": nasopt.Budget(size=trainer.limit)}
+    seed = trainer.seed
+    if front != "PIT":
+        torch.manual_seed(trainer.bout.seed)
+        seed = trainer.task.supernet(trainer.data.num_classes)
+        cooling = nasopt.schedule.exponential(1.0, 0.1, trainer.search / 2)
+        options |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
+    model = getattr(nasopt, front)(seed, trainer.shape, **options)
+    phases = nasopt.PhaseSchedule(model, warmup=trainer.warmup, search=trainer.search)
+    groups = model.param_groups(lr=trainer.recipe.lr, arch_lr=trainer.recipe.arch_lr)
+
+    def before(epoch: int) -> None:
+        phases.set_epoch(trainer.warmup + epoch)
+        if epoch >= trainer.search * 3 // 4:
+            with contextlib.suppress(ConfigError):  # where a method decides by its weights alone
+                model.settle_budget()
+
+    trainer.train(model, groups, trainer.warmup, 0, before=phases.set_epoch)
+    trainer.train(model, groups, trainer.search, 1, "search", phases.get_regularization_loss, before)
+    return trainer.finish(model.arch_export())
+
+
+def taylor(trainer: Trainer) -> dict[str, Any]:
+    """Torch-Pruning: a falling limit on the size, met by removing the least important channels after every epoch."""
+    import torch_pruning as tp
+
+    network, start = copy.deepcopy(trainer.seed), network_cost(trainer.seed, "size", trainer.shape)
+    trainer.train(network, network.parameters(), trainer.warmup, 0)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)][-1]
+    pruner = tp.pruner.BasePruner(
+        network,
+        torch.randn(2, *trainer.shape),
+        importance=tp.importance.GroupTaylorImportance(),
+        global_pruning=True,
+        pruning_ratio=0.98,
+        max_pruning_ratio=0.95,
+        iterative_steps=STEPS,
+        ignored_layers=[last],
+    )
+    # A pruned parameter is a new one: every epoch has an optimizer of its own.
+    for epoch in range(trainer.search):
+        trainer.train(network, network.parameters(), 1, 100 + epoch)
+        limit = start + (trainer.limit - start) * (epoch + 1) / trainer.search
+        for _ in range(STEPS):
+            if network_cost(network, "size", trainer.shape) <= limit:
+                break
+            network.zero_grad()
+            for batch in trainer.batches(2):
+                trainer.engine.criterion(network(batch.x), batch).backward()
+            pruner.step()
+    return trainer.finish(network)
+
+
+def by_command(trainer: Trainer) -> dict[str, Any]:
+    """Another program, which trains by itself."""
+    values = {**vars(trainer.bout), "limit": int(trainer.limit)}
+    run = subprocess.run(
+        shlex.split(trainer.bout.command.format(**values)), capture_output=True, text=True, check=False
+    )
+    if run.returncode or not run.stdout.strip():
+        raise RuntimeError(f"the command ended with {run.returncode}: {run.stderr.strip()[-200:]}")
+    found: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
+    return {key: found[key] for key in ("size", "macs", "exported", "test") if key in found}
+
+
+METHODS: dict[str, Callable[[Trainer], dict[str, Any]]] = {
+    "uniform": uniform,
+    "pit": lambda trainer: searched(trainer, "PIT"),
+    "supernet": lambda trainer: searched(trainer, "SuperNet"),
+    "pit_supernet": lambda trainer: searched(trainer, "PITSuperNet"),
+    "taylor": taylor,
+}
+
+
+def compete(bout: Bout) -> dict[str, Any]:
+    """A row of the table; what cannot be done is a row too, with the reason as its note."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    row: dict[str, Any] = dict(zip(KEYS, bout.key, strict=True))
+    start = time.process_time()
+    try:
+        row |= METHODS.get(bout.method, by_command)(Trainer(bout))
+    except (ConfigError, ImportError, RuntimeError, ValueError, OSError) as error:
+        row["note"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"[:160]
+    return row | {"cpu_s": round(time.process_time() - start, 1)}
