@@ -80,12 +80,21 @@ class AngleRegularizer:
         return torch.cat([self.angles(name) for name in self.layers]).mean()
 
     def angles(self, name: str) -> Tensor:
-        """`1 - cos` of every group of one layer, shape `(groups,)`."""
+        """`1 - cos` of every group of one layer, shape `(groups,)`.
+
+        Raises:
+            ConfigError: the quantizer returns another shape than that of the weight.
+        """
         weight = self.layers[name].weight
         assert isinstance(weight, Tensor)
         quantizer = self._quantizer[name] if isinstance(self._quantizer, Mapping) else self._quantizer
         with torch.no_grad():
             copy = quantizer(weight.detach())
+        if copy.shape != weight.shape:
+            raise ConfigError(
+                f"AngleRegularizer: the quantised copy of {name!r} is {tuple(copy.shape)}, its weight {tuple(weight.shape)}: "
+                "the quantizer must keep the shape"
+            )
         return angle_loss(groups_of(weight, self.granularity), groups_of(copy, self.granularity))
 
 

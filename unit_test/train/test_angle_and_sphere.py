@@ -150,6 +150,8 @@ def test_bad_input() -> None:
         AngleRegularizer(layer, signs, beta0=0)
     with pytest.raises(ConfigError, match="is called head"):
         AngleRegularizer(layer, {"head": signs})
+    with pytest.raises(ConfigError, match=r"copy of '' is \(2,\), its weight \(2, 3\)"):
+        AngleRegularizer(layer, lambda w: w[:, 0])()
     with pytest.raises(ConfigError, match="at least two filters"):
         hyperspherical_energy(torch.ones(1, 3))
     sgd = torch.optim.SGD([layer.weight], lr=0.1)
