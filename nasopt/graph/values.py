@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -39,8 +39,10 @@ class Evaluator:
     Notes in `node.meta["writes"]` whether a node has changed one of its inputs.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """`tensors` are the model's own by path, for a model that may have exchanged them while it runs."""
         self.root = root
+        self.tensors = tensors or {}
         self.mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
         self._states: dict[nn.Module, dict[str, Tensor]] = {}
         # Lists that functions write into: what they hold now, while `meta` says what they were made of.
@@ -60,7 +62,8 @@ class Evaluator:
         if any(leaf is UNKNOWN for leaf in pytree.tree_leaves((args, kwargs))):
             return UNKNOWN
         if node.op == "get_attr":
-            return self.to_fake(_attribute(self.root, str(node.target)))
+            known = self.tensors.get(str(node.target))
+            return self.to_fake(_attribute(self.root, str(node.target)) if known is None else known)
         if node.op == "output":
             return args[0]
         if is_check(node):
