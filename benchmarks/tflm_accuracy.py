@@ -38,7 +38,7 @@ def row(args: argparse.Namespace, name: str) -> str:
     if args.module is not None:
         network = load_module(args.module)
     else:
-        config = make_config(task, chosen, args.method, **{key: getattr(args, key) for key in SETTINGS})
+        config = make_config(task, chosen, args.method, **{key: getattr(args, key, None) for key in SETTINGS})
         network = Run(config, task, data, quiet=args.quiet).run().network
 
     def figure(outputs: Tensor, _targets: Any) -> float:

@@ -23,6 +23,8 @@ from nasopt.export.tflite_model import Array, Invoke
 from nasopt.extras import import_extra
 
 PACKAGES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro")
+# A smaller range of an activation (a layer that is dead on all samples) overflows the integers of TFLM's kernels.
+SMALLEST = np.float32(1e-6)
 PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 
 
@@ -166,6 +168,7 @@ class Extremes:
         """As the quantiser takes them."""
         rank = min(int(clipped * self.count), len(self.low) - 1, self.KEPT - 1)
         low, high = np.sort(self.low)[rank], np.sort(self.high)[-1 - rank]
+        high = max(high, low + SMALLEST)
         return {"min": np.full(1, low, np.float32), "max": np.full(1, high, np.float32)}
 
 
