@@ -55,8 +55,8 @@ def test_torch_fx_stays_in_graph_and_numba_in_kernels() -> None:
     for parts, names in files().items():
         if parts[0] != "graph":
             assert not [n for n in names if n.startswith("torch.fx")], parts
-        # Packed binary layers are compiled, too; they are imported on use.
-        if parts[0] != "cost" and not parts[-1].startswith("packed"):
+        # Packed binary layers and adder layers are compiled, too; they are imported on use.
+        if parts[0] != "cost" and not parts[-1].startswith(("packed", "adder_kernels")):
             assert not [n for n in names if n.split(".")[0] == "numba"], parts
 
 
