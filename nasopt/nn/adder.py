@@ -160,8 +160,10 @@ class _Distances(torch.autograd.Function):
 
 def _compiles(x: Tensor) -> bool:
     """Whether compiled loops are the fastest way: in few threads on a CPU, outside of tracing and compilation."""
+    if torch.compiler.is_compiling():
+        return False
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
-    return plain and torch.get_num_threads() <= _FEW_THREADS and not torch.compiler.is_compiling()
+    return plain and torch.get_num_threads() <= _FEW_THREADS
 
 
 def _kernels() -> Any:

@@ -246,6 +246,15 @@ def test_a_branch_that_was_not_drawn_does_not_move() -> None:
     assert len(moved) == 2
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it traces a Function
+def test_torch_compile_takes_the_layer_whole() -> None:
+    layer, x = AdderConv2d(3, 4, 3, padding=1), torch.randn(2, 3, 6, 6)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+    compiled(x).sum().backward()
+    assert layer.weight.grad is not None
+
+
 def test_separable_block_and_copies() -> None:
     block = adder_separable(4, 6, 3, stride=2)
     assert block(torch.randn(2, 4, 9, 9)).shape == (2, 6, 5, 5)
