@@ -8,10 +8,12 @@ from nasopt.export.program import to_exported_program
 from nasopt.export.report import ExportReport, TargetCost
 from nasopt.export.runtime import open_session
 from nasopt.export.tflite import to_tflite
+from nasopt.export.vela import VelaCost, vela_cost
 
 __all__ = [
     "ExportReport",
     "TargetCost",
+    "VelaCost",
     "open_session",
     "to_executorch",
     "to_exported_program",
@@ -19,4 +21,5 @@ __all__ = [
     "to_onnx",
     "to_tflite",
     "top1",
+    "vela_cost",
 ]
