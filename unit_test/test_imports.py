@@ -122,7 +122,16 @@ def test_torch_fx_stays_in_graph_and_numba_in_kernels() -> None:
 def test_import_is_light() -> None:
     heavy = [
         *("numba", "matplotlib", "sklearn", "tqdm", "PIL", "onnx", "onnxruntime", "torchvision", "lightning"),
-        *("pytorch_lightning", "ray", "optuna", "pytest", "torch._dynamo"),
+        *(
+            "pytorch_lightning",
+            "ray",
+            "optuna",
+            "litert_torch",
+            "ai_edge_litert",
+            "tflite_micro",
+            "pytest",
+            "torch._dynamo",
+        ),
     ]
     code = (
         f"import sys, torch; own = set({heavy!r}) - set(sys.modules); import nasopt, nasopt.cost, nasopt.testing; "

@@ -1,6 +1,7 @@
-"""From a found network to a file for its target: ONNX, int8 ONNX, LiteRT, `torch.export` program; checked before done."""
+"""From a found network to a file for its target: ONNX, int8 ONNX, LiteRT, ExecuTorch, `torch.export`; checked before done."""
 
 from nasopt.export.accuracy import top1
+from nasopt.export.executorch import to_executorch
 from nasopt.export.int8 import to_int8_onnx
 from nasopt.export.onnx_file import to_onnx
 from nasopt.export.program import to_exported_program
@@ -13,6 +14,7 @@ __all__ = [
     "ExportReport",
     "TargetCost",
     "open_session",
+    "to_executorch",
     "to_exported_program",
     "to_int8_onnx",
     "to_onnx",

@@ -48,7 +48,9 @@ class Names:
         """For the file at `path`."""
         symbol = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
         symbol = f"model_{symbol}" if not symbol[:1].isalpha() else symbol
-        header, source, main = (path.with_name(f"{path.stem}_{part}") for part in ("model.h", "model.cc", "main.cc"))
+        # A name with a quotation mark, say, would break the #include.
+        stem = path.stem if re.fullmatch(r"[\w.+-]+", path.stem, flags=re.ASCII) else symbol
+        header, source, main = (path.with_name(f"{stem}_{part}") for part in ("model.h", "model.cc", "main.cc"))
         return cls(header, source, main, symbol)
 
     @property
@@ -169,7 +171,7 @@ def _main(names: Names, file: File) -> str:
             ]
     allowed = "1" if any(port.scale for port in file.outputs) else "1e-4"
     lines = [
-        "// Written by nasopt. Runs the test vector in TensorFlow Lite for Microcontrollers; 0 where the answer is right.",
+        "// Written by nasopt. Runs the test vector in TFLM (TensorFlow Lite for Microcontrollers); 0: the answer is right.",
         "#include <cstring>",
         "",
         f'#include "{names.header.name}"',

@@ -58,9 +58,16 @@ def _avg_pool(
 
 
 def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Of `(B, C, H, W)`. Channels last, as kernels have them: the converter leaves a first pad in torch's order."""
+    if len(pad) > 4 or mode != "constant":
+        return F.pad(x, pad, mode, value)
+    return F.pad(x.permute(0, 2, 3, 1), [0, 0, *pad], mode, value).permute(0, 3, 1, 2)
+
+
+def _pad_lifted(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     if len(pad) != 2 or mode != "constant":
         raise NotImplementedError
-    return F.pad(x, list(pad), mode, value)
+    return _pad(x, pad, mode, value)
 
 
 LAYERS: dict[Any, Rule] = {
@@ -71,7 +78,7 @@ LAYERS: dict[Any, Rule] = {
     F.avg_pool1d: _avg_pool,
     F.adaptive_avg_pool1d: lambda x, output_size: F.adaptive_avg_pool2d(x, _pair(output_size, 1)),
     torch.adaptive_avg_pool1d: lambda x, output_size: F.adaptive_avg_pool2d(x, _pair(output_size, 1)),
-    F.pad: _pad,
+    F.pad: _pad_lifted,
 }
 # Element by element, or channel by channel: the same function does for any number of dimensions behind the channels.
 ELEMENTWISE = {
@@ -104,6 +111,12 @@ class TwoDimensional(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.mean, Tensor.mean):
             return self._mean(*args, **kwargs)
+        if func in (torch.cat, torch.concat):
+            return self._cat(*args, **kwargs)
+        if func is Tensor.__getitem__ and id(args[0]) in self._lifted:
+            return self._slice(*args)
+        if func is F.pad and args[0].dim() == 4:
+            return _pad(*args, **kwargs)
         if func in LAYERS or (func in ELEMENTWISE and self._any_lifted(args)):
             rest = args[1:] if func in LAYERS or func is F.batch_norm or func is F.prelu else None
             try:
@@ -126,6 +139,19 @@ class TwoDimensional(TorchFunctionMode):
         if not keepdim:
             return pooled.flatten(1)
         return self.flat(pooled) if input.dim() == 3 else pooled
+
+    def _cat(self, tensors: Any, dim: int = 0, **kwargs: Any) -> Tensor:
+        if kwargs or not self._any_lifted(tensors) or any(x.dim() != 3 for x in tensors):
+            return torch.cat(tensors, dim, **kwargs)
+        return self.flat(torch.cat([self.lift(x) for x in tensors], (0, 1, 3)[dim]))
+
+    def _slice(self, x: Tensor, index: Any) -> Tensor:
+        parts = list(index) if isinstance(index, tuple) else [index]
+        at = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
+        parts[at : at + 1] = [slice(None)] * (3 - len(parts) + (at < len(parts)))
+        if not all(isinstance(part, slice) for part in parts):
+            return x[index]
+        return self.flat(self.lift(x)[parts[0], parts[1], :, parts[2]])
 
     def _any_lifted(self, args: Sequence[Any]) -> bool:
         return any(id(x) in self._lifted for x in args)

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from nasopt.errors import ExportError
 from nasopt.export.lift import TwoDimensional
-from nasopt.export.program import quiet
+from nasopt.export.program import calling_layer, capture, quiet
 from nasopt.export.subject import Subject, output_tensors
 from nasopt.export.tflite_model import Array, Invoke
 from nasopt.extras import import_extra
 
 PACKAGES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro")
+# A smaller range of an activation (a layer that is dead on all samples) overflows the integers of TFLM's kernels.
+SMALLEST = np.float32(1e-6)
 PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 
 
@@ -106,14 +108,14 @@ def convert(flat: Flat) -> bytes:
             model = litert_torch.convert(flat.eval(), flat.file_inputs())
             return bytes(model.model_content())
     except Exception as error:  # torch, MLIR and the converter raise types of all sorts
-        raise ExportError(_explain(error)) from error
-
-
-def _explain(error: BaseException) -> str:
-    text = str(error).strip()
-    return (
-        f"litert-torch cannot convert the network, so nothing was written: {text.splitlines()[0] if text else error!r}"
-    )
+        program, _ = capture(flat.subject)  # says more where it is torch that fails
+        text = str(error).strip("'\" \n")
+        found = re.search(r"aten\.\w+\.\w+", text)
+        where = calling_layer(program, found[0]) if found else ""
+        raise ExportError(
+            f"litert-torch cannot convert the network, so nothing was written: {text.splitlines()[0] if text else error!r}"
+            f"{where}. Put another layer there, or leave it out of the network and compute it elsewhere"
+        ) from error
 
 
 def calibrate(content: bytes, samples: Iterable[Sequence[Array]], clipped: float) -> dict[str, dict[str, Array]]:
@@ -166,6 +168,7 @@ class Extremes:
         """As the quantiser takes them."""
         rank = min(int(clipped * self.count), len(self.low) - 1, self.KEPT - 1)
         low, high = np.sort(self.low)[rank], np.sort(self.high)[-1 - rank]
+        high = max(high, low + SMALLEST)
         return {"min": np.full(1, low, np.float32), "max": np.full(1, high, np.float32)}
 
 

@@ -16,7 +16,7 @@ from nasopt.errors import ExportError
 from nasopt.export.accuracy import Metric, accuracies, metric_name, top1
 from nasopt.export.compare import check_float
 from nasopt.export.file import writable, write_checked
-from nasopt.export.program import capture, quiet
+from nasopt.export.program import calling_layer, capture, quiet
 from nasopt.export.report import ExportReport, target_costs
 from nasopt.export.runtime import session_runner
 from nasopt.export.subject import Subject, make_subject
@@ -125,21 +125,7 @@ def _explain(error: BaseException, program: torch.export.ExportedProgram) -> str
         reason = next((line for line in reversed(text.splitlines()) if line.strip()), repr(error))
         return f"the network cannot be converted to ONNX, so nothing was written: {reason}"
     operation = found[1].replace("aten.", "torch.ops.aten.")
-    with quiet():
-        graphs = [program.graph, program.run_decompositions().graph]
-    layers = [
-        list(node.meta["nn_module_stack"].values())[-1]
-        for graph in graphs
-        for node in graph.nodes
-        if node.op == "call_function"
-        and str(node.target) == f"{found[1]}.{found[2]}"
-        and node.meta.get("nn_module_stack")
-    ]
-    where = ""
-    if layers:
-        path, kind = layers[0]
-        kind = kind if isinstance(kind, str) else kind.__name__
-        where = f", called by layer {path!r} ({kind.rsplit('.')[-1]})" if path else ", called by the network itself"
+    where = calling_layer(program, f"{found[1]}.{found[2]}")
     return (
         f"ONNX has no operation for {operation}{where}, so nothing was written. Put another layer there, or leave it out of "
         "the exported network and compute it elsewhere"

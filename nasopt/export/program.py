@@ -123,6 +123,22 @@ def _export(subject: Subject, tensors: Sequence[Tensor], any_batch: bool) -> tor
         return torch.export.export(subject.written, tuple(args), kwargs, dynamic_shapes=dynamic, strict=False)
 
 
+def calling_layer(program: torch.export.ExportedProgram, operation: str) -> str:
+    """`", called by layer '1' (GELU)"` for the first call of an operation like `aten.gelu.default`, `""` where none is found."""
+    with quiet():
+        graphs = [program.graph, program.run_decompositions().graph]
+    for graph in graphs:
+        for node in graph.nodes:
+            stack = node.meta.get("nn_module_stack")
+            if node.op == "call_function" and str(node.target) == operation and stack:
+                path, kind = list(stack.values())[-1]
+                kind = kind if isinstance(kind, str) else kind.__name__
+                return (
+                    f", called by layer {path!r} ({kind.rsplit('.')[-1]})" if path else ", called by the network itself"
+                )
+    return ""
+
+
 def _takes_any_batch(program: torch.export.ExportedProgram) -> bool:
     inputs = set(program.graph_signature.user_inputs)
     values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]

@@ -73,6 +73,8 @@ class DeviceFile:
         arena: what the runtime took, None where it did not run the file.
         steps: largest difference between the int8 outputs of TFLM and of LiteRT [steps of the output]; None of float files.
         files: further files: the C program.
+        runtime: its name.
+        planned: bytes of tensors in the runtime's own plan, where it makes one and was not run.
     """
 
     inputs: tuple[Port, ...]
@@ -83,14 +85,19 @@ class DeviceFile:
     arena: Arena | None = None
     steps: int | None = None
     files: tuple[Path, ...] = ()
+    runtime: str = "TFLM"
+    planned: int | None = None
 
     def rows(self) -> list[tuple[str, str]]:
         """Lines of the report."""
         rows = [("input", str(port)) for port in self.inputs] + [("output", str(port)) for port in self.outputs]
         rows.append(("operations", ", ".join(f"{count} {kind}" for kind, count in self.operations.items())))
         rows += [("in float", f"{kind} of {layer}") for kind, layer in self.in_float]
-        rows += [("not in TFLM", f"{kind} of {layer}") for kind, layer in self.lacking]
-        rows.append(("TFLM arena", str(self.arena) if self.arena else "not run"))
+        rows += [(f"not in {self.runtime}", f"{kind} of {layer}") for kind, layer in self.lacking]
+        if self.planned is not None:
+            rows.append((f"{self.runtime} plan", f"{self.planned:,} B of tensors"))
+        else:
+            rows.append((f"{self.runtime} arena", str(self.arena) if self.arena else "not run"))
         if self.steps is not None:
             rows.append(("TFLM, LiteRT", f"int8 outputs differ by {self.steps} steps at most"))
         return rows + [("C program", str(path)) for path in self.files]
@@ -105,7 +112,7 @@ class ExportReport:
         form: what was written.
         batch: the number of samples that the network's own forward fixes, or None: any number.
         file_bytes: size of the file [B].
-        difference: of the float outputs from torch's, relative to the largest output.
+        difference: of the float outputs from torch's, relative to the largest output; None where no float file was made.
         int8_difference: of the int8 outputs from torch's, root mean squares, relative; None for float files.
         float_file_bytes: size of the float file of the same network [B]; None for float files.
         int8_layers: `(in int8, all)` of convolutions and products with weights; None for float files.
@@ -121,7 +128,7 @@ class ExportReport:
     form: str
     batch: int | None
     file_bytes: int | None
-    difference: float
+    difference: float | None
     int8_difference: float | None = None
     float_file_bytes: int | None = None
     int8_layers: tuple[int, int] | None = None
@@ -147,10 +154,10 @@ class ExportReport:
             rows.append(("file", text))
         if self.int8_layers is not None:
             rows.append(("int8", "{} of {} layers with weights".format(*self.int8_layers)))
-        text = f"float {self.difference:.1e} of the largest"
+        texts = [] if self.difference is None else [f"float {self.difference:.1e} of the largest"]
         if self.int8_difference is not None:
-            text += f", int8 {self.int8_difference:.2%} of their root mean square"
-        rows.append(("outputs differ by", text))
+            texts.append(f"int8 {self.int8_difference:.2%} of their root mean square")
+        rows.append(("outputs differ by", ", ".join(texts)))
         if self.accuracy:
             figures = (f"{name} {self._figure(value)}" for name, value in self.accuracy.items())
             rows.append((self.metric, ", ".join(figures)))

@@ -212,33 +212,32 @@ class File:
 
 
 def convert_as(subject: Subject, layout: str) -> tuple[Flat, bytes]:
-    """`(network in the layout, float file)`; an input whose channels the network moves itself keeps torch's order.
+    """`(network in the layout, float file)`; what the network itself moves about keeps torch's order.
 
     Raises:
         ExportError: the network cannot be converted.
     """
     ranks = [x.dim() for x in subject.run(subject.tensors)]
-    wanted = [[layout == "nhwc" and rank >= 3 for rank in side] for side in ([x.dim() for x in subject.tensors], ranks)]
-    first = _converted(subject, wanted[0], wanted[1], ranks)
-    moved = [last and not moves for last, moves in zip(wanted[0], first[2])], wanted[1]
-    if moved[0] == wanted[0]:
-        return first[:2]
-    second = _converted(subject, moved[0], moved[1], ranks)
-    return min(first, second, key=lambda entry: sum(entry[2]))[:2]
+    inputs, outputs = (
+        [layout == "nhwc" and rank >= 3 for rank in side] for side in ([x.dim() for x in subject.tensors], ranks)
+    )
+    flat, model = _converted(subject, inputs, outputs, ranks)
+    moved = model.moved_ports()
+    kept = [[last and not moves for last, moves in zip(*side)] for side in zip((inputs, outputs), moved)]
+    if kept != [inputs, outputs]:
+        other_flat, other = _converted(subject, kept[0], kept[1], ranks)
+        if other.count("TRANSPOSE") < model.count("TRANSPOSE"):
+            flat, model = other_flat, other
+    return flat, model.content()
 
 
 def _converted(
     subject: Subject, inputs_last: Sequence[bool], outputs_last: Sequence[bool], ranks: Sequence[int]
-) -> tuple[Flat, bytes, list[bool]]:
-    """`(network, file, which inputs are transposed first)`."""
+) -> tuple[Flat, TfliteModel]:
     flat = Flat(subject, inputs_last, outputs_last, ranks)
     model = TfliteModel(convert(flat))
     model.tidy(input_names(subject), layer_finder(subject.written))
-    moves = [
-        any(index in operator.inputs and model.kind(operator) == "TRANSPOSE" for operator in model.graph.operators)
-        for index in model.graph.inputs
-    ]
-    return flat, model.content(), moves
+    return flat, model
 
 
 def input_names(subject: Subject) -> list[str]:

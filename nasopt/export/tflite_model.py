@@ -111,6 +111,25 @@ class TfliteModel:
             found.append(Operation(self.kind(operator), _text(written[0].name).split(":")[0], is_float))
         return found
 
+    def count(self, kind: str) -> int:
+        """Number of operations of a kind."""
+        return sum(self.kind(operator) == kind for operator in self.graph.operators)
+
+    def moved_ports(self) -> tuple[list[bool], list[bool]]:
+        """Of every input and output: whether all that is done with it first, or last, is to change its order or its shape."""
+
+        def moves(index: int, reads: str, writes: str) -> bool:
+            steps = [operator for operator in self.graph.operators if index in getattr(operator, reads)]
+            kinds = {self.kind(operator) for operator in steps}
+            if kinds == {"RESHAPE"}:
+                return any(moves(int(i), reads, writes) for operator in steps for i in getattr(operator, writes))
+            return "TRANSPOSE" in kinds
+
+        return (
+            [moves(index, "inputs", "outputs") for index in self.graph.inputs],
+            [moves(index, "outputs", "inputs") for index in self.graph.outputs],
+        )
+
     def tidy(self, inputs: Sequence[str], layer_of: Callable[[Sequence[str]], str]) -> None:
         """Name tensors after layers, order inputs and outputs as torch does, and drop what tells of the converter."""
         graph, signature = self.graph, self.data.signatureDefs[0]

@@ -250,7 +250,7 @@ class FunctionMode(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         tracer = self.tracer
         if not tracer.listens() or not (
-            has_proxy(args, kwargs) or name in _RANDOM or tracer.changes_state(name, args, kwargs)
+            has_proxy(args, kwargs) or name in _RANDOM or tracer.is_models(name, args, kwargs)
         ):
             return function(*args, **kwargs)
         if _is_instance(function, torch._C.ScriptMethod):
@@ -265,13 +265,16 @@ class FunctionMode(TorchFunctionMode):
 
 @contextmanager
 def without_mode() -> Iterator[None]:
-    """Take the function mode off the stack while nodes are evaluated; inside of its own calls it is off already."""
+    """While nodes are evaluated: the function mode off the stack (in its own calls it is off already), the plain isinstance."""
+    patched = builtins.isinstance
     mode = torch._C._pop_torch_function_stack() if torch._C._len_torch_function_stack() else None
     if mode is not None and _type(mode) is not FunctionMode:
         torch._C._push_on_torch_function_stack(mode)
         mode = None
+    builtins.isinstance = _is_instance
     try:
         yield
     finally:
+        builtins.isinstance = patched
         if mode is not None:
             torch._C._push_on_torch_function_stack(mode)

@@ -23,6 +23,19 @@ from nasopt.graph.state import tensors_of
 from nasopt.graph.values import UNKNOWN, Evaluator
 from nasopt.nn.mode import FunctionUnit, as_list
 
+# Methods and functions that say what a tensor is.
+_ASKS = {
+    "__get__",
+    "size",
+    "dim",
+    "numel",
+    "stride",
+    "is_floating_point",
+    "is_complex",
+    "data_ptr",
+    "__hash__",
+    "__len__",
+}
 _KEEPS_LISTS = ("torch", "builtins", "_operator", "operator", "math")
 
 
@@ -73,7 +86,7 @@ class ValueTracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        self.evaluate = Evaluator(self.root)
+        self.evaluate = Evaluator(self.root, {self._names[id(tensor)]: tensor for tensor in self._tensors})
         proxies = {}
         for name in self.example.traced:
             node = self.create_node("placeholder", name, (), {})
@@ -95,7 +108,7 @@ class ValueTracer(fx.Tracer):
             return UNKNOWN if proxy.root.value is UNKNOWN else getattr(proxy.root.value, proxy.attribute)
         node = proxy.node
         if node.op == "get_attr" and node.target in self._proxies:
-            return next(t for t in self._tensors if self._names[id(t)] == node.target)
+            return self.evaluate.tensors[str(node.target)]
         return node.meta["value"]
 
     # --- nodes
@@ -263,8 +276,10 @@ class ValueTracer(fx.Tracer):
         if node is not buffer.node:
             buffer.detach().copy_(value.detach())
 
-    def changes_state(self, name: str, args: Any, kwargs: Any) -> bool:
-        """Whether a call changes a tensor that a module keeps as a plain attribute."""
+    def is_models(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether a call computes with parameters or buffers, or changes a tensor that a module keeps as an attribute."""
+        if any(id(a) in self._names for a in pytree.tree_leaves((args, kwargs))):
+            return name not in _ASKS
         changes = (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
         return changes and any(
             isinstance(a, Tensor) and a in self.tensor_attrs for a in pytree.tree_leaves((args, kwargs))

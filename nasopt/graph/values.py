@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -40,8 +40,10 @@ class Evaluator:
     Notes in `node.meta["writes"]` whether a node has changed one of its inputs.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """`tensors` are the model's own by path, for a model that may have exchanged them while it runs."""
         self.root = root
+        self.tensors = tensors or {}
         self.mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
         self._states: dict[nn.Module, dict[str, Tensor]] = {}
         self._parameters: dict[Tensor, Tensor] = {}
@@ -62,7 +64,8 @@ class Evaluator:
         if any(leaf is UNKNOWN for leaf in pytree.tree_leaves((args, kwargs))):
             return UNKNOWN
         if node.op == "get_attr":
-            return self.to_fake(_attribute(self.root, str(node.target)))
+            known = self.tensors.get(str(node.target))
+            return self.to_fake(_attribute(self.root, str(node.target)) if known is None else known)
         if node.op == "output":
             return args[0]
         if is_check(node):

@@ -1,0 +1,4 @@
+// See micro_interpreter.h.
+#pragma once
+#include <cstdio>
+#define MicroPrintf(...) std::printf(__VA_ARGS__)

@@ -1,0 +1,5 @@
+// See micro_interpreter.h.
+#pragma once
+namespace tflite {
+inline void InitializeTarget() {}
+}  // namespace tflite
