@@ -113,7 +113,7 @@ class Choices:
         self.first = {path: marker.first for path, marker in markers.items()}
         self._layout = branch_layout(analysis)
         self._markers = markers
-        self._zeros = [self._layout[path][0] + i for path, marker in markers.items() for i in sorted(marker.zeros)]
+        self._zeros = {self._layout[path][0] + i for path, marker in markers.items() for i in marker.zeros}
         # Per group: position of its choice, of its first branch among all branches, and its size.
         self._groups = list(_rows(markers, self._layout))
         self.total = sum(size for _, _, size in self._groups)
@@ -132,6 +132,7 @@ class Choices:
         self._constants = Constants(
             index, wants_gumbel[choice_of_group], wants_hard[choice_of_group], flat, choice_of_group
         )
+        self._hard: list[bool] = wants_hard[choice_of_group].reshape(-1).tolist()
         self._has_hard = bool(wants_hard.any())
         self._random = chosen.paths != "all" or bool(wants_gumbel.any()) or chosen.groups == "kept"
         self.mixes = not self._random and not self._has_hard
@@ -192,24 +193,19 @@ class Choices:
         """Weights of all branches in a training step, `(groups, widest)`, differentiable; 0 at padding."""
         _, gumbel, hard, _, choice_of_group = self._constants.on(logits.device)
         temperatures = temperatures[choice_of_group]
-        wide = self.pad(logits)
+        wide, runs = self.pad(logits), None
         if draw is None:
-            soft = torch.softmax(wide / temperatures, 1)
-            chosen = wide.argmax(1)
+            soft, chosen = torch.softmax(wide / temperatures, 1), wide.argmax(1)
         else:
             scores = torch.where(gumbel, torch.log_softmax(wide, 1) + draw.noise, wide) / temperatures
-            runs = None if draw.active is None else draw.active.any(1, keepdim=True)
-            if self.settings.paths == "two" and draw.active is not None and runs is not None:
-                scores = scores.masked_fill(~draw.active & runs, -torch.inf)
-            soft = torch.softmax(scores, 1)
-            chosen = draw.chosen
-            if self.settings.groups == "kept" and runs is not None:
-                one_hot = torch.zeros_like(soft).scatter_(1, chosen[:, None], 1.0)
-                return torch.where(hard, straight_through(one_hot, soft), soft) * runs
-        if not self._has_hard:
-            return soft
-        one_hot = torch.zeros_like(soft).scatter_(1, chosen[:, None], 1.0)
-        return torch.where(hard, straight_through(one_hot, soft), soft)
+            if draw.active is not None:
+                runs = draw.active.any(1, keepdim=True)
+                scores = scores.masked_fill(~draw.active & runs, -torch.inf) if self.settings.paths == "two" else scores
+            soft, chosen = torch.softmax(scores, 1), draw.chosen
+        if self._has_hard:
+            one_hot = torch.zeros_like(soft).scatter_(1, chosen[:, None], 1.0)
+            soft = torch.where(hard, straight_through(one_hot, soft), soft)
+        return soft if runs is None or self.settings.groups == "all" else soft * runs
 
     def expected(self, logits: Tensor, temperatures: Tensor, draw: Draw | None) -> Tensor:
         """What a training step pays for: of all branches, `(branches,)`, differentiable."""
@@ -224,7 +220,7 @@ class Choices:
     def scores(self, logits: Tensor) -> dict[str, list[float]]:
         """Path of every choice -> log-probabilities of its branches; -inf of those that are never kept."""
         flat = self.flat(torch.log_softmax(self.pad(logits.detach().double().cpu()), 1))
-        flat[self._zeros] = -torch.inf
+        flat[list(self._zeros)] = -torch.inf
         return {name: flat[start : start + count].tolist() for name, (start, count) in self._layout.items()}
 
     def probabilities(self, logits: Tensor, temperatures: Tensor) -> Tensor:
@@ -265,18 +261,16 @@ class Choices:
 
     def active(self, weights: Tensor, draw: Draw | None) -> list[list[Active]]:
         """For `Paths`: branches that run in a training step, with their weights."""
-        runs = None if draw is None or draw.active is None else draw.active.tolist()
-        chosen = [] if draw is None else draw.chosen.tolist()
+        is_all = draw is None or draw.active is None
+        runs = [] if draw is None or draw.active is None else draw.active.tolist()
+        chosen = [] if draw is None or is_all else draw.chosen.tolist()
         # Of hard weights, one in a row is 1; the others only serve their own gradients.
-        hard = self._constants.on(weights.device)[2].reshape(-1).tolist() if runs is not None else []
+        hard = [] if is_all else self._hard
         pairs: list[tuple[int, int]] = []
-        for row, (choice, first, size) in enumerate(self._groups):
-            options = set(self.options[self.names[choice]])
-            offset = first - self._layout[self.names[choice]][0]
+        for row, (_, first, size) in enumerate(self._groups):
             for i in range(size):
-                is_on = runs is None or runs[row][i]
-                is_needed = not hard or not hard[row] or weights.requires_grad or i == chosen[row]
-                if is_on and is_needed and offset + i in options:
+                is_on = is_all or (runs[row][i] and (not hard[row] or weights.requires_grad or i == chosen[row]))
+                if is_on and first + i not in self._zeros:
                     pairs.append((row, i))
         at = torch.tensor([row * self._widest + i for row, i in pairs], dtype=torch.int64, device=weights.device)
         cells = weights.reshape(-1).index_select(0, at).unbind()

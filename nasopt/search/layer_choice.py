@@ -116,15 +116,13 @@ class SuperNetModule(Alternatives):
         }
 
     def forward(self, *inputs: Any) -> Tensor:
-        """Mean of all branches in train mode, the first one in eval mode; of several that are kept their sum."""
+        """Mean of all branches of a group in train mode, the first branch in eval mode; of several their sum."""
         usable = [i for i, branch in enumerate(self.branches) if not isinstance(branch, Zero)]
         running = usable if self.training else usable[: self.keep]
-        outputs = [self.branches[i](*self.arguments_of(i, inputs)) for i in running]
-        weight = self.keep / len(self.branches) if self.training else 1
-        total = outputs[0] if weight == 1 else outputs[0] * weight
-        for output in outputs[1:]:
-            total = total + (output if weight == 1 else output * weight)
-        return total
+        weights = [1 / size if self.training else 1 for size in self.groups for _ in range(size)]
+        outputs = [(self.branches[i](*self.arguments_of(i, inputs)), weights[i]) for i in running]
+        parts = [output if weight == 1 else output * weight for output, weight in outputs]
+        return sum(parts[1:], start=parts[0])
 
     def extra_repr(self) -> str:
         kind = ("hard " if self.hard_softmax else "") + ("Gumbel " if self.gumbel_softmax else "") + "softmax"

@@ -51,6 +51,7 @@ def valid_padding() -> nn.Module:
         (lambda: nn.Sequential(Gated()), {"cells": ["0"]}, r"cell '0': mul \(mul\) stands on its main path"),
         (valid_padding, {"cells": ["1"]}, r"node 0 has shape \(4, 12, 12\).* and node 1 \(4, 10, 10\)"),
         (Residual, {"candidates": ["conv_7x7"]}, "unknown candidate 'conv_7x7': known are zero, .*Did you mean 'conv_"),
+        (Residual, {"candidates": []}, "candidates is empty"),
         (Residual, {"candidates": ["zero"]}, "at least one operation besides 'zero'"),
         (Residual, {"candidates": ["identity", "identity"]}, "a name twice"),
         (Residual, {"keep": 10}, "keep=10 operations per node, but .* only 9 candidates"),

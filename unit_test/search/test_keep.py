@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -58,6 +59,11 @@ def test_what_is_kept(settings: dict[str, Any], kept: tuple[int, int]) -> None:
         total = sum(seed.choice.branches[i]((stem, seed.side(stem))[seed.choice.takes[i]]) for i in kept)  # type: ignore[index]
         wanted = seed.head((stem + total).relu().mean((2, 3)))
         torch.testing.assert_close(model(x), wanted)
+        model.choice_logits.zero_()
+        torch.testing.assert_close(model.eval()(x), seed(x))  # the first ones
+        torch.testing.assert_close(model.train()(x), copy.deepcopy(seed).train()(x))  # means
+        model.eval()
+        model.choice_logits[list(kept)] = 3.0
     network = model.arch_export()
     assert ("side" in dict(network.named_modules())) == bool(set(kept) & {1, 2})
     for metric in METRICS:

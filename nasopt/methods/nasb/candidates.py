@@ -171,6 +171,8 @@ def make_settings(
     given: dict[str, Any] = {"keep": keep, "keep_output": keep_output, "nodes": nodes, "branches": branches}
     if candidates is not None:
         given["candidates"] = candidates if isinstance(candidates, str) else _names(candidates)
+    if given.get("candidates") == ():
+        raise ConfigError("candidates is empty, so there is nothing to search: binary_cells makes backbones alone")
     return replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
 
 
