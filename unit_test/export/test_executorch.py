@@ -86,7 +86,7 @@ def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "executorch", None)
+    monkeypatch.setitem(sys.modules, "executorch.exir", None)
     with pytest.raises(
         MissingExtraError, match=r"to_executorch needs .*'executorch.*pip install \"nasopt\[executorch\]\""
     ):
