@@ -47,7 +47,7 @@ litert: $(LITERT)/.installed
 
 $(LITERT)/.installed: pyproject.toml constraints.txt
 	test -x $(LITERT)/bin/python || $(PYTHON) -m venv $(LITERT)
-	$(LITERT)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,onnx,litert,vela,dev]'
+	$(LITERT)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,litert,vela,dev]'
 	touch $(LITERT)/.installed
 
 EXECUTORCH := .venv-executorch
@@ -56,7 +56,7 @@ executorch: $(EXECUTORCH)/.installed
 
 $(EXECUTORCH)/.installed: pyproject.toml constraints.txt
 	test -x $(EXECUTORCH)/bin/python || $(PYTHON) -m venv $(EXECUTORCH)
-	$(EXECUTORCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,onnx,executorch,dev]'
+	$(EXECUTORCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,executorch,dev]'
 	touch $(EXECUTORCH)/.installed
 
 clean:

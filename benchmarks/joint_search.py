@@ -137,6 +137,7 @@ class Experiment:
             share = 0.1 if first + epoch < half else 1.0
             return share * strength / self.size * model.get_regularization_loss()
 
+        model.hold(("alpha", "beta", "gamma") if waiting else ())
         self.train(model, model.param_groups(LR, ARCH_LR), epochs, 1 + first, factors, penalty)
 
     def train(

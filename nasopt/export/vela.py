@@ -66,7 +66,7 @@ def vela_cost(path: str | os.PathLike[str], accelerator: str = "ethos-u55-128") 
         raise ConfigError(f"{path} is no file: write it with to_tflite first")
     with tempfile.TemporaryDirectory(prefix="nasopt-") as folder:
         options = ["--accelerator-config", accelerator, "--output-dir", folder]
-        command = [sys.executable, "-m", "ethosu.vela.vela", os.path.abspath(path), *options]
+        command = [sys.executable, "-m", "ethosu.vela", os.path.abspath(path), *options]
         run = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         summaries = list(Path(folder).glob("*_summary_*.csv"))
         if run.returncode or not summaries:

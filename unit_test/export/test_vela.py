@@ -45,6 +45,6 @@ def test_a_file_is_compiled_for_an_accelerator(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ethosu", None)
+    monkeypatch.setitem(sys.modules, "ethosu.vela", None)
     with pytest.raises(MissingExtraError, match=r"vela_cost needs .*'ethosu.*pip install \"nasopt\[vela\]\""):
         vela_cost("found.tflite")
