@@ -18,17 +18,15 @@ from torch import distributed as dist
 from nasopt.cost import AnyMetric, Metric, get_metric
 from nasopt.distributed.steps import JointSteps, active_ddp
 from nasopt.errors import ConfigError, ExportError, NoEffectWarning
-from nasopt.graph.branches.run import Active, Paths
 from nasopt.graph.build import build
 from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import Analysis, trace_model
 from nasopt.search.choices import ChoiceSettings, Draw
-from nasopt.search.decisions import ArchParameters
-from nasopt.search.layer_choice import check_temperature
+from nasopt.search.forward import run
 from nasopt.search.masks import HALF, MaskSettings
 from nasopt.search.options import Unpriced, check_unpriced
-from nasopt.search.parameters import MASKS, ParameterHalves
+from nasopt.search.parameters import ParameterHalves
 from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
 from nasopt.search.price import Architecture
 from nasopt.search.regularizer import BudgetPenalty, make_regularizer
@@ -56,14 +54,12 @@ class SearchModel(ParameterHalves):
         net: the traced copy of the seed, plain torch layers under the seed's names.
         alpha, beta, gamma: parameters of the masks: one per block of channels, of receptive fields and rings, of dilations.
         choice_logits: one entry per branch, initially 0, choice after choice (inner ones first).
-        temperatures: one per choice, shape `(choices, 1)`; a buffer, so a checkpoint holds it.
         budget: of a `Budget`, else None.
         masks, choices: settings as given.
     """
 
     alpha: nn.Parameter
     choice_logits: nn.Parameter
-    temperatures: Tensor
     budget: BudgetPenalty | None
     _prepared: Prepared
 
@@ -100,7 +96,8 @@ class SearchModel(ParameterHalves):
         self.training = model.training
         check_layer_patterns(masks.exclude if masks is not None else (), model)
         self._draw: Draw | None = None
-        self._mask_epochs = 0.0
+        if choices is not None and isinstance(choices.temperature, Schedule):
+            self.temperature_schedule = choices.temperature
         self._prepare()
         create_parameters(self, self.net, self._prepared, masks is not None, choices is not None)
         self._relate()
@@ -126,46 +123,8 @@ class SearchModel(ParameterHalves):
         # Of several processes one may well evaluate alone.
         is_joint = dist.is_available() and dist.is_initialized() and (self.training or torch.is_grad_enabled())
         ddp = active_ddp() if is_joint else None
-        output = self._run(inputs)
+        output = run(self, inputs)
         return output if ddp is None else self._joint_steps(ddp).finish(self, output)
-
-    def _run(self, inputs: tuple[Any, ...]) -> Any:
-        prepared, parameters = self._prepared, self._architecture_parameters()
-        masks, choices = prepared.decisions.masks, prepared.decisions.choices
-        if not choices.names:
-            thresholds = self._decide().thresholds
-            slots = masks.slots(parameters, thresholds=thresholds)
-            return prepared.forward(self.net, masks.vectors(slots, parameters, thresholds), *inputs)
-        paths = self._paths()
-        if self._explores and choices.settings.paths != "sampled":
-            slots = masks.any_branch(masks.slots(parameters))
-            vectors = masks.vectors(slots, parameters)
-            return prepared.forward(self.net, vectors, self._fold_masks(paths, slots), *inputs)
-        # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
-        branches, decided = self._branch_probabilities()
-        slots = masks.slots(parameters, branches.detach(), decided.thresholds)
-        return prepared.forward(self.net, masks.vectors(slots, parameters, decided.thresholds), paths, *inputs)
-
-    def _paths(self) -> Paths:
-        """Draw a training step, or decide."""
-        self.check_architecture()
-        choices = self._prepared.decisions.choices
-        if not self._explores:
-            return Paths(self.net, [[Active(branch) for branch in kept] for kept in self._decide().branches.values()])
-        logits = self._architecture_parameters()["choice_logits"]
-        self._draw = choices.draw(logits, self.temperatures)
-        weights = choices.weights(logits, self.temperatures, self._draw)
-        return Paths(self.net, choices.active(weights, self._draw))
-
-    def _fold_masks(self, paths: Paths, slots: Tensor) -> Paths:
-        """The branches' own masks, multiplied to their weights: `theta_i m_i` per channel, no further activation."""
-        active = list(paths.active)
-        for choice, of_branch in self._prepared.decisions.masks.branch_masks(slots):
-            position = self._prepared.decisions.choices.names.index(choice)
-            active[position] = [
-                one._replace(weight=_weighted(of_branch[one.branch], one.weight)) for one in active[position]
-            ]
-        return Paths(paths.net, active)
 
     @uncompiled
     def _joint_steps(self, ddp: Any) -> JointSteps:
@@ -174,23 +133,6 @@ class SearchModel(ParameterHalves):
             steps = self._prepared.joint_steps = JointSteps(self, ddp)
         steps.check_trainable()
         return steps
-
-    def set_epoch(self, epoch: float) -> None:
-        """Follow the schedules: call it at the start of every epoch of the search, which counts from 0."""
-        if self._mask_epochs:
-            self.hold(MASKS if epoch < self._mask_epochs else ())
-        if self.choices is not None and isinstance(self.choices.temperature, Schedule):
-            self.temperature = self.choices.temperature(epoch)  # type: ignore[assignment]
-
-    @property
-    def temperature(self) -> float:
-        """Of the softmax; setting it sets that of every choice. The mean where they differ, 1 where there are none."""
-        return float(self.temperatures.mean()) if self._prepared.decisions.choices.names else 1.0
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        if self._prepared.decisions.choices.names:
-            self.temperatures.fill_(check_temperature(value))
 
     # --- price
 
@@ -333,13 +275,6 @@ class SearchModel(ParameterHalves):
             return self._prepared.decisions.likeliest(parameters)
         return self._prepared.decisions.settled(parameters, self.budget.limits)
 
-    def _architecture_parameters(self) -> ArchParameters:
-        own: dict[str, Any] = self._parameters
-        found: dict[str, Tensor] = {name: own[name] for name in self._arch_names if name in own}
-        like = next(iter(found.values()))
-        found = {"alpha": like.new_zeros(0), "choice_logits": like.new_zeros(0), **found}
-        return {name: p.detach() if name in self.held else p for name, p in found.items()} if self.held else found
-
     # --- take
 
     def arch_export(self, verify: bool = True) -> nn.Module:
@@ -444,10 +379,6 @@ def _search_is_over(network: nn.Module) -> Tensor:
         "get_regularization_loss: this network was exported, its search is over. Leave the term out of the loss to "
         "fine-tune it, or wrap it to search on"
     )
-
-
-def _weighted(mask: Tensor, weight: Tensor | None) -> Tensor:
-    return mask if weight is None else weight * mask.to(weight.dtype)
 
 
 def _plain(cost: Tensor | float) -> int | float:

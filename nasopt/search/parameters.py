@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from nasopt.errors import ArchitectureError
 from nasopt.graph.example import Example
+from nasopt.search.layer_choice import check_temperature
+from nasopt.search.schedule import Schedule
 
 MASKS = ("alpha", "beta", "gamma")
 # What is made again after copying and loading, in place of being saved.
@@ -29,6 +31,10 @@ class ParameterHalves(nn.Module, ABC):
 
     _arch_names: tuple[str, ...] = ("choice_logits", *MASKS)
     example: Example
+    temperatures: Tensor
+    temperature_schedule: Schedule | None = None
+    # Masks wait until this epoch.
+    _mask_epochs = 0.0
     seed_names: Mapping[str, str]
     # Whether the search is over, so that train mode runs what it has decided.
     _decided = False
@@ -127,6 +133,37 @@ class ParameterHalves(nn.Module, ABC):
         return {
             name: p.numel() if p.grad is None else int((p.grad == 0).sum()) for name, p in self.named_arch_parameters()
         }
+
+    # --- schedules and temperature
+
+    def set_epoch(self, epoch: float) -> None:
+        """Follow the schedules: call it at the start of every epoch of the search, which counts from 0."""
+        if self._mask_epochs:
+            self.hold(MASKS if epoch < self._mask_epochs else ())
+        if self.temperature_schedule is not None:
+            self.temperature = self.temperature_schedule(epoch)  # type: ignore[assignment]
+
+    @property
+    def temperature(self) -> float:
+        """Of the softmax; setting it sets that of every choice. The mean where they differ, 1 where there are none."""
+        return float(self.temperatures.mean()) if self._has_choices else 1.0
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if self._has_choices:
+            self.temperatures.fill_(check_temperature(value))
+
+    @property
+    def _has_choices(self) -> bool:
+        return self._buffers.get("temperatures") is not None and self.temperatures.numel() > 0
+
+    def _architecture_parameters(self) -> dict[str, Tensor]:
+        """Those of this model by name, and empty ones in the place of `alpha` and `choice_logits` where it has none."""
+        own: dict[str, Any] = self._parameters
+        found: dict[str, Tensor] = {name: own[name] for name in self._arch_names if name in own}
+        like = next(iter(found.values()))
+        found = {"alpha": like.new_zeros(0), "choice_logits": like.new_zeros(0), **found}
+        return {name: p.detach() if name in self.held else p for name, p in found.items()} if self.held else found
 
     # --- moving, copying, loading
 

@@ -1,0 +1,58 @@
+"""The forward pass of a search model: vectors of masks and active branches, handed to the traced network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from nasopt.graph.branches.run import Active, Paths
+
+if TYPE_CHECKING:
+    from nasopt.search.model import SearchModel
+
+
+def run(model: SearchModel, inputs: tuple[Any, ...]) -> Any:
+    """The output of the traced network under the current decisions; in train mode, until it is decided, of a drawn step."""
+    prepared, parameters = model._prepared, model._architecture_parameters()
+    masks, choices = prepared.decisions.masks, prepared.decisions.choices
+    if not choices.names:
+        thresholds = model._decide().thresholds
+        slots = masks.slots(parameters, thresholds=thresholds)
+        return prepared.forward(model.net, masks.vectors(slots, parameters, thresholds), *inputs)
+    paths = _paths(model)
+    if model._explores and choices.settings.paths != "sampled":
+        slots = masks.any_branch(masks.slots(parameters))
+        vectors = masks.vectors(slots, parameters)
+        return prepared.forward(model.net, vectors, _fold_masks(model, paths, slots), *inputs)
+    # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
+    branches, decided = model._branch_probabilities()
+    slots = masks.slots(parameters, branches.detach(), decided.thresholds)
+    return prepared.forward(model.net, masks.vectors(slots, parameters, decided.thresholds), paths, *inputs)
+
+
+def _paths(model: SearchModel) -> Paths:
+    """Draw a training step, or decide."""
+    model.check_architecture()
+    choices = model._prepared.decisions.choices
+    if not model._explores:
+        return Paths(model.net, [[Active(branch) for branch in kept] for kept in model._decide().branches.values()])
+    logits = model._architecture_parameters()["choice_logits"]
+    model._draw = choices.draw(logits, model.temperatures)
+    weights = choices.weights(logits, model.temperatures, model._draw)
+    return Paths(model.net, choices.active(weights, model._draw))
+
+
+def _fold_masks(model: SearchModel, paths: Paths, slots: Tensor) -> Paths:
+    """The branches' own masks, multiplied to their weights: `theta_i m_i` per channel, no further activation."""
+    active = list(paths.active)
+    for choice, of_branch in model._prepared.decisions.masks.branch_masks(slots):
+        position = model._prepared.decisions.choices.names.index(choice)
+        active[position] = [
+            one._replace(weight=_weighted(of_branch[one.branch], one.weight)) for one in active[position]
+        ]
+    return Paths(paths.net, active)
+
+
+def _weighted(mask: Tensor, weight: Tensor | None) -> Tensor:
+    return mask if weight is None else weight * mask.to(weight.dtype)
