@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from nasopt.errors import UnknownOperationError
-from nasopt.graph.branches.markers import Choice, is_marker
-from nasopt.graph.branches.regions import ALWAYS
+from nasopt.graph.branches.regions import ALWAYS, Region
 from nasopt.graph.call import Call
 from nasopt.graph.edit import changed_parameters, is_in_place
 from nasopt.graph.facts import CostTerm, Extent, Facts, flatten, no_labels
@@ -178,11 +177,17 @@ def _is_fixed(known: Labels, labels: Tensor) -> bool:
 
 
 def _price_parameters(facts: Facts) -> None:
+    uses: dict[str, list[Region]] = {}
+    for node, regions in facts.used_in.items():
+        own = [str(node.target)] if node.op == "get_attr" else []
+        if node.op == "call_module":
+            own = facts.parameters_of(node, facts.module.get_submodule(str(node.target)))
+        for path in dict.fromkeys(facts.canonical(path) for path in own):
+            uses.setdefault(path, []).extend(regions)
     for path, tensor in facts.module.named_parameters():
         if facts.canonical(path) != path or tensor.numel() == 0:
             continue
-        nodes = [node for node in facts.used_in if _uses(facts, node, path)]
-        used = [region for node in nodes for region in facts.used_in[node]]
+        used = uses.get(path, [])
         if path in facts.priced:
             # What is used elsewhere than where it has its price is stored there, too.
             used = [one for one in used if not any(set(other) <= set(one) for other in facts.priced[path])]
@@ -211,13 +216,3 @@ def _price_further_biases(facts: Facts) -> None:
             own[term.key, bias] = replace(term, key=bias, kind="parameter", **counts, **sizes)
             facts.costs.append(own[term.key, bias])
         own[term.key, bias].regions.extend(term.bias_regions)
-
-
-def _uses(facts: Facts, node: fx.Node, path: str) -> bool:
-    target = str(node.target)
-    if node.op == "get_attr":
-        return facts.canonical(target) == path
-    if node.op != "call_module" or is_marker(facts.module, node, Choice):
-        return False
-    names = facts.module.get_submodule(target).named_parameters(remove_duplicate=False)
-    return any(facts.canonical(f"{target}.{name}") == path for name, _ in names)
