@@ -8,13 +8,17 @@ Prints one line per model: both counts, and what nasopt lists as unpriced. Model
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
 
 from benchmarks.torchvision_models import load_torchvision
 from nasopt.cost.network import network_calls

@@ -21,8 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
+
 from benchmarks.torchvision_models import load_torchvision
-from benchmarks_mlperf_tiny import image_classification, keyword_spotting, networks, visual_wake_words
+from benchmarks_mlperf_tiny import networks
+from benchmarks_mlperf_tiny.tasks import TASKS
 from examples.keyword_to_tflm import KeywordNet
 from nasopt import PIT, PITSuperNet, SuperNet
 from nasopt.export import ExportReport, to_tflite
@@ -55,9 +58,9 @@ SEEDS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "resnet18": (torchvision("resnet18"), (3, 64, 64)),
 }
 SUPERNETS: dict[str, tuple[Make, tuple[int, ...]]] = {
-    "resnet8": (lambda: image_classification.build_supernet(10), (3, 32, 32)),
-    "ds_cnn": (lambda: keyword_spotting.build_supernet(12), (1, 49, 10)),
-    "mobilenet_v1": (lambda: visual_wake_words.build_supernet(2), (3, 96, 96)),
+    "resnet8": (lambda: TASKS["ic"].supernet(10), (3, 32, 32)),
+    "ds_cnn": (lambda: TASKS["kws"].supernet(12), (1, 49, 10)),
+    "mobilenet_v1": (lambda: TASKS["vww"].supernet(2), (3, 96, 96)),
 }
 
 

@@ -75,7 +75,7 @@ def fused_depthwise_moments(memory: ActivationMemory) -> list[Moment]:
             continue
         assert step.term is not None
         (given,), (made,) = step.reads, end.writes
-        rows = min(step.term.kernel[0] / (step.term.output_size[0] * step.term.stride[0]), 1.0)
+        rows = min(step.term.kernel[0] / step.space[0], 1.0) if step.space else 1.0
         present: dict[str, Any] = {name: 1.0 for name in (*live, made) if name not in gone}
         overlaps = given not in last_after
         for dead in (given, made) if overlaps else (None,):

@@ -196,6 +196,11 @@ class _Walk:
         self.holders[name] = []
         return [name if s == source else s for s in sources]
 
+    def _space(self, name: str) -> tuple[int, ...]:
+        holders = self.holders[name]
+        value = holders[0].meta["value"] if holders else None
+        return tuple(value.shape[2:]) if isinstance(value, Tensor) else ()
+
     def _term(self, node: fx.Node) -> CostTerm | None:
         return self.propagation.term_of_node.get(node)
 
@@ -243,7 +248,8 @@ class _Walk:
     def _add(self, node: fx.Node, reads: Iterable[str], writes: tuple[str, ...], target: str | None) -> None:
         layer = str(node.target) if node.op == "call_module" else node.name
         others = tuple(r for r in reads if r != target)
-        self.found.steps.append(Step(node.name, layer, others, writes, target, self._term(node)))
+        space = self._space(others[0]) if others else ()
+        self.found.steps.append(Step(node.name, layer, others, writes, target, self._term(node), space))
         self.writers |= dict.fromkeys(writes, node)
 
 

@@ -42,6 +42,7 @@ class Step:
         writes: new buffers.
         overwrites: the buffer that its result takes over, or None.
         term: what the layer costs, None where it has no price.
+        space: spatial size of the first buffer that it reads, `()` where there is none.
     """
 
     node: str
@@ -50,6 +51,7 @@ class Step:
     writes: tuple[str, ...]
     overwrites: str | None = None
     term: CostTerm | None = None
+    space: tuple[int, ...] = ()
 
     @property
     def graph_node(self) -> str:
