@@ -111,6 +111,10 @@ class ValueTracer(fx.Tracer):
             return self.evaluate.tensors[str(node.target)]
         return node.meta["value"]
 
+    def depends_on_input(self, proxy: ValueProxy) -> bool:
+        """Whether a proxy was computed from an input of the model."""
+        return proxy.node in self._of_input
+
     # --- nodes
 
     def proxy(self, node: fx.Node) -> ValueProxy:
