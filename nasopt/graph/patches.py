@@ -7,8 +7,11 @@ changes. One trace at a time holds the lock.
 from __future__ import annotations
 
 import builtins
+import sys
+import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +106,13 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
     yield autocast_mode.autocast, "__enter__", _make_enter(tracer)
     yield autocast_mode.autocast, "__exit__", _make_exit(tracer)
     yield nn.Module, "__setattr__", _make_setattr(tracer)
-    shadow = _make_type(tracer)
     forwards = (getattr(_type(module).forward, "__globals__", {}) for module in root.modules())
-    for namespace in {id(g): g for g in forwards}.values():
-        if not str(namespace.get("__name__", "torch")).startswith(("torch.", "nasopt.")):
-            yield namespace, "type", shadow
+    namespaces = {id(g): g for g in forwards}.values()
+    # Not in `builtins`: a class of classes that is defined meanwhile, by an import, must get the true one.
+    shadow = _make_type(tracer)
+    for namespace in _users_namespaces(namespaces):
+        yield namespace, "type", shadow
+    for namespace in namespaces:
         for key, value in list(namespace.items()):
             if callable(value) and any(value is whole for whole in tracer.whole_functions):
                 yield namespace, key, _as_node(value, tracer)
@@ -158,12 +163,27 @@ def _make_type(tracer: ValueTracer) -> type:
         def __subclasscheck__(cls, kind: type) -> bool:
             return issubclass(kind, _type)
 
+        def __getitem__(cls, item: Any) -> Any:
+            return types.GenericAlias(_type, item)
+
         def __eq__(cls, other: object) -> bool:
             return other is _type or other is cls
 
         __hash__ = type.__hash__
 
     return Meta("type", (type,), {})
+
+
+def _users_namespaces(namespaces: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Modules of the packages that the model comes from, and all that are installed nowhere: scripts, notebooks."""
+    packages = {str(namespace.get("__name__", "")).partition(".")[0] for namespace in namespaces} - {"torch", "nasopt"}
+    found = {}
+    for name, module in list(sys.modules.items()):
+        top, place = name.partition(".")[0], getattr(module, "__file__", None) or ""
+        own = not place.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in place and place
+        if top in packages or (own and top not in ("torch", "nasopt")):
+            found[id(vars(module))] = vars(module)
+    return list(found.values())
 
 
 def _make_apply(tracer: ValueTracer) -> Callable[..., Any]:

@@ -26,6 +26,9 @@ _KIND_METHODS = {"dim", "ndimension", "element_size", "get_device"}
 _PLAIN = (bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 _OWN_ATTRIBUTES = {"tracer", "node", "root", "attribute", "_node"}
 
+# `type` itself, which is replaced for the user's code.
+_type = type
+
 
 class DataDependent(Exception):
     """Python asked for something that only real data can answer."""
@@ -294,4 +297,4 @@ def plain_result(result: ValueProxy) -> Any:
 
 def isinstance_proxy(value: Any) -> bool:
     """Whether `value` is a proxy; `isinstance` would ask for the class of its value."""
-    return type(value) in (ValueProxy, ValueAttribute)
+    return _type(value) in (ValueProxy, ValueAttribute)

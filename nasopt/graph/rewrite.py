@@ -65,8 +65,9 @@ def view_sizes(rewrite: Rewrite) -> None:
 
 
 def _follow(size: Any, new: int, old: int) -> Any:
-    value = size.meta["value"] if isinstance(size, fx.Node) else size
-    return size if new == old or value in (-1, new) else new
+    if isinstance(size, fx.Node):
+        return size if size.meta["value"] in (-1, new) else new
+    return size if new == old or size == -1 else new
 
 
 def unflatten_sizes(rewrite: Rewrite) -> None:

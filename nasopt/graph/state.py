@@ -32,17 +32,17 @@ def copy_model(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} cannot be copied (copy.deepcopy): {_culprit(model)}{type(error).__name__}: {error}"
+            f"{type(model).__name__} cannot be copied (copy.deepcopy): {_culprit(model, memo)}{type(error).__name__}: {error}"
         ) from error
 
 
-def _culprit(model: nn.Module) -> str:
+def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:
     for name, module in model.named_modules():
         for key, value in vars(module).items():
             if key in ("_modules", "_parameters", "_buffers"):
                 continue
             try:
-                copy.deepcopy(value)
+                copy.deepcopy(value, dict(memo))
             except Exception:
                 return f"attribute {f'{name}.{key}' if name else key!r} is the reason; "
     return ""

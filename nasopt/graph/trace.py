@@ -116,7 +116,8 @@ class _Run:
                     f"{type(root).__name__}.forward draws random numbers of Python or NumPy, which no graph can: it would "
                     "keep those of this moment. Draw them with torch, or move this code into a module named in leaf_modules="
                 )
-            self.changed = {key: _concrete(value) for key, value in state.changed().items()}
+            changed = {key: value for key, value in state.changed().items() if not _is_cache(tracer, value)}
+            self.changed = {key: _concrete(value) for key, value in changed.items()}
             self.constants = {name: vars(root)[name] for name in set(vars(root)) - known if name in _constants(tracer)}
             self.added = tracer.added
         finally:
@@ -129,6 +130,12 @@ class _Run:
         for path, module in self.added.items():
             module.training = root.get_submodule(path.rpartition(".")[0]).training
             add_submodule(root, path, module)
+
+
+def _is_cache(tracer: ValueTracer, value: Any) -> bool:
+    """Whether a module keeps what it computes of its parameters alone: every call would compute the same."""
+    leaves = pytree.tree_leaves(value)
+    return bool(leaves) and all(isinstance_proxy(leaf) and not tracer.depends_on_input(leaf) for leaf in leaves)
 
 
 def _concrete(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import operator
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -14,11 +13,12 @@ from torch.utils import _pytree as pytree
 
 from nasopt.errors import TraceError
 from nasopt.graph.branches.markers import Alternatives, check_branches
-from nasopt.graph.callsite import names_dtype, place_of, user_frame
+from nasopt.graph.callsite import names_dtype, user_frame
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_in_place
 from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.patches import has_proxy, without_mode
 from nasopt.graph.proxy import ValueAttribute, ValueProxy, isinstance_proxy, plain_result
+from nasopt.graph.reliance import RelyingTracer
 from nasopt.graph.state import tensors_of
 from nasopt.graph.values import UNKNOWN, Evaluator
 from nasopt.nn.mode import FunctionUnit, as_list
@@ -39,7 +39,7 @@ _ASKS = {
 _KEEPS_LISTS = ("torch", "builtins", "_operator", "operator", "math")
 
 
-class ValueTracer(fx.Tracer):
+class ValueTracer(RelyingTracer):
     """Traces one model for one example; `is_leaf(name, module)` says which modules stay whole.
 
     Attributes:
@@ -65,10 +65,6 @@ class ValueTracer(fx.Tracer):
         self.thread = threading.get_ident()
         self.made: dict[int, fx.Node] = {}
         self.added: dict[str, nn.Module] = {}
-        self._of_input: set[fx.Node] = set()
-        self._relied_on: set[Any] = set()
-        self._devices: dict[int, tuple[torch.device, ValueProxy]] = {}
-        self._dtypes: dict[torch.dtype, ValueProxy] = {}
         self._autocasts: list[tuple[Any, fx.Node]] = []
         self._proxies: dict[str, ValueProxy] = {}
 
@@ -110,6 +106,10 @@ class ValueTracer(fx.Tracer):
         if node.op == "get_attr" and node.target in self._proxies:
             return self.evaluate.tensors[str(node.target)]
         return node.meta["value"]
+
+    def depends_on_input(self, proxy: ValueProxy) -> bool:
+        """Whether a proxy was computed from an input of the model."""
+        return proxy.node in self._of_input
 
     # --- nodes
 
@@ -298,58 +298,6 @@ class ValueTracer(fx.Tracer):
 
         check_branches(self.full_name(self.path_of_module(layer)), layer, values, evaluate)
 
-    # --- plain values, and what the graph relies on
-
-    def hand_out_device(self, proxy: ValueProxy, device: torch.device) -> torch.device:
-        """A device object of its own, which is a node again where it comes back as an argument."""
-        own = torch.device(str(device))
-        self._devices[id(own)] = (own, proxy)
-        return own
-
-    def hand_out_dtype(self, proxy: ValueProxy, dtype: torch.dtype) -> torch.dtype:
-        """The dtype itself; where a variable brings it back as an argument, it is that of the tensor again."""
-        self._dtypes[dtype] = proxy
-        return dtype
-
-    def made_for_device(self, device: Any) -> bool:
-        """Whether a device was read from a tensor of the model."""
-        return type(device) is torch.device and id(device) in self._devices
-
-    def rely_on(self, node: fx.Node, value: Any) -> None:
-        """The graph holds where `node` has this value."""
-        if isinstance(value, (int, float)) and self._is_new(node, value):
-            self._check(operator.eq, (node, value), f"the number {value}")
-
-    def rely_on_truth(self, node: fx.Node, truth: bool) -> None:
-        """The graph holds where `node` is true, or is not."""
-        if self._is_new(node, truth):
-            self._check(operator.ne if truth else operator.eq, (node, 0), f"the answer {truth}")
-
-    def rely_on_comparison(self, function: Any, left: ValueProxy, right: Any, answer: bool) -> None:
-        """The graph holds where a comparison has this answer."""
-        right = self.create_arg(right)
-        if not self._is_new(left.node, (function, repr(right))):
-            return
-        opposite = _OPPOSITE[function] if not answer else function
-        self._check(opposite, (left.node, right), f"the answer {answer}")
-
-    def _is_new(self, node: fx.Node, what: Any) -> bool:
-        if not self.listens() or node not in self._of_input or (node, what) in self._relied_on:
-            return False
-        self._relied_on.add((node, what))
-        return True
-
-    def _check(self, function: Any, args: tuple[Any, ...], answer: str) -> None:
-        condition = self.create_node("call_function", function, args, {})
-        self._evaluate(condition)
-        message = (
-            f"{type(self.root).__name__} was traced on an example for which {place_of(user_frame())} has {answer}, and "
-            "follows that path only; these inputs have another size there. Feed inputs of the example's sizes, wrap the "
-            "model with these ones, or move the line into a module named in leaf_modules="
-        )
-        check = self.create_node("call_function", torch._assert, (condition, message), {})
-        check.meta["value"] = None
-
     # --- regions
 
     def enter_autocast(self, region: Any) -> None:
@@ -372,16 +320,6 @@ class ValueTracer(fx.Tracer):
             )
         node = self.graph.create_node("call_function", LEAVE_AUTOCAST, (self._autocasts.pop()[1],), {})
         node.meta["value"] = self.evaluate(node)
-
-
-_OPPOSITE = {
-    operator.eq: operator.ne,
-    operator.ne: operator.eq,
-    operator.lt: operator.ge,
-    operator.ge: operator.lt,
-    operator.gt: operator.le,
-    operator.le: operator.gt,
-}
 
 
 def add_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
