@@ -21,7 +21,7 @@ from nasopt.errors import ExportError
 from nasopt.export.lift import TwoDimensional
 from nasopt.export.program import calling_layer, capture, quiet
 from nasopt.export.subject import Subject, output_tensors
-from nasopt.export.tflite_model import Array, Invoke
+from nasopt.export.tflite_model import Array, Invoke, TfliteModel
 from nasopt.extras import import_extra
 
 PACKAGES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro")
@@ -138,7 +138,9 @@ def calibrate(content: bytes, samples: Iterable[Sequence[Array]], clipped: float
         )
         interpreter.allocate_tensors()
     inputs = [entry["index"] for entry in interpreter.get_input_details()]
-    watched = [e for e in interpreter.get_tensor_details() if e["dtype"] == np.float32 and e["name"]]
+    model = TfliteModel(content)
+    written = {name for name, constant in model.tensors() if not constant}  # the quantiser sees to constants itself
+    watched = [e for e in interpreter.get_tensor_details() if e["dtype"] == np.float32 and e["name"] in written]
     extremes = {entry["name"]: Extremes() for entry in watched}
     for sample in samples:
         for index, array in zip(inputs, sample, strict=True):

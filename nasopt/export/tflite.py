@@ -32,6 +32,7 @@ from nasopt.export.tflm import measure_arena, missing_operations, tflm_invoke
 CLIPPED = {"minmax": 0.0, "percentile": 1e-5}
 LAYOUTS = ("nhwc", "nchw")
 RUNTIMES = ("tflm", "litert")
+CRASH_IN_INT8 = ("EMBEDDING_LOOKUP",)  # ends the process, which nothing here could catch
 LOOKED_AT = 16  # samples that TFLM, which is slow, is compared on
 
 
@@ -126,6 +127,11 @@ def to_tflite(
     int8 = calibration is not None
     file = float_file
     if int8:
+        for operation in float_file.of_kinds(CRASH_IN_INT8):
+            raise ExportError(
+                f"{operation.kind} (layer {operation.layer!r}) cannot be int8: the runtimes crash on it, so nothing was written. "
+                "Look the embedding up outside of the network, or write a float file (no calibration)"
+            )
         ranges = calibrate(float_content, _samples(subject, batches, float_file.inputs), CLIPPED[method])
         file = File.of(TfliteModel(quantise(float_content, ranges)).content(), flat)
     lacking = file.of_kinds(missing_operations(file.content))

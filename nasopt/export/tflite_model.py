@@ -111,6 +111,10 @@ class TfliteModel:
             found.append(Operation(self.kind(operator), _text(written[0].name).split(":")[0], is_float))
         return found
 
+    def tensors(self) -> list[tuple[str, bool]]:
+        """`(name, whether it is a constant)` of every tensor."""
+        return [(_text(x.name), self.data.buffers[x.buffer].data is not None) for x in self.graph.tensors]
+
     def count(self, kind: str) -> int:
         """Number of operations of a kind."""
         return sum(self.kind(operator) == kind for operator in self.graph.operators)
