@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 20
 
-.PHONY: search test lint types proofs litert clean
+.PHONY: search test lint types proofs litert executorch clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
@@ -39,15 +39,25 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision
 	touch $(STAMP)
 
-# Packages of LiteRT and TFLM take 1 GB beside torch and live in an environment of their own; elsewhere their tests are skipped.
+# LiteRT's and ExecuTorch's packages take 1 GB each beside torch, and disagree: each has an environment of its own. Elsewhere
+# their tests are skipped.
 LITERT := .venv-litert
 litert: $(LITERT)/.installed
-	$(LITERT)/bin/python -m pytest -p no:anyio unit_test/export/test_tflite.py unit_test/export/test_tflite_parts.py $(ARGS)
+	$(LITERT)/bin/python -m pytest -p no:anyio unit_test/export/test_tflite.py unit_test/export/test_vela.py $(ARGS)
 
 $(LITERT)/.installed: pyproject.toml constraints.txt
 	test -x $(LITERT)/bin/python || $(PYTHON) -m venv $(LITERT)
-	$(LITERT)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,onnx,litert,dev]'
+	$(LITERT)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,litert,vela,dev]'
 	touch $(LITERT)/.installed
 
+EXECUTORCH := .venv-executorch
+executorch: $(EXECUTORCH)/.installed
+	$(EXECUTORCH)/bin/python -m pytest -p no:anyio unit_test/export/test_executorch.py $(ARGS)
+
+$(EXECUTORCH)/.installed: pyproject.toml constraints.txt
+	test -x $(EXECUTORCH)/bin/python || $(PYTHON) -m venv $(EXECUTORCH)
+	$(EXECUTORCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,executorch,dev]'
+	touch $(EXECUTORCH)/.installed
+
 clean:
-	rm -rf $(VENV) $(LITERT) results build *.egg-info
+	rm -rf $(VENV) $(LITERT) $(EXECUTORCH) results build *.egg-info

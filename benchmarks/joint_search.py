@@ -113,28 +113,31 @@ class Experiment:
             elif stage == "supernet":
                 model = self.supernet(network, half)
             else:
-                frozen = half if method.freezes else 0
-                joint = {"branch_masks": method.masks, "freeze_masks_epochs": frozen, "kernel_search": False}
-                model = self.supernet(network, half, **joint)
+                model = self.supernet(network, half, branch_masks=method.masks, kernel_search=False)
             first, epochs = number * half, half if len(method.stages) == 2 else 2 * half
-            self.search(model, epochs, first, strength)
+            self.search(model, epochs, first, strength, half if method.freezes else 0)
             if stage != "pit":
                 chosen = [choice["chosen"] for choice in model.choice_summary().values()]
             network = model.arch_export()
         self.train(network, [{"params": list(network.parameters()), "lr": LR}], self.options.finetune, 9, cosine)
         return network, chosen
 
-    def search(self, model: Any, epochs: int, first: int, strength: float) -> None:
-        """Epochs of the search from `first` on; the learning rate of the architecture falls over the second half."""
+    def search(self, model: Any, epochs: int, first: int, strength: float, waiting: int) -> None:
+        """Epochs of the search from `first` on; the learning rate of the architecture falls over the second half.
+
+        Masks wait for the first `waiting` epochs.
+        """
         half = self.options.search // 2
 
         def factors(epoch: int, _: int) -> tuple[float, float]:
             return 1.0, min(1.0, 2 - (first + epoch) / half)
 
         def penalty(epoch: int) -> Tensor:
+            model.hold(("alpha", "beta", "gamma") if epoch < waiting else ())
             share = 0.1 if first + epoch < half else 1.0
             return share * strength / self.size * model.get_regularization_loss()
 
+        model.hold(("alpha", "beta", "gamma") if waiting else ())
         self.train(model, model.param_groups(LR, ARCH_LR), epochs, 1 + first, factors, penalty)
 
     def train(

@@ -10,6 +10,7 @@ Weights are random: an arena depends on shapes alone.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -29,11 +30,14 @@ from nasopt.export import ExportReport, to_tflite
 Make = Callable[[], nn.Module]
 
 
+torchvision_once = functools.cache(load_torchvision)
+
+
 def torchvision(name: str) -> Make:
     """A network of torchvision with 10 classes."""
 
     def make() -> nn.Module:
-        return load_torchvision().models.get_model(name, weights=None, num_classes=10)
+        return torchvision_once().models.get_model(name, weights=None, num_classes=10)
 
     return make
 

@@ -48,7 +48,7 @@ INPUT_SIZE = {"vit": 224, "maxvit": 224, "inception": 128, "alexnet": 96}
 
 def load_torchvision() -> Any:
     """torchvision without its compiled operators: their names must exist before the import."""
-    for name in ("nms", "qnms"):
+    for name in () if "torchvision" in sys.modules else ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
     import torchvision
 

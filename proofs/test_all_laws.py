@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from settings import CELL_SEEDS, LARGE, ROWS, cases, check, is_quick, pairs
+from settings import cases, check, is_quick, is_reduced, pairs
 
 
 @cases(quick=False)
@@ -11,13 +11,9 @@ def test_every_law_everywhere(row: str, problem: str) -> None:
     check(row, problem, quick=False)
 
 
-REDUCED = [
-    (row, problem)
-    for row, problem in pairs()
-    if is_quick(row, problem) and (problem in LARGE or ROWS[row].problems is CELL_SEEDS)
-]
+REDUCED = [pair for pair in pairs() if is_quick(*pair) and is_reduced(*pair)]
 
 
 @pytest.mark.parametrize(("row", "problem"), REDUCED)
-def test_every_law_for_every_architecture(row: str, problem: str) -> None:
+def test_every_law_of_what_the_tests_reduce(row: str, problem: str) -> None:
     check(row, problem, quick=False)

@@ -125,29 +125,26 @@ def pairs() -> Iterator[tuple[str, str]]:
 
 
 def is_quick(row: str, problem: str) -> bool:
-    """Whether a pair is cheap, or tells what others do not.
-
-    Every problem with branches comes under two rows, one of which masks channels, in turn; so does every row.
-    """
+    """Whether a pair belongs to the tests: of branches every problem under one row in turn, so that every row is used."""
     if ROWS[row].problems is MASKS:
         return row == "pit" or not MASKS[problem].is_network
     if ROWS[row].problems is CELL_SEEDS:
         return (problem == "residual") != (row == "nasb_v5")
-    names = [name for name, of in ROWS.items() if of.problems is BRANCHES and _cuts(name) == _cuts(row)]
-    turn = list(BRANCHES).index(problem) % len(names)
-    return names[turn] == row and not BRANCHES[problem].is_network
+    names = [name for name, of in ROWS.items() if of.problems is BRANCHES]
+    return names[list(BRANCHES).index(problem) % len(names)] == row and not BRANCHES[problem].is_network
 
 
-def _cuts(row: str) -> bool:
-    return row.startswith(("shared", "independent"))
+def is_reduced(row: str, problem: str) -> bool:
+    """Whether the tests check a pair for few laws, because it is large, or differs from another row in what it cuts."""
+    return problem in LARGE or (ROWS[row].problems is CELL_SEEDS and row != "nasb_pools")
 
 
 def check(row: str, problem: str, quick: bool = True) -> None:
-    """All laws of a row on one problem; with `quick`, fewer on large networks."""
+    """All laws of a row on one problem; with `quick`, fewer laws and values of the architecture where they take long."""
     of, chosen = ROWS[row], ROWS[row].problems[problem]
     laws = of.laws - ({"MACs as torch counts them"} if problem in UNCOUNTED else set())
-    if quick and problem in LARGE:
-        laws &= CUTTING
+    if quick and is_reduced(row, problem):
+        laws &= CUTTING | {"structure"}
     kinds = FEW if quick and (chosen.is_network or of.problems is CELL_SEEDS) else tuple(ARCHITECTURES)
     torch.manual_seed(0)
     check_method(of.front, chosen.seed(), chosen.inputs(), laws=laws, architectures=kinds)

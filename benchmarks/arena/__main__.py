@@ -1,6 +1,6 @@
 """Arena: ways to make a network smaller, at equal data, epochs, optimiser, augmentation and seeds of randomness.
 
-    NASOPT_DATA=... python -m benchmarks.arena --quick                  # under 15 minutes on two cores
+    NASOPT_DATA=... python -m benchmarks.arena --quick                  # two limits, two seeds, few epochs
     NASOPT_DATA=... python -m benchmarks.arena --task ic --data cifar10_subset --seeds 0,1,2 --out results/arena.csv
     python -m benchmarks.arena --out results/arena.csv --report --plot arena.png    # what is there already
     python -m benchmarks.arena --command "other=python train_other.py {task} {data} {limit} {seed}"

@@ -9,10 +9,12 @@ from nasopt.export.report import ExportReport, TargetCost
 from nasopt.export.runtime import open_session
 from nasopt.export.tflite import to_tflite
 from nasopt.export.torch_layers import to_torch_layers
+from nasopt.export.vela import VelaCost, vela_cost
 
 __all__ = [
     "ExportReport",
     "TargetCost",
+    "VelaCost",
     "open_session",
     "to_executorch",
     "to_exported_program",
@@ -21,4 +23,5 @@ __all__ = [
     "to_tflite",
     "to_torch_layers",
     "top1",
+    "vela_cost",
 ]

@@ -27,7 +27,15 @@ def _conv(
     groups: int = 1,
 ) -> Tensor:
     sides: Any = padding if isinstance(padding, str) else _pair(padding, 0)
-    return F.conv2d(x, weight.unsqueeze(2), bias, _pair(stride, 1), sides, _pair(dilation, 1), groups)
+    return F.conv2d(
+        x,
+        weight if weight.dim() == 4 else weight.unsqueeze(2),
+        bias,
+        _pair(stride, 1),
+        sides,
+        _pair(dilation, 1),
+        groups,
+    )
 
 
 def _max_pool(

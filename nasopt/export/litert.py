@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import logging
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -225,6 +227,8 @@ def silence() -> Iterator[list[str]]:
     level = logging.root.manager.disable
     progress = os.environ.get(PROGRESS)
     os.environ[PROGRESS] = "n"
+    sys.stdout.flush()  # what was written before must not land in the file
+    sys.stderr.flush()
     with tempfile.TemporaryFile() as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
@@ -234,6 +238,10 @@ def silence() -> Iterator[list[str]]:
             os.dup2(file.fileno(), 2)
             yield said
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).fflush(None)  # the buffers of C
             for number, descriptor in zip((1, 2), saved):
                 os.dup2(descriptor, number)
                 os.close(descriptor)

@@ -42,7 +42,8 @@ def like_seed(network: fx.GraphModule, renamed: Callable[[str], str] = str) -> N
     modules = dict(network.named_modules(remove_duplicate=False))
     for path, (kind, order) in noted.items():
         given = modules.get(path)
-        if given is None or (not isinstance(given, _KINDS[kind]) and type(given) is not nn.Module):
+        # A layer of the graph that is a container itself, such as a list of parametrizations, is whole.
+        if given is None or type(given) not in (nn.Module, _KINDS[kind]):
             continue
         made = _KINDS[kind]()
         # What is not called any more leaves an Identity, so that the others keep their numbers.

@@ -54,6 +54,20 @@ def _stays(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (ENTER_AUTOCAST, LEAVE_AUTOCAST)
 
 
+def is_counter(node: fx.Node) -> bool:
+    """A buffer's advance by a number, whose result nobody uses."""
+    amount = node.args[1] if len(node.args) == 2 else None
+    source = node.args[0] if node.args else None
+    counts = (node.op == "call_method" and node.target == "add_") or getattr(node.target, "__name__", "") == "iadd"
+    return (
+        counts
+        and isinstance(amount, (int, float))
+        and not node.users
+        and isinstance(source, fx.Node)
+        and source.op == "get_attr"
+    )
+
+
 def remove_dead_code(graph: fx.Graph) -> None:
     """Remove nodes whose result nobody uses, except placeholders, the output, and what has an effect."""
     for node in reversed(list(graph.nodes)):

@@ -14,6 +14,7 @@ from nasopt.errors import UnpricedError
 from nasopt.graph.branches.inline import inline_alternatives, sequential_layers
 from nasopt.graph.branches.markers import Alternatives, choices_of
 from nasopt.graph.branches.regions import ALWAYS
+from nasopt.graph.composites import open_composites
 from nasopt.graph.containers import note_seed
 from nasopt.graph.example import Example
 from nasopt.graph.facts import CostTerm, Facts, Read
@@ -255,6 +256,8 @@ def trace_model(model: nn.Module, example: Example, leaf_modules: LeafModules = 
         return sequential_layers(branch, opens, _is_layer, full_name)
 
     def trace_part(part: nn.Module, example: Example, full_name: Callable[[str], str] | None) -> fx.GraphModule:
+        named = full_name or str
+        part = open_composites(part, lambda name, module: matches_module(named(name), module, leaf_modules))
         traced = trace(part, example, _is_layer, leaf_modules, own_functions(), full_name)
         return inline_alternatives(traced, example, trace_part, chain_of, full_name or str)
 

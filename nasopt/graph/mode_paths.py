@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses import fake_tensor as fake
 from torch.utils import _pytree as pytree
 
-from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check, is_in_place
+from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check, is_counter, is_in_place
 from nasopt.graph.pickling import loading_tracer
 from nasopt.nn import PathByMode
 
@@ -136,7 +136,7 @@ def _groups(sides: Sides, crossings: Sequence[Crossing]) -> list[_Group]:
     ]
     for nodes, known in ((sides.in_training.nodes, sides.twin_of), (sides.graph.nodes, sides.train_of)):
         for node in nodes:
-            if node not in known and is_in_place(node) and not _is_counter(node):
+            if node not in known and is_in_place(node) and not is_counter(node):
                 found = {node, *(n for before in node.all_input_nodes for n in _upstream(before, known))}
                 groups.append(_Group([], set(), found) if known is sides.twin_of else _Group([], found, set()))
     merged: list[_Group] = []
@@ -148,12 +148,6 @@ def _groups(sides: Sides, crossings: Sequence[Crossing]) -> list[_Group]:
             )
         merged.append(group)
     return merged
-
-
-def _is_counter(node: fx.Node) -> bool:
-    from nasopt.graph.modes import is_counter
-
-    return is_counter(node)
 
 
 def _touch(left: _Group, right: _Group) -> bool:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import TraceWarning
+from nasopt.graph.edit import is_counter
 from nasopt.graph.mode_paths import Crossing, Sides, join_paths, references
 from nasopt.nn import ByMode
 
@@ -112,20 +113,6 @@ def _follow_constants(sides: Sides) -> None:
     for twin in list(sides.in_training.nodes):
         if twin not in sides.twin_of and is_counter(twin):
             _insert_counter(sides, twin)
-
-
-def is_counter(node: fx.Node) -> bool:
-    """A buffer's advance by a number, whose result nobody uses."""
-    amount = node.args[1] if len(node.args) == 2 else None
-    source = node.args[0] if node.args else None
-    counts = (node.op == "call_method" and node.target == "add_") or getattr(node.target, "__name__", "") == "iadd"
-    return (
-        counts
-        and isinstance(amount, (int, float))
-        and not node.users
-        and isinstance(source, fx.Node)
-        and source.op == "get_attr"
-    )
 
 
 def _insert_counter(sides: Sides, twin: fx.Node) -> None:

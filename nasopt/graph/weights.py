@@ -19,6 +19,7 @@ from nasopt.graph.facts import Source, Weight
 from nasopt.graph.registry import find_rule
 from nasopt.graph.rules.elementwise import arithmetic, unary_function
 
+NOT_FOLLOWED = "its weight is computed in a way that cannot be cut"
 # What a weight is made of; None where it cannot be followed.
 Sources = tuple[Source, ...]
 
@@ -74,7 +75,7 @@ _MOVES = ("t", "transpose", "permute", "getattr", "unsqueeze", "view", "reshape"
 
 
 def _moved(module: fx.GraphModule, node: fx.Node, name: str) -> Sources | None:
-    given: Any = node.args[0]
+    given: Any = node.args[0] if node.args else None
     sources = weight_sources(module, given)
     if sources is None or not isinstance(given, fx.Node):
         return None
@@ -172,6 +173,8 @@ def _reduced(module: fx.GraphModule, node: fx.Node) -> Sources | None:
 
 def _multiplied(module: fx.GraphModule, node: fx.Node) -> Sources | None:
     """`left @ right` of two matrices: a low rank."""
+    if len(node.args) != 2:
+        return None
     left, right = (weight_sources(module, arg) for arg in node.args)
     if left is None or right is None or any(n.meta["value"].dim() != 2 for n in node.all_input_nodes):
         return None

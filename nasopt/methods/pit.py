@@ -35,7 +35,7 @@ class PIT(SearchModel):
         exclude_names: names or globs of layers that keep their outputs and kernels; their inputs still follow their
             neighbours. The name of a container means all layers in it.
         exclude_types: classes of such layers.
-        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `verify`: see
+        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `unpriced`, `verify`: see
             `nasopt.search.options.SearchOptions`.
 
     Raises:

@@ -39,7 +39,7 @@ class PITSuperNet(SearchModel):
         branch_masks: `"shared"` or `"independent"`.
         freeze_masks_epochs: deprecated: `PhaseSchedule(freeze={"masks": epochs})` weighs branches first.
         autoconvert_layers: deprecated: False is what `SuperNet` does.
-        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `verify`: see
+        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `unpriced`, `verify`: see
             `nasopt.search.options.SearchOptions`.
 
     Raises:

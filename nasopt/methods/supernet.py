@@ -35,7 +35,7 @@ class SuperNet(SearchModel):
             `SuperNetModule` says.
         paths: which branches run in a training step: `"all"`; `"sampled"`, one that is drawn (needs hard weights); `"two"`,
             two that are drawn and weighed against each other.
-        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `verify`: see
+        options: `input_example`, `regularizer`, `relative`, `leaf_modules`, `strict`, `unpriced`, `verify`: see
             `nasopt.search.options.SearchOptions`.
 
     Raises:

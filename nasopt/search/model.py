@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from nasopt.cost import AnyMetric, get_metric
+from nasopt.cost import AnyMetric, Metric, get_metric
 from nasopt.distributed.steps import JointSteps, active_ddp
 from nasopt.errors import ConfigError, ExportError, NoEffectWarning
 from nasopt.graph.branches.run import Active, Paths
@@ -27,6 +27,7 @@ from nasopt.search.choices import ChoiceSettings, Draw
 from nasopt.search.decisions import ArchParameters
 from nasopt.search.layer_choice import check_temperature
 from nasopt.search.masks import HALF, MaskSettings
+from nasopt.search.options import Unpriced, check_unpriced
 from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
 from nasopt.search.price import Architecture
@@ -48,7 +49,7 @@ class SearchModel(ParameterHalves):
         input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
         masks: what may be masked; None: all channels and kernels stay.
         choices: how branches are weighed; None: the seed may hold no `SuperNetModule`.
-        input_example, regularizer, relative, leaf_modules, strict, verify: see `SearchOptions`.
+        input_example, regularizer, relative, leaf_modules, strict, unpriced, verify: see `SearchOptions`.
         origin: of a model that a method has made of the user's seed; None: `model` is the seed.
 
     Attributes:
@@ -78,6 +79,7 @@ class SearchModel(ParameterHalves):
         relative: bool = False,
         leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module] = (),
         strict: bool = False,
+        unpriced: Unpriced = "raise",
         origin: Origin | None = None,
         verify: bool = True,
     ) -> None:
@@ -91,7 +93,7 @@ class SearchModel(ParameterHalves):
         # How many positional arguments are the inputs of the graph as they are.
         self._positional = len(traced) if self.example.order[: len(traced)] == traced else -1
         self.regularizer = make_regularizer(regularizer, relative)
-        self.strict = strict
+        self.strict, self.unpriced = strict, check_unpriced(unpriced)
         self.net = trace_model(model, example, layer_patterns(leaf_modules, "leaf_modules"))
         names = {name: name for name in model.state_dict()} if origin is None else origin.names
         self.seed_names = {name: f"net.{own}" for name, own in names.items()}
@@ -224,13 +226,16 @@ class SearchModel(ParameterHalves):
 
         Raises:
             ConfigError: an unknown metric.
+            UnpricedError: the metric counts work, and nobody knows that of some call.
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
         self.check_architecture()
+        metric = get_metric(metric)
+        self._check_priced(metric)
         if not discrete:
-            return self._price(get_metric(metric), self._expected())
+            return self._price(metric, self._expected())
         with torch.no_grad():
-            return _plain(self._price(get_metric(metric), self._found()))
+            return _plain(self._price(metric, self._found()))
 
     def get_size(self) -> Tensor:
         """Stored weights now [weights], a scalar, differentiable."""
@@ -286,6 +291,10 @@ class SearchModel(ParameterHalves):
         if self.budget is None:
             raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
         self.budget.reached.fill_(True)
+
+    def _check_priced(self, metric: AnyMetric) -> None:
+        if self.unpriced == "raise" and isinstance(metric, Metric) and metric.per_call:
+            self.analysis.check_priced(metric.name)
 
     def _price(self, metric: AnyMetric, at: Architecture) -> Tensor:
         return self._prepared.decisions.price(metric, at)
@@ -423,6 +432,7 @@ class SearchModel(ParameterHalves):
     def _relate(self) -> None:
         """Price the seed: relative costs are divided by that, and tables are made before the first (compiled) step."""
         for metric, _ in self.regularizer.weights:
+            self._check_priced(metric)
             cost = self._seed_cost(metric)
             if self.regularizer.relative and not cost > 0:
                 raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {cost}")

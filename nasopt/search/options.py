@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from torch import nn
+
+from nasopt.errors import ConfigError
+
+Unpriced = Literal["raise", "ignore"]
 
 
 class SearchOptions(TypedDict, total=False):
@@ -19,6 +23,8 @@ class SearchOptions(TypedDict, total=False):
         relative: express every cost as a fraction of the seed's (of first branches), so that one strength fits every model.
         leaf_modules: names, globs or classes of modules that are not traced into: units with fixed channels.
         strict: raise for an operation without a rule, in place of fixing its channels.
+        unpriced: `"raise"` (default): a cost that counts work (MACs, operations, latency, energy) is an error where nobody
+            knows that of some call; `"ignore"`: such calls are left out, `search_space()` and `print(model)` list them.
         verify: run search model and seed once in either mode and compare them (default); an error names the first difference.
     """
 
@@ -27,4 +33,16 @@ class SearchOptions(TypedDict, total=False):
     relative: bool
     leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module]
     strict: bool
+    unpriced: Unpriced
     verify: bool
+
+
+def check_unpriced(unpriced: Any) -> Unpriced:
+    """The word.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if unpriced not in ("raise", "ignore"):
+        raise ConfigError(f'unpriced must be "raise" or "ignore", got {unpriced!r}')
+    return unpriced  # type: ignore[no-any-return]

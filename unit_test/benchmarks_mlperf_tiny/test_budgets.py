@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.limits import Limit, absolute, kept, parse_budget
 from benchmarks_mlperf_tiny.tasks import TASKS
+from benchmarks_mlperf_tiny.training import Engine
 
 SEED = {"macs": 1000, "size": 100, "memory": 50, "cortex_m4_ms": 8.0, "gap8_ms": 0.9}
 
@@ -61,11 +63,29 @@ def test_a_search_keeps_to_its_budget(tmp_path: Path, capsys: pytest.CaptureFixt
     assert summary["found"]["macs"] > 0.2 * summary["seed"]["macs"], "limits are used"
 
 
-def test_a_budget_below_every_network_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--task", "tiny", "--budget", "size=1", "--no-baseline", "--quiet"]
-    assert main(["search", *arguments, "--out", str(tmp_path)]) == 1
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "size=1"], "the smallest network of this search space costs"),
+        (["--method", "supernet"], "needs a supernet, task 'tiny' has none: try pit"),
+        (["--method", "nasb"], "no stage that can become a cell"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_the_seed_is_trained(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train_epoch(*_arguments: object) -> float:
+        raise AssertionError("something is trained")
+
+    monkeypatch.setattr(Engine, "train_epoch", train_epoch)
+    monkeypatch.setitem(TASKS, "tiny", dataclasses.replace(tiny.TASK, where=None))
+    assert main(["search", "--task", "tiny", "--quiet", "--out", str(tmp_path), *arguments]) == 1
     error = capsys.readouterr().err
-    assert "the smallest network of this search space costs" in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -129,7 +129,7 @@ def test_no_searchable_layer_warns() -> None:
 
 
 def test_little_effect_warns() -> None:
-    layers = [nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 100)]
+    layers = [nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3), nn.Softmax(1), nn.Linear(3, 100)]
     with pytest.warns(NoEffectWarning, match=r"only \d\.\d% of the weights"):
         PIT(nn.Sequential(*layers), (4,))
 

@@ -40,9 +40,10 @@ class Gru(nn.Module):
         return self.head(self.hidden(torch.cat([state[0], state[1]], 1)).relu())
 
 
-@toy("attention", (6, 4), channels=9)
+# The stream, queries with keys, values (channel i of both heads is one), the hidden layer.
+@toy("attention", (6, 4), channels=8 + 4 + 4 + 9)
 class Attention(nn.Module):
-    """The width of the residual stream is fixed, the hidden layer of the feed-forward part goes."""
+    """Attention and feed-forward part add to a stream, all of whose channels may go."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,6 +73,25 @@ class AttentionByMatmul(nn.Module):
         q, k, v = self.qkv(x).view(b, t, 3, 2, 4).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
         return self.head(self.hidden((weights @ v).transpose(1, 2).reshape(b, t, 8)).relu())
+
+
+@toy("transformer", (6, 4), channels=8 + 2 * (4 + 4 + 7))
+class Transformer(nn.Module):
+    """Torch's own encoder: norms after each part in one layer, before them in the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        layers = [
+            nn.TransformerEncoderLayer(8, 2, 7, 0.0, batch_first=True, norm_first=first) for first in (False, True)
+        ]
+        self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x).mean(1))
 
 
 @toy("embedding", lambda size: (torch.randint(0, 10, (size, 6)),), channels=5 + 7)

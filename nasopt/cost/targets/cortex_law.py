@@ -26,7 +26,7 @@ from numba import njit
 from nasopt.cost.targets.rows import KIND_CODES, Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 
-PRICED = frozenset(KIND_CODES)
+PRICED = frozenset(KIND_CODES) - {"adder"}
 """A CPU runs everything: no kind is free or without a price."""
 
 PRICES = (

@@ -14,9 +14,7 @@ from nasopt.graph.call import Call
 from nasopt.graph.facts import Weight
 from nasopt.graph.layer_shape import Kind
 from nasopt.graph.registry import function_rule, layer_rule
-from nasopt.graph.weights import find_weight
-
-NOT_FOLLOWED = "its weight is computed in a way that cannot be cut"
+from nasopt.graph.weights import NOT_FOLLOWED, find_weight
 
 
 def _run_convolution(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from nasopt.graph.call import Call
 from nasopt.graph.facts import Weight
 from nasopt.graph.registry import function_rule, layer_rule
-from nasopt.graph.rules.convolution import NOT_FOLLOWED, price_layer
-from nasopt.graph.weights import find_weight
+from nasopt.graph.rules.convolution import price_layer
+from nasopt.graph.weights import NOT_FOLLOWED, find_weight
 
 
 def _run_linear(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from nasopt.graph.call import Call
 from nasopt.graph.facts import Count
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.graph.rewrite import normalized_shape
-from nasopt.graph.weights import find_weight
+from nasopt.graph.weights import NOT_FOLLOWED, find_weight
 
-NOT_FOLLOWED = "its weight is computed in a way that cannot be cut"
 _AFFINE = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var")
 

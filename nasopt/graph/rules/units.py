@@ -1,4 +1,4 @@
-"""Layers that stay whole: recurrent layers and attention, with fixed channels and a price."""
+"""Layers that stay whole, with fixed channels and a price: recurrent layers, and attention that cannot be opened."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def recurrent(call: Call) -> Any:
     return call.fixed_unit("a recurrent layer stays whole")
 
 
-@layer_rule(nn.MultiheadAttention, searchable="fixes its channels")
+@layer_rule(nn.MultiheadAttention, searchable="channels of all heads, of what it reads and of its projection")
 def multihead_attention(call: Call) -> Any:
     layer = call.module
     assert isinstance(layer, nn.MultiheadAttention)
