@@ -205,7 +205,7 @@ class File:
 
     @classmethod
     def of(cls, content: bytes, flat: Flat) -> File:
-        """Read what `flat` was converted to; constants lose their names."""
+        """Read what `flat` was converted to."""
         model = TfliteModel(content)
         graph, ranks = model.graph, [x.dim() for x in flat.subject.tensors]
         inputs = model.ports(graph.inputs, ranks, flat.inputs_last)

@@ -171,12 +171,6 @@ class TfliteModel:
         self.data.metadata = [entry for entry in self.data.metadata or [] if entry.name == KEPT_METADATA]
         self.data.metadataBuffer = None
 
-    def without_constant_names(self) -> None:
-        """Take the names off constants, which nobody needs on a chip."""
-        for tensor in self.graph.tensors:
-            if self.data.buffers[tensor.buffer].data is not None:
-                tensor.name = None
-
     def ports(self, indices: Iterable[int], ranks: Sequence[int], channels_last: Sequence[bool]) -> list[Port]:
         """The tensors at `indices` as inputs or outputs."""
         found = []
