@@ -72,6 +72,7 @@ def tracing(tracer: ValueTracer, root: nn.Module) -> Iterator[None]:
 
 
 _ABSENT = object()
+_STDLIB = sysconfig.get_path("stdlib")
 
 
 def _current(namespace: Any, name: str) -> Any:
@@ -180,7 +181,7 @@ def _users_namespaces(namespaces: Iterable[dict[str, Any]]) -> list[dict[str, An
     found = {}
     for name, module in list(sys.modules.items()):
         top, place = name.partition(".")[0], getattr(module, "__file__", None) or ""
-        own = not place.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in place and place
+        own = not place.startswith(_STDLIB) and "site-packages" not in place and place
         if top in packages or (own and top not in ("torch", "nasopt")):
             found[id(vars(module))] = vars(module)
     return list(found.values())
