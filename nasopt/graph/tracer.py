@@ -166,9 +166,9 @@ class ValueTracer(RelyingTracer):
             return self.proxy(node)
         if not torch.is_grad_enabled():
             node = self._without_gradient(node, args)
-        # `fx.wrap` wants a proxy back.
-        is_foreign = kind == "call_function" and module not in _KEEPS_LISTS
-        return self.proxy(node) if is_foreign else plain_result(self.proxy(node))
+        # `fx.wrap` wants a proxy back; what a layer returns may differ by mode, as that of `ByMode` does.
+        is_own = kind == "call_module" or (kind == "call_function" and module not in _KEEPS_LISTS)
+        return self.proxy(node) if is_own else plain_result(self.proxy(node))
 
     def _evaluate(self, node: fx.Node) -> None:
         outer, self.evaluating = self.evaluating, True
