@@ -82,9 +82,11 @@ _BINARY = ALL - {
 }
 
 ROWS: dict[str, Row] = {
-    "pit": Row(lambda s, i: PIT(s, input_example=i, regularizer="macs"), MASKS),
+    "pit": Row(lambda s, i: PIT(s, input_example=i, regularizer="macs", unpriced="ignore"), MASKS),
     "pit_in_blocks": Row(
-        lambda s, i: PIT(s, input_example=i, channel_block=2, kernel_search=False, relative=True), MASKS, CUTTING
+        lambda s, i: PIT(s, input_example=i, channel_block=2, kernel_search=False, relative=True, unpriced="ignore"),
+        MASKS,
+        CUTTING,
     ),
     "soft": Row(lambda s, i: SuperNet(s, input_example=i, regularizer="macs"), BRANCHES),
     "gumbel": Row(lambda s, i: SuperNet(s, input_example=i, gumbel_softmax=True, temperature=2.0), BRANCHES, _DRAWN),
