@@ -180,7 +180,7 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
     def _figures(self, phases: PhaseSchedule) -> dict[str, float]:
         model = phases.model
         figures = {"search/strength": phases.strength}
-        if model.choices is not None:
+        if model.choices is not None and model.origin is None:
             figures["search/temperature"] = model.temperature
         for metric, _ in model.regularizer.weights:
             figures[f"search/{metric.name}"] = float(model.get_cost(metric, discrete=True))

@@ -241,7 +241,7 @@ def _compare(wanted: nn.Module, found: nn.Module, x: Tensor, statistics: bool = 
             (output * torch.arange(output.numel()).view_as(output)).sum().backward()
         results.append(output)
     if not torch.allclose(results[0], results[1], rtol=1e-3, atol=1e-4):
-        return f"outputs differ by {float((results[0] - results[1]).abs().max()):.1e}"
+        return f"outputs differ by {float((results[0] - results[1]).detach().abs().max()):.1e}"
     state = {name.removeprefix("net."): tensor for name, tensor in found.state_dict().items()}
     gradients = {name.removeprefix("net."): p.grad for name, p in found.named_parameters()}
     for name, tensor in pytree.tree_map(torch.detach, wanted.state_dict()).items() if statistics else ():

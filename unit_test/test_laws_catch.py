@@ -18,7 +18,8 @@ TOY = TOYS["named_outputs"]
 
 
 def front(seed: nn.Module, inputs: Any) -> Any:
-    return PIT(seed, input_example=inputs, regularizer="macs")
+    # The laws shall find what wrapping would find as well.
+    return PIT(seed, input_example=inputs, regularizer="macs", unpriced="ignore", verify=False)
 
 
 def check(front: Callable[[nn.Module, Any], Any], toy: str = TOY.name) -> str:
@@ -94,17 +95,17 @@ MUTANTS: list[tuple[str, str, Callable[[Any], Any]]] = [
     (
         "gradient of the task",
         "forward",
-        changed(lambda model, out, *_: type(out)(*(x.detach() + first_weight(model.net).sum() * 0 for x in out))),
+        changed(lambda model, out, *_, **__: type(out)(*(x.detach() + first_weight(model.net).sum() * 0 for x in out))),
     ),
     (
         "identity in train mode",
         "forward",
-        changed(lambda m, out, *_: type(out)(*(x * (1.1 if m.training else 1) for x in out))),
+        changed(lambda m, out, *_, **__: type(out)(*(x * (1.1 if m.training else 1) for x in out))),
     ),
     (
         "identity in eval mode",
         "forward",
-        changed(lambda m, out, *_: type(out)(*(x * (1 if m.training else 1.1) for x in out))),
+        changed(lambda m, out, *_, **__: type(out)(*(x * (1 if m.training else 1.1) for x in out))),
     ),
     ("never empty", "arch_summary", changed(empty)),
     ("plain export", "arch_export", changed(wrap_a_layer)),

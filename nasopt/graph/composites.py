@@ -147,6 +147,15 @@ def _can_open(module: nn.Module) -> bool:
     return type(module) in _OPENED and not altered
 
 
+def draws_otherwise(model: nn.Module) -> bool:
+    """Whether dropout in an opened layer draws other numbers: its tensors have another order in memory than in the whole one."""
+    return any(
+        _can_open(module)
+        and any((isinstance(m, nn.Dropout) and m.p) or getattr(m, "dropout", 0) for m in module.modules())
+        for module in model.modules()
+    )
+
+
 def open_composites(model: nn.Module, is_leaf: Callable[[str, nn.Module], bool]) -> nn.Module:
     """A copy of `model` whose attention and transformer layers are opened; `model` itself where there are none.
 

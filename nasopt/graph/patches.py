@@ -7,6 +7,7 @@ changes. One trace at a time holds the lock.
 from __future__ import annotations
 
 import builtins
+import importlib
 import sys
 import sysconfig
 import threading
@@ -29,7 +30,7 @@ from nasopt.graph.values import UNKNOWN
 if TYPE_CHECKING:
     from nasopt.graph.trace import ValueTracer
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 _is_instance = builtins.isinstance
 _type = builtins.type
 
@@ -62,7 +63,9 @@ def has_proxy(*values: Any) -> bool:
 @contextmanager
 def tracing(tracer: ValueTracer, root: nn.Module) -> Iterator[None]:
     """Replace everything for one trace of `root`."""
-    with _LOCK, ExitStack() as stack:
+    # Imported by the first fake tensor: what it reads from `builtins` at import must be the true things.
+    importlib.import_module("torch._dynamo")
+    with LOCK, ExitStack() as stack:
         tracer.thread = threading.get_ident()
         for namespace, name, replacement in _replacements(tracer, root):
             stack.callback(_put_back, namespace, name, _current(namespace, name))
@@ -177,14 +180,19 @@ def _make_type(tracer: ValueTracer) -> type:
 
 def _users_namespaces(namespaces: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Modules of the packages that the model comes from, and all that are installed nowhere: scripts, notebooks."""
-    packages = {str(namespace.get("__name__", "")).partition(".")[0] for namespace in namespaces} - {"torch", "nasopt"}
-    found = {}
+    own = {id(one): one for one in namespaces if _top(str(one.get("__name__", ""))) not in ("torch", "nasopt")}
+    packages = {_top(str(namespace.get("__name__", ""))) for namespace in own.values()}
+    found = dict(own)  # a file that was run, not imported, is none of the modules below
     for name, module in list(sys.modules.items()):
-        top, place = name.partition(".")[0], getattr(module, "__file__", None) or ""
-        own = not place.startswith(_STDLIB) and "site-packages" not in place and place
-        if top in packages or (own and top not in ("torch", "nasopt")):
+        top, place = _top(name), getattr(module, "__file__", None) or ""
+        is_own = not place.startswith(_STDLIB) and "site-packages" not in place and place
+        if top in packages or (is_own and top not in ("torch", "nasopt")):
             found[id(vars(module))] = vars(module)
     return list(found.values())
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _make_apply(tracer: ValueTracer) -> Callable[..., Any]:

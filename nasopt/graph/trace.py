@@ -20,7 +20,7 @@ from nasopt.graph.callsite import line_of_error
 from nasopt.graph.edit import is_in_place, remove_dead_code
 from nasopt.graph.example import Example
 from nasopt.graph.modes import follow_mode
-from nasopt.graph.patches import tracing
+from nasopt.graph.patches import LOCK, tracing
 from nasopt.graph.pickling import loading_tracer
 from nasopt.graph.proxy import DataDependent, isinstance_proxy
 from nasopt.graph.state import ModuleState, copy_model, random_state, set_random_state
@@ -68,7 +68,8 @@ def trace(
             module.training = training and not is_leaf((full_name or str)(name), module)
         for (module, name), value in (start or {}).items():
             vars(module)[name] = value
-        return _Run(tracer, root, state)
+        with LOCK:  # other threads that wrap move the generators, too
+            return _Run(tracer, root, state)
 
     while True:
         evaluation = run(training=False)

@@ -94,6 +94,7 @@ class Choices:
         temperatures: at the start, of every choice.
         settings: how branches are weighed in a training step.
         mixes: train mode mixes all branches by a plain softmax, as a `SuperNetModule` does that was not wrapped.
+        is_one: every choice keeps one of its branches.
 
     Raises:
         ConfigError: soft weights with `paths="sampled"`; or there are choices, but `chosen` is None: no settings for any.
@@ -135,6 +136,7 @@ class Choices:
         self._hard: list[bool] = wants_hard[choice_of_group].reshape(-1).tolist()
         self._has_hard = bool(wants_hard.any())
         self._random = chosen.paths != "all" or bool(wants_gumbel.any()) or chosen.groups == "kept"
+        self.is_one = all(marker.is_one for marker in markers.values())
         self.mixes = not self._random and not self._has_hard
         self._check_paths(wants_hard)
 

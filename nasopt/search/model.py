@@ -19,6 +19,7 @@ from nasopt.cost import AnyMetric, Metric, get_metric
 from nasopt.distributed.steps import JointSteps, active_ddp
 from nasopt.errors import ConfigError, ExportError, NoEffectWarning
 from nasopt.graph.build import build
+from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import Analysis, trace_model
@@ -112,8 +113,10 @@ class SearchModel(ParameterHalves):
             )
         # Plain attributes of the seed, `num_classes`, are read on.
         vars(self).update({k: v for k, v in plain_attributes(self.net).items() if not hasattr(self, k)})
-        if verify and origin is None:  # cells of NASB are no longer the seed
-            verify_seed(model, self, self.example, training=self._prepared.decisions.choices.mixes)
+        chosen = self._prepared.decisions.choices
+        # Cells of NASB are no longer the seed; several kept branches are decided first.
+        if verify and origin is None and chosen.is_one:
+            verify_seed(model, self, self.example, training=chosen.mixes and not draws_otherwise(model))
 
     # --- forward
 

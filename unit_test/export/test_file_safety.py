@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -61,7 +60,7 @@ def test_what_is_no_plain_file_is_never_replaced(
         (tmp_path, "a folder"),
         (links["to-folder"], "a folder"),
     ):
-        with pytest.raises(ConfigError, match=rf"{re.escape(str(path))} is {kind}"):
+        with pytest.raises(ConfigError, match=rf" is {kind}"):
             write(path)
     after = Path("/dev/null").lstat()
     assert stat.S_ISCHR(after.st_mode)

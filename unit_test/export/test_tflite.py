@@ -345,7 +345,6 @@ SLOW: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.benchmark
 @pytest.mark.parametrize("name", SLOW)
 def test_large_networks(name: str, tmp_path: Path) -> None:
     make, shape = SLOW[name]

@@ -57,7 +57,7 @@ right = {
     "result_type": lambda m, x: x.to(torch.result_type(x, 1.0)).to(torch.promote_types(x.dtype, torch.int8)),
     "lists": lambda m, x: torch.cat([x, torch.zeros(1, 8, 1, 1).expand_as(x)], 1)[:, :8],
     "aten": lambda m, x: torch.ops.aten.relu(x),
-    "copysign": lambda m, x: torch.copysign(x, 1.0) + torch.heaviside(x, torch.zeros(1)),
+    "copysign": lambda m, x: torch.copysign(x, 1.0) + torch.heaviside(x.detach(), torch.zeros(1)),
 }
 anything = {
     "tensor": lambda m, x: torch.tensor(x) * 2,
@@ -92,7 +92,10 @@ print("all done")
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     folder = Path(__file__).parent
-    code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(folder.parent)!r}]\n" + SCRIPT
+    code = (
+        f"import sys; sys.path[:0] = [{str(folder)!r}, {str(folder.parent)!r}, {str(folder.parent.parent)!r}]\n"
+        + SCRIPT
+    )
     script = tmp_path / "script.py"  # TorchScript reads the source.
     script.write_text(code)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)

@@ -87,9 +87,9 @@ def three_dimensions() -> nn.Module:
     return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Mish(), nn.Conv3d(4, 5, 3), *head)
 
 
-@toy("linear_on_sequences", (7, 5), channels=8)
+@toy("linear_on_sequences", (7, 5), channels=6 + 8)
 def linear_on_sequences() -> nn.Module:
-    # LayerNorm fixes the 6 channels that it normalises; the 8 hidden ones stay free.
+    # LayerNorm normalises those of its 6 channels that live.
     return nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
 
 
