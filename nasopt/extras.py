@@ -1,4 +1,4 @@
-"""What if an optional package is missing? It is imported when it is needed, and the error names the command to install it."""
+"""Optional packages: imported when they are needed; the error names the command that installs one."""
 
 from __future__ import annotations
 

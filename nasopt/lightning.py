@@ -1,4 +1,4 @@
-"""How does a Lightning user search? One callback: it adds the regularizer, leads through the phases, logs costs.
+"""SearchCallback for Lightning: adds the regularizer, leads through the phases, logs costs.
 
 ```python
 from nasopt.lightning import SearchCallback

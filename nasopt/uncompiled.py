@@ -1,4 +1,4 @@
-"""How does a function stay out of `torch.compile`, at no price for those who do not compile?"""
+"""Decorator: exclude a function from `torch.compile` without importing the compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do all processes hold the same model? Facts about it as text, compared across processes; the first difference is named."""
+"""Comparison of a model across processes: facts about it as text; the first difference is named."""
 
 from __future__ import annotations
 

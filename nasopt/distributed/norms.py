@@ -1,4 +1,4 @@
-"""How do batch norms see the whole batch when each process has a share of it? Statistics summed over all processes.
+"""Synchronised batch norms: statistics of the whole batch, of which each process has a share.
 
 `torch.nn.SyncBatchNorm` does this on GPUs only, and is another type of layer. Here the layers stay what they are.
 """

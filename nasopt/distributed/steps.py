@@ -1,4 +1,4 @@
-"""What must a search model do so that `DistributedDataParallel` can train it? Everything around one joint forward pass.
+"""Joint training steps: what surrounds a forward pass of a search model inside `DistributedDataParallel`.
 
 Three things differ from an ordinary network:
 

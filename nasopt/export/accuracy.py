@@ -1,4 +1,4 @@
-"""How good are the network and its files on real data? One pass, all of them side by side."""
+"""Accuracy of a network and of its files on real data: one pass, all of them side by side."""
 
 from __future__ import annotations
 

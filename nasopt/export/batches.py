@@ -1,4 +1,4 @@
-"""What does a loader give? Batches of inputs, alone or with targets, brought into the order of the network's inputs."""
+"""Batches of a loader: inputs, alone or with targets, in the order of the network's inputs."""
 
 from __future__ import annotations
 

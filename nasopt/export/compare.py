@@ -1,4 +1,4 @@
-"""Does a written file compute what the network computes? Outputs of both on the same inputs."""
+"""Comparison of a written file with its network: outputs of both on the same inputs."""
 
 from __future__ import annotations
 

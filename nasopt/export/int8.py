@@ -1,4 +1,4 @@
-"""How does a found network become an int8 file? ONNX Runtime's static quantiser, on real batches, in QDQ form."""
+"""Int8 ONNX files: ONNX Runtime's static quantiser, on real batches, in QDQ form."""
 
 from __future__ import annotations
 

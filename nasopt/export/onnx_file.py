@@ -1,4 +1,4 @@
-"""How does a found network become an ONNX file? Captured by `torch.export`, converted, tidied, loaded and compared."""
+"""Float ONNX files: captured by `torch.export`, converted, tidied, loaded and compared."""
 
 from __future__ import annotations
 

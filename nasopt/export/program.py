@@ -1,4 +1,4 @@
-"""How does a found network become a `torch.export` program? Captured for any batch where that is possible, and compared."""
+"""`torch.export` programs: captured for any batch where that is possible, and compared."""
 
 from __future__ import annotations
 

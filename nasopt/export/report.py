@@ -1,4 +1,4 @@
-"""What came out of an export? Sizes, differences, accuracies and expected costs as one plain value."""
+"""Report of an export: sizes, differences, accuracies and expected costs as one plain value."""
 
 from __future__ import annotations
 

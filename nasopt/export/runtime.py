@@ -1,4 +1,4 @@
-"""How is a written file run here? ONNX Runtime on the CPU, with integer arithmetic that is exact."""
+"""Sessions of ONNX Runtime on the CPU, with integer arithmetic that is exact."""
 
 from __future__ import annotations
 

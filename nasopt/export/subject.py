@@ -1,4 +1,4 @@
-"""What exactly is exported? A copy of the network in eval mode, on the CPU, in float32, and the inputs it is compared on."""
+"""Subject of an export: a copy of the network in eval mode, on the CPU, in float32, and the inputs it is compared on."""
 
 from __future__ import annotations
 

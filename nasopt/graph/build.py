@@ -21,8 +21,16 @@ from nasopt.graph.registry import has_searchable_kernel
 from nasopt.graph.slim import slim
 
 
-def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]) -> fx.GraphModule:
+def build(
+    module: fx.GraphModule, example: Example, structure: Mapping[str, Any], analysis: Analysis | None = None
+) -> fx.GraphModule:
     """The network that a structure describes, from the traced seed, which stays as it is.
+
+    Args:
+        module: from `trace_model`.
+        example: the inputs that it was traced with.
+        structure: as `nasopt.search.structure.make_structure` makes it.
+        analysis: of `module`, where it is known; a structure that decides choices has one of its own.
 
     Raises:
         ConfigError: the structure names layers, channels or branches that the seed does not have.
@@ -32,7 +40,8 @@ def build(module: fx.GraphModule, example: Example, structure: Mapping[str, Any]
     if decisions:
         module = copy.deepcopy(module)
         decide(module, decisions)
-    analysis = analyse(module, example)
+    if decisions or analysis is None:
+        analysis = analyse(module, example)
     keep = _keep(analysis, structure["channels"])
     kernels = {layer: _kernel_cut(analysis, layer, axes) for layer, axes in structure["kernels"].items()}
     network = slim(analysis, keep, kernels, example.inputs)

@@ -1,4 +1,4 @@
-"""What does a model take? Example inputs, bound to the names of the model's `forward`."""
+"""Example inputs of a model, bound to the names of its `forward`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where are the convolutions of a traced model, and which norms and activations belong to them?"""
+"""Places of candidates: the convolutions of a traced model, with the norms and activations that belong to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a binary convolution computed on bits? Packing of signs, XNOR and population count, compiled by Numba.
+"""Kernels of packed binary convolutions: packing of signs, XNOR and population count, compiled by Numba.
 
 A word holds the signs of 64 channels of one position, 1 for -1. Of two words, the sum of products over `n` channels is
 `n - 2 popcount(a xor b)`: equal signs multiply to +1, different ones to -1. Bits beyond the last channel are 0 on both

@@ -299,7 +299,7 @@ class SearchModel(ParameterHalves):
                 stacklevel=2,
             )
         with torch.no_grad():
-            network = build(self.net, self.example, self.arch_structure())
+            network = build(self.net, self.example, self.arch_structure(), self.analysis)
         if verify:
             verify_export(self, network, self.example)
         # On the class that fx makes for this one network: it is neither saved nor copied with it.

@@ -1,4 +1,4 @@
-"""How does a setting change while a search goes on? Schedules: constant, linear, exponential."""
+"""Schedules of a setting over the epochs of a search: constant, linear, exponential."""
 
 from __future__ import annotations
 

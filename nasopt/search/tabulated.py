@@ -1,4 +1,4 @@
-"""How does a training step price a network's latency without leaving the device? Counts in, one look into the table.
+"""Latency of a network in a training step, without leaving the device: counts in, one look into the table.
 
 A metric with a `table` is evaluated on the table of all layers at once, where that is small enough to be worth its memory.
 """
