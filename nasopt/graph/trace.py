@@ -6,6 +6,7 @@ concrete bool, int, length or iteration: `if x.dim() == 4`, `for t in x.unbind()
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -61,15 +62,22 @@ def trace(
 
     state = ModuleState(root)
 
-    def run(training: bool, start: Mapping[tuple[nn.Module, str], Any] | None = None) -> _Run:
-        tracer = ValueTracer(example, is_leaf, whole_functions, full_name or str)
+    def attempt(training: bool, start: Mapping[tuple[nn.Module, str], Any]) -> _Run:
         # Only the modules that are traced through: a layer's own mode is none of the graph's business.
         for name, module in root.named_modules():
             module.training = training and not is_leaf((full_name or str)(name), module)
-        for (module, name), value in (start or {}).items():
+        for (module, name), value in start.items():
             vars(module)[name] = value
+        return _Run(ValueTracer(example, is_leaf, whole_functions, full_name or str), root, state)
+
+    def run(training: bool, start: Mapping[tuple[nn.Module, str], Any] | None = None) -> _Run:
         with LOCK:  # other threads that wrap move the generators, too
-            return _Run(tracer, root, state)
+            for _ in range(2):
+                with contextlib.suppress(
+                    _DrawsAtRandom
+                ):  # or another thread of the user's did, such as one that loads data
+                    return attempt(training, start or {})
+            return attempt(training, start or {})
 
     while True:
         evaluation = run(training=False)

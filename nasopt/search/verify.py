@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from nasopt.errors import ExportError, TraceError, TraceWarning
 from nasopt.graph.example import Example
+from nasopt.graph.patches import LOCK
 from nasopt.graph.state import copy_model, random_state, set_random_state
 from nasopt.search.first_difference import first_difference
 
@@ -234,8 +235,8 @@ def _devices(model: nn.Module) -> list[torch.device]:
 @contextmanager
 def _same_chance(devices: list[torch.device]) -> Iterator[None]:
     """Every generator at a start of its own, and back where it was afterwards."""
-    state = random_state()
-    with ExitStack() as stack:
+    with LOCK, ExitStack() as stack:  # a trace in another thread watches these generators
+        state = random_state()
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.callback(set_random_state, state)
         torch.manual_seed(0)
