@@ -88,11 +88,11 @@ def network_calls(
     """Trace any model and list what its calls cost. Arguments and errors as in `nasopt.PIT`."""
     example = make_example(model, input_shape, input_example)
     analysis = analyse(trace_model(model, example, tuple(leaf_modules)), example)
-    propagation = analysis.propagation
+    facts = analysis.facts
     terms = analysis.deployed_costs()
     calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in terms)
-    unpriced = tuple(dict.fromkeys(propagation.unpriced))
-    free = (name for name in propagation.called() if name not in unpriced and name not in {t.layer for t in terms})
+    unpriced = tuple(dict.fromkeys(facts.unpriced))
+    free = (name for name in facts.called() if name not in unpriced and name not in {t.layer for t in terms})
     return NetworkCalls(
         tuple(calls), unpriced, tuple(free), activation_memory(analysis), activation_memory(analysis, True)
     )

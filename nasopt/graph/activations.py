@@ -44,8 +44,8 @@ class ActivationWalks:
     """Buffers and steps of one analysed model, under different decisions."""
 
     def __init__(self, analysis: Analysis) -> None:
-        self.propagation = analysis.propagation
-        self._flows = DecidedGraphs(analysis.module, analysis.propagation.regions)
+        self.facts = analysis.facts
+        self._flows = DecidedGraphs(analysis.module, analysis.facts.regions)
         self._module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
 
@@ -72,7 +72,7 @@ class _Walk:
 
     def __init__(self, walks: ActivationWalks, flow: DecidedGraph, materialised: bool) -> None:
         self.walks, self.flow, self.materialised = walks, flow, materialised
-        self.propagation = walks.propagation
+        self.facts = walks.facts
         self.found = ActivationMemory()
         self.held: dict[fx.Node, Any] = {}  # node -> buffer name, nested as the node's value
         self.holders: dict[str, list[fx.Node]] = {}
@@ -87,7 +87,7 @@ class _Walk:
             elif node.op == "placeholder":
                 self._hold(node, self._new(node, self._value(node), node.name))
                 self.found.inputs += self._names(self.held[node])
-            elif node in self.propagation.activations:
+            elif node in self.facts.activations:
                 self._visit(node)
         return self.found
 
@@ -202,13 +202,13 @@ class _Walk:
         return tuple(value.shape[2:]) if isinstance(value, Tensor) else ()
 
     def _term(self, node: fx.Node) -> CostTerm | None:
-        return self.propagation.term_of_node.get(node)
+        return self.facts.term_of_node.get(node)
 
     # --- building
 
     def _new(self, node: fx.Node, value: Any, name: str) -> Any:
         """Buffers for every tensor of a node's value; names of nested ones are numbered."""
-        labels = self.propagation.values.get(self.flow.like(node))
+        labels = self.facts.values.get(self.flow.like(node))
         return self._nested(node, value, labels, name)
 
     def _nested(self, node: fx.Node, value: Any, labels: Any, name: str) -> Any:
@@ -226,13 +226,13 @@ class _Walk:
     def _buffer(self, value: Any, labels: Any) -> Buffer:
         if value is UNKNOWN:
             return Buffer(0, 1)
-        batch = self.propagation.batch
+        batch = self.facts.batch
         total = value.numel() // batch if value.numel() % batch == 0 else value.numel()
-        dims = self.propagation.labels.varying(labels) if isinstance(labels, Tensor) else []
+        dims = self.facts.labels.varying(labels) if isinstance(labels, Tensor) else []
         # Channels along the batch would not be those of one sample.
         if len(dims) != 1 or total % value.shape[dims[0]]:
             return Buffer(total, 1)
-        return Buffer(self.propagation.labels.line(labels, dims[0]), total // value.shape[dims[0]])
+        return Buffer(self.facts.labels.line(labels, dims[0]), total // value.shape[dims[0]])
 
     def _hold(self, node: fx.Node, held: Any) -> None:
         self.held[node] = held

@@ -67,7 +67,7 @@ def _keep(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Tensor:
         labels = written[layer]
         dead = torch.ones(len(labels), dtype=torch.bool)
         dead[list(kept)] = False
-        if bool((analysis.atom[labels[dead]] < 0).any()):
+        if bool((analysis.channel_index[labels[dead]] < 0).any()):
             reasons = {group.reason for group in analysis.groups if layer in group.writers and group.reason}
             raise ConfigError(
                 f"the structure removes channels of {layer!r} that are fixed in this seed: {'; '.join(sorted(reasons))}. It "

@@ -17,7 +17,7 @@ from nasopt.graph.branches.regions import ALWAYS
 from nasopt.graph.composites import open_composites
 from nasopt.graph.containers import note_seed
 from nasopt.graph.example import Example
-from nasopt.graph.facts import CostTerm, Facts, Read
+from nasopt.graph.facts import CostTerm, Read
 from nasopt.graph.propagate import propagate
 from nasopt.graph.registry import alteration, find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, matches_module, trace
@@ -96,21 +96,6 @@ class Analysis:
         self.channel_group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
 
     @property
-    def propagation(self) -> Facts:
-        """The facts, under the name that `search/` and `cost/` use; so are the next two."""
-        return self.facts
-
-    @property
-    def atom(self) -> Tensor:
-        """`channel_index`."""
-        return self.channel_index
-
-    @property
-    def atom_group(self) -> Tensor:
-        """`channel_group`."""
-        return self.channel_group
-
-    @property
     def reads(self) -> list[Read]:
         """Where layers mix channels."""
         return self.facts.reads
@@ -168,7 +153,7 @@ class Analysis:
                 name = str(node.target)
                 if keep_outputs(name, self.module.get_submodule(name)):
                     # What a layer writes and nobody else sees, such as its heads, stays as well.
-                    written = [labels for layer, labels in self.propagation.writers if layer == name]
+                    written = [labels for layer, labels in self.facts.writers if layer == name]
                     for labels in (value, *written):
                         self.labels.fix(labels, f"{name}: it is excluded")
 

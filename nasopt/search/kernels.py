@@ -67,9 +67,9 @@ def tap_axes(analysis: Analysis, excluded: Sequence[str]) -> list[TapAxis]:
     """Kernel axes that can be searched: of convolutions with more than one tap whose weights belong to them alone."""
     owners: dict[str, set[str]] = {}
     for path in dict(analysis.module.named_parameters(remove_duplicate=False)):
-        owners.setdefault(analysis.propagation.canonical(path), set()).add(path)
+        owners.setdefault(analysis.facts.canonical(path), set()).add(path)
     used_directly = {
-        analysis.propagation.canonical(str(node.target)) for node in analysis.nodes.values() if node.op == "get_attr"
+        analysis.facts.canonical(str(node.target)) for node in analysis.nodes.values() if node.op == "get_attr"
     }
     found: dict[KernelAxis, TapAxis] = {}
     for term in analysis.costs:

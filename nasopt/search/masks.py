@@ -188,7 +188,7 @@ class Masks:
         """For units, followers and taps, one after the other: which count they belong to, and how much they add."""
         groups = len(self._analysis.searchable)
         # Groups that follow a choice have no units: one mask per channel.
-        followers = self._analysis.atom_group[len(self._channels.channel_unit) :]
+        followers = self._analysis.channel_group[len(self._channels.channel_unit) :]
         taps = self._kernels.tap_axis
         index = torch.cat([self._channels.unit_group, followers, groups + taps])
         sizes = torch.cat([self._channels.unit_size, torch.ones_like(followers), torch.ones_like(taps)])
@@ -219,7 +219,7 @@ class Masks:
 
     def _slots_of(self, labels: Tensor) -> Tensor:
         """Slots of labels; fixed ones point to the constant."""
-        channels = self._analysis.atom[labels]
+        channels = self._analysis.channel_index[labels]
         slots = self._slot_of_channel()
         if not len(slots):
             return torch.zeros_like(channels)
@@ -228,7 +228,7 @@ class Masks:
     def _make_links(self) -> list[_Link]:
         layout = branch_layout(self._analysis)
         links = []
-        for derived in self._analysis.propagation.follows:
+        for derived in self._analysis.facts.follows:
             first, count = layout[derived.choice]
             branches = torch.stack([self._slots_of(labels) for labels in derived.branches])
             followers = self._slots_of(derived.labels)
@@ -256,7 +256,7 @@ class Masks:
             plan.setdefault(read.layer, {}).setdefault(read.weight, {})[read.dim] = position
         for i, (layer, dim) in enumerate(self.axes):
             is_layer[layer] = True
-            weight = analysis.propagation.canonical(f"{layer}.weight")
+            weight = analysis.facts.canonical(f"{layer}.weight")
             plan.setdefault(layer, {}).setdefault(weight, {})[2 + dim] = len(vectors) + i
         of_layer: dict[str, list[WeightMask]] = {}
         of_node: dict[str, list[WeightMask]] = {}
@@ -274,4 +274,4 @@ class Masks:
 def _own_name(analysis: Analysis, layer: str, weight: str) -> str:
     """Name that a layer gives to the parameter of that canonical path."""
     names = dict(analysis.module.get_submodule(layer).named_parameters(remove_duplicate=False))
-    return next(name for name in names if analysis.propagation.canonical(f"{layer}.{name}") == weight)
+    return next(name for name in names if analysis.facts.canonical(f"{layer}.{name}") == weight)

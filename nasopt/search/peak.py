@@ -84,7 +84,7 @@ class NetworkPeak:
         }
         self._row = row
         self._analysis = analysis
-        where = analysis.propagation.regions
+        where = analysis.facts.regions
         self._regions = {node.name: region for node, region in where.items()}
         self._within: dict[Region, dict[str, None]] = {}
         for node, region in where.items():

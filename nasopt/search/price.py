@@ -190,11 +190,13 @@ class NetworkCost:
         """A channel count as factors of the groups' counts, and a constant."""
         if isinstance(count, int):
             return self._row(count)
-        atoms = self._analysis.atom[count]
-        free = atoms[atoms >= 0]
+        channels = self._analysis.channel_index[count]
+        free = channels[channels >= 0]
         row = self._row(len(count) - len(free))
         if len(free):
-            row[: self._groups] = torch.bincount(self._analysis.atom_group[free], minlength=self._groups) / self._sizes
+            row[: self._groups] = (
+                torch.bincount(self._analysis.channel_group[free], minlength=self._groups) / self._sizes
+            )
         return row
 
     def _soft_taps(self, term: CostTerm, dim: int) -> bool:

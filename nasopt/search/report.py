@@ -57,7 +57,7 @@ def _count(channels: int | Tensor, keep: Tensor | None) -> int:
 
 
 def _can_shrink(analysis: Analysis, channels: int | Tensor) -> bool:
-    return isinstance(channels, Tensor) and bool((analysis.atom[channels] >= 0).any())
+    return isinstance(channels, Tensor) and bool((analysis.channel_index[channels] >= 0).any())
 
 
 def _dilation(layer: Any, cut: KernelCut | None) -> list[int]:
@@ -69,14 +69,14 @@ def searchable_share(analysis: Analysis) -> dict[str, Any]:
     """`channels`, `searchable_channels`, `weights`, `searchable_weights` (of layers that can lose something), `unpriced`."""
     weights = {path: p.numel() for path, p in analysis.module.named_parameters()}
     cut = {
-        path for (path, _), labels in analysis.propagation.slices.items() if bool((analysis.atom[labels] >= 0).any())
+        path for (path, _), labels in analysis.facts.slices.items() if bool((analysis.channel_index[labels] >= 0).any())
     }
     return {
         "channels": sum(group.size for group in analysis.groups if not group.follows_choice),
         "searchable_channels": sum(group.size for group in analysis.searchable if not group.follows_choice),
         "weights": sum(weights.values()),
         "searchable_weights": sum(count for path, count in weights.items() if path in cut),
-        "unpriced": list(analysis.propagation.unpriced),
+        "unpriced": list(analysis.facts.unpriced),
     }
 
 
@@ -135,7 +135,7 @@ class Explanation:
 
     def __init__(self, analysis: Analysis) -> None:
         self.groups: list[Group] = analysis.groups
-        self.unknown: list[str] = list(analysis.propagation.unknown)
+        self.unknown: list[str] = list(analysis.facts.unknown)
 
     @property
     def graph(self) -> Any:

@@ -48,7 +48,7 @@ def make_structure(
     """
     decided = dict(decisions)
     channels: dict[str, list[int]] = {}
-    for layer, labels in analysis.propagation.writers:
+    for layer, labels in analysis.facts.writers:
         if layer not in decided and _runs(analysis, layer, decided) and not bool(keep[labels].all()):
             channels[layer] = torch.nonzero(keep[labels]).reshape(-1).tolist()
     cut = {
@@ -155,7 +155,7 @@ def _runs(analysis: Analysis, layer: str, decisions: Decisions) -> bool:
     """Whether a layer, or a function that is named after its node, is still called and its result needed."""
     nodes = analysis.module.graph.nodes
     calls = [node for node in nodes if layer == (str(node.target) if node.op == "call_module" else node.name)]
-    regions = [region for node in calls for region in analysis.propagation.used_in[node]]
+    regions = [region for node in calls for region in analysis.facts.used_in[node]]
     return any(happens(region, decisions) for region in regions) if calls else is_chosen(layer, decisions)
 
 
