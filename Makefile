@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 20
 
+# Tests start processes of their own, which would compile nasopt again each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: search test lint types proofs litert executorch clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)

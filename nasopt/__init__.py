@@ -9,7 +9,9 @@ model = model.arch_export()                                                   # 
 ```
 """
 
-from nasopt import export
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.methods import NASB, PIT, PITSuperNet, SuperNet, supernet_candidates, with_candidates
 from nasopt.methods.restore import restore
@@ -18,6 +20,17 @@ from nasopt.search.layer_choice import SuperNetModule
 from nasopt.search.phases import PhaseSchedule
 from nasopt.search.recalibrate import recalibrate
 from nasopt.search.regularizer import Budget
+
+if TYPE_CHECKING:
+    from nasopt import export
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import `nasopt.export` where it is first used: a search needs no writers of files."""
+        if name == "export":
+            return importlib.import_module("nasopt.export")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 
@@ -38,3 +51,7 @@ __all__ = [
     "supernet_candidates",
     "with_candidates",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -135,7 +135,8 @@ def test_import_is_light() -> None:
     ]
     code = (
         f"import sys, torch; own = set({heavy!r}) - set(sys.modules); import nasopt, nasopt.cost, nasopt.testing; "
-        "nasopt.cost.target_names(); nasopt.cost.metric_names(); print(sorted(own & set(sys.modules)))"
+        "nasopt.cost.target_names(); nasopt.cost.metric_names(); print(sorted(own & set(sys.modules)), "
+        "'nasopt.export' in sys.modules, 'export' in dir(nasopt), nasopt.export.to_onnx.__name__)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    assert run.stdout.strip() == "[] False True to_onnx"
