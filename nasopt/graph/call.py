@@ -215,11 +215,13 @@ class Call:
         weight: str | Weight | None = None,
         weight_bits: int = 32,
         activation_bits: int = 32,
+        changes_kind: bool = False,
     ) -> CostTerm:
         """Price this call: the fields of a `LayerShape`, with label vectors where channels are counted.
 
         `weight` names the stored weights (default: those of the layer); they are counted once for all calls. Parameters
-        of a function without such a price are priced one by one.
+        of a function without such a price are priced one by one. `changes_kind`: a depthwise convolution of one channel is
+        a dense one, and one in groups of one channel a depthwise one.
         """
         facts, covered = self._facts, []
         if isinstance(bias, Weight):
@@ -232,11 +234,11 @@ class Call:
             covered += facts.parameters_of(self.node, self.module)
         key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
-        bits = (weight_bits, activation_bits)
+        last = (weight_bits, activation_bits, changes_kind)
         regions = list(self.regions)
         biased = list(regions) if bias else []
         counts = (kind, in_channels, out_channels, *sizes, groups)
-        term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *bits)
+        term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *last)
         self._facts.costs.append(term)
         self._facts.term_of_node[self.node] = term
         if facts_of(kind).stores:

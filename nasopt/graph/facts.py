@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from nasopt.graph.branches.markers import BranchInput, Choice
 from nasopt.graph.branches.regions import ALWAYS, Region, regions, used_in
 from nasopt.graph.labels import NO_LABEL, Labels
-from nasopt.graph.layer_shape import Kind, LayerShape
+from nasopt.graph.layer_shape import OTHER_KIND, Kind, LayerShape
 
 # Parameters used directly get one label per element; larger ones count as fixed.
 _MOST_DIRECT_ELEMENTS = 1 << 22
@@ -38,7 +38,8 @@ class CostTerm:
     so are the heads of a multi-head layer, which lead its kernel.
 
     `key` names the stored weights: terms of one key share them, and storage is counted once. The call runs in any of
-    `regions`; the layer has a bias in any of `bias_regions`.
+    `regions`; the layer has a bias in any of `bias_regions`. With `changes_kind` it is of `OTHER_KIND` once few channels
+    are left.
     """
 
     layer: str
@@ -56,6 +57,7 @@ class CostTerm:
     regions: list[Region] = field(default_factory=lambda: [ALWAYS])
     weight_bits: int = 32
     activation_bits: int = 32
+    changes_kind: bool = False
 
     @property
     def bias(self) -> bool:
@@ -70,8 +72,9 @@ class CostTerm:
                 return count
             return len(count) if keep is None else int(keep[count].sum())
 
+        few = self.changes_kind and number(self.in_channels) == (1 if self.kind == "depthwise" else self.groups)
         return LayerShape(
-            kind=self.kind,
+            kind=OTHER_KIND[self.kind] if few else self.kind,
             in_channels=number(self.in_channels),
             out_channels=number(self.out_channels),
             kernel=tuple(number(size) for size in self.kernel),

@@ -59,6 +59,11 @@ KINDS: dict[str, KindFacts] = {
 """Facts of every kind; its place is the code by which compiled kernels know it, so new ones go to the end."""
 
 
+OTHER_KIND: dict[str, Kind] = {"conv": "depthwise", "depthwise": "conv"}
+"""What a convolution in groups becomes once one input channel is left in every group, and a depthwise one once one is left
+at all. The others stay what they are."""
+
+
 def facts_of(kind: str) -> KindFacts:
     """What every layer of a kind has in common.
 

@@ -15,21 +15,23 @@ from a network of branches i.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nasopt.cost import PeakMetric
 from nasopt.cost.memory import lifetimes
-from nasopt.cost.runtime import Runtime
+from nasopt.cost.runtime import Runtime, live_moments
 from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.markers import choice_of, choices_of, group_key
 from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
-from nasopt.graph.buffers import ActivationMemory
+from nasopt.graph.buffers import ActivationMemory, Step
 from nasopt.graph.facts import Count
 from nasopt.graph.groups import Analysis
+from nasopt.graph.layer_shape import OTHER_KIND
 from nasopt.uncompiled import uncompiled
 
 # A region; or an index: outside of all branches, beside branches of this index.
@@ -38,6 +40,8 @@ _Part = Region | int
 _Rows = dict[_Part, Tensor]
 # Cache size: plans for the last 256 decision vectors. A search alternates between few of them.
 _MOST = 256
+# Counts are sums of factors: one that is larger than a whole number by less than this is that number.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,22 @@ class NetworkPeak:
         for node, region in where.items():
             if node.op == "call_module" and node.target in choices:
                 self._within.setdefault(region, {})[str(node.target)] = None
-        self._known: dict[tuple[Runtime, tuple[tuple[int, ...], ...], torch.device, torch.dtype], _Places] = {}
+        # By runtime, decisions, layers that are of another kind, device and dtype.
+        self._known: dict[tuple[Any, ...], _Places] = {}
         self._known_elsewhere: dict[Runtime, _Rows] = {}
+        self._changing = [term for term in analysis.costs if term.changes_kind]
+        # Channels above those at which their kind changes.
+        self._spare = torch.stack(
+            [row(term.in_channels) - row(1 if term.kind == "depthwise" else term.groups) for term in self._changing]
+            or [torch.zeros(1, dtype=torch.float64)]
+        )
 
     def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor) -> Tensor:
         """The peak, a scalar; arguments as in `Architecture`."""
         if not self._choices:
-            places = self._places(metric.runtime, (), counts.device, counts.dtype)
+            places = self._places(metric.runtime, (), counts)
         else:
-            places = self._likeliest(metric.runtime, branches, counts.device, counts.dtype)
+            places = self._likeliest(metric.runtime, branches, counts)
         live = dict(zip(places.parts, torch.addmv(places.offset, places.matrix, counts).split(places.lengths)))
         if not self._choices:
             peak = metric.peak(live[ALWAYS])
@@ -156,31 +167,44 @@ class NetworkPeak:
     # --- places
 
     @uncompiled
-    def _likeliest(self, runtime: Runtime, branches: Tensor, device: torch.device, dtype: torch.dtype) -> _Places:
+    def _likeliest(self, runtime: Runtime, branches: Tensor, counts: Tensor) -> _Places:
         values = branches.tolist()
         kept = []
         for path, (first, _) in self._choices.items():
             best = sorted(self._options[path], key=lambda i, first=first: -values[first + i])  # type: ignore[misc]
             kept.append(tuple(sorted(best[: self._markers[path].keep])))
-        return self._places(runtime, tuple(kept), device, dtype)
+        return self._places(runtime, tuple(kept), counts)
 
-    def _places(
-        self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype
-    ) -> _Places:
-        key = (runtime, kept, device, dtype)
+    @uncompiled
+    @torch.no_grad()
+    def _changed(self, counts: Tensor) -> frozenset[str]:
+        """Calls that are of another kind by now, with few channels left."""
+        if not self._changing:
+            return frozenset()
+        spare = self._spare[:, :-1] @ counts.detach().to("cpu", self._spare.dtype) + self._spare[:, -1]
+        return frozenset(term.node for term, left in zip(self._changing, spare.tolist()) if left < _ROUNDING)
+
+    def _places(self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], counts: Tensor) -> _Places:
+        changed = frozenset() if runtime.moments is live_moments else self._changed(counts)
+        key = (runtime, kept, changed, counts.device, counts.dtype)
         if key not in self._known:
             if len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
-            self._known[key] = self._make_places(runtime, kept, device, dtype)
+            self._known[key] = self._make_places(runtime, kept, changed, counts.device, counts.dtype)
         return self._known[key]
 
     @uncompiled
     @torch.no_grad()
     def _make_places(
-        self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype
+        self,
+        runtime: Runtime,
+        kept: tuple[tuple[int, ...], ...],
+        changed: frozenset[str],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> _Places:
         decisions = dict(zip(self._choices, kept))
-        memory, own, buffers, fixed = self._network(runtime, decisions)
+        memory, own, buffers, fixed = self._network(runtime, decisions, changed)
         rows = {**(self._elsewhere(runtime) if decisions else {}), **own}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
@@ -224,9 +248,11 @@ class NetworkPeak:
     def _walks(self) -> ActivationWalks:
         return ActivationWalks(self._analysis)
 
-    def _network(self, runtime: Runtime, decisions: Decisions) -> tuple[ActivationMemory, _Rows, Tensor, Tensor]:
+    def _network(
+        self, runtime: Runtime, decisions: Decisions, changed: frozenset[str] = frozenset()
+    ) -> tuple[ActivationMemory, _Rows, Tensor, Tensor]:
         """A decided network: its buffers and steps, what is live by part, the rows of the buffers and of persistent data."""
-        memory = self._walks.under(decisions, runtime.materialised)
+        memory = _with_changed_kinds(self._walks.under(decisions, runtime.materialised), changed)
         names = {name: i for i, name in enumerate(memory.buffers)}
         sizes = torch.stack([self._row(b.channels) * b.per_channel for b in memory.buffers.values()])
         fixed = self._row(runtime.persistent(memory))
@@ -242,6 +268,18 @@ class NetworkPeak:
                 row = row + weights @ sizes[[names[name] for name in moment.weights]]
             by_region.setdefault(region, []).append(row)
         return memory, {region: _undominated(torch.stack(rows)) for region, rows in by_region.items()}, sizes, fixed
+
+
+def _with_changed_kinds(memory: ActivationMemory, changed: frozenset[str]) -> ActivationMemory:
+    if not changed:
+        return memory
+
+    def now(step: Step) -> Step:
+        if step.term is None or step.term.node not in changed:
+            return step
+        return replace(step, term=replace(step.term, kind=OTHER_KIND[step.term.kind]))
+
+    return replace(memory, steps=type(memory.steps)(now(step) for step in memory.steps))
 
 
 def _undominated(rows: Tensor) -> Tensor:

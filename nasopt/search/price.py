@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nasopt.cost import AnyMetric, PeakMetric, Tabulation
+from nasopt.cost import AnyMetric, Metric, PeakMetric, Tabulation
 from nasopt.graph.branches.markers import choices_of, group_key
 from nasopt.graph.branches.regions import any_of
 from nasopt.graph.facts import CostTerm, Count
 from nasopt.graph.groups import Analysis
-from nasopt.graph.layer_shape import LayerShape
+from nasopt.graph.layer_shape import OTHER_KIND, LayerShape
 from nasopt.search.constants import exact_dtype
 from nasopt.search.events import Counted, RunProbabilities
 from nasopt.search.peak import NetworkPeak
 from nasopt.search.tabulated import TabulatedCost, tabulated_cost
+
+# Counts are sums of factors: one that is larger than a whole number by less than this is that number.
+_ROUNDING = 1e-6
 
 # (layer, spatial dimension) of a convolution whose kernel is searched.
 KernelAxis = tuple[str, int]
@@ -101,7 +104,11 @@ class NetworkCost:
         self._tables: dict[tuple[Tabulation, torch.device], TabulatedCost | None] = {}
         cpu = torch.device("cpu")
         self._peak = NetworkPeak(analysis, self.choices, self._channels)
-        self._programs = {(cpu, True): self._program(calls), (cpu, False): self._program(stored)}
+        self._programs: dict[tuple[torch.device, bool, bool], _Program] = {}
+        for per_call, counted in ((True, calls), (False, stored)):
+            self._programs[cpu, per_call, False] = self._program(counted)
+            changing = [(term, event) for term, event in counted if term.changes_kind]
+            self._programs[cpu, per_call, True] = self._program(changing)
 
     def __call__(self, metric: AnyMetric, at: Architecture) -> Tensor:
         """Cost of an architecture under `metric`, a scalar of the type of its counts, differentiable.
@@ -111,25 +118,47 @@ class NetworkCost:
         counts, branches = at.counts, at.branches
         if isinstance(metric, PeakMetric):
             return self._peak(metric, counts, branches)
+        runs = None if not self.choices else self._events(branches.to(counts.dtype))
+        changed = self._of_changed_kinds(metric, counts.detach(), None if runs is None else runs.detach())
         # A table holds calls that always run.
         if metric.table is not None and not self.choices and counts.dtype == torch.float64:
             table = self._table(metric.table, counts.device)
             if table is not None:
-                return table(counts)
-        program = self._on_device(counts.device, metric.per_call)
-        columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
-        runs = None if not self.choices else self._events(branches.to(counts.dtype))
-        first, costs = 0, []
-        for batch in program.batches:
-            shape = batch.fill(columns[first : first + len(batch.soft)])
+                return table(counts) + changed
+        costs = []
+        for batch, shape in self._shapes(metric, counts):
             cost = metric.cost(shape)
             costs.append((cost if runs is None else cost * runs.index_select(0, batch.events)).sum())
-            first += len(batch.soft)
-        return sum(costs[1:], start=costs[0]) + metric.constant if costs else counts.new_full((), metric.constant)
+        return sum(costs, start=counts.new_full((), metric.constant)) + changed
 
-    def _on_device(self, device: torch.device, per_call: bool) -> _Program:
-        if (device, per_call) not in self._programs:
-            program = self._programs[torch.device("cpu"), per_call]
+    def _of_changed_kinds(self, metric: Metric, counts: Tensor, runs: Tensor | None) -> Tensor | float:
+        """What layers cost more because they are of another kind by now: a value without a slope, which that kind would turn.
+
+        With one channel left a depthwise convolution is a dense one, and a convolution in groups of one channel depthwise.
+        """
+        changed: Tensor | float = 0.0
+        for batch, shape in self._shapes(metric, counts, changing=True):
+            least = 1 if shape.kind == "depthwise" else shape.groups
+            is_other = shape.in_channels < least + _ROUNDING
+            if torch.compiler.is_compiling() or bool(is_other.any()):
+                more = metric.cost(replace(shape, kind=OTHER_KIND[shape.kind])) - metric.cost(shape)
+                more = torch.where(is_other, more, 0.0)
+                changed = changed + (more if runs is None else more * runs.index_select(0, batch.events)).sum()
+        return changed
+
+    def _shapes(self, metric: Metric, counts: Tensor, changing: bool = False) -> Iterator[tuple[_Batch, LayerShape]]:
+        """All calls, or those that may change their kind."""
+        program = self._on_device(counts.device, metric.per_call, changing)
+        if program.batches:
+            columns = torch.addmv(program.offset, program.matrix, counts).split(program.lengths)
+            first = 0
+            for batch in program.batches:
+                yield batch, batch.fill(columns[first : first + len(batch.soft)])
+                first += len(batch.soft)
+
+    def _on_device(self, device: torch.device, per_call: bool, changing: bool) -> _Program:
+        if (device, per_call, changing) not in self._programs:
+            program = self._programs[torch.device("cpu"), per_call, changing]
             dtype = exact_dtype(device)
 
             def move(value: Any) -> Any:
@@ -146,8 +175,8 @@ class NetworkCost:
                 for batch in program.batches
             )
             moved = _Program(move(program.matrix), move(program.offset), batches, program.lengths)
-            self._programs[device, per_call] = moved
-        return self._programs[device, per_call]
+            self._programs[device, per_call, changing] = moved
+        return self._programs[device, per_call, changing]
 
     def _table(self, tabulation: Tabulation, device: torch.device) -> TabulatedCost | None:
         key = (tabulation, device)

@@ -69,7 +69,7 @@ def _convolution(
     spatial = tensor.dim() - 2
     read = call.channels(call.argument(0, "input"), -spatial - 1)
     size = tuple(call.value.shape[-spatial:])
-    sizes = {
+    sizes: dict[str, Any] = {
         "kernel": tuple(tensor.shape[2:]),
         "positions": math.prod(size),
         "output_size": size,
@@ -79,12 +79,14 @@ def _convolution(
     if _is_depthwise(tensor, groups):
         written = read.repeat_interleave(tensor.shape[0] // groups)
         call.slices(weight, 0, written)
-        price_layer(call, "depthwise", read, written, groups=read, bias=is_biased, weight=weight, **sizes)
+        sizes |= {"groups": read, "changes_kind": True}
+        price_layer(call, "depthwise", read, written, bias=is_biased, weight=weight, **sizes)
     else:
         in_one_group = unite_groups(call, read, groups)
         written = call.writes(weight, 0, tensor.shape[0] // groups, repeat=groups)
         call.reads(weight, 1, in_one_group)
-        price_layer(call, "conv", read, written, groups=groups, bias=is_biased, weight=weight, **sizes)
+        sizes |= {"groups": groups, "changes_kind": groups > 1}
+        price_layer(call, "conv", read, written, bias=is_biased, weight=weight, **sizes)
     if bias is not None:
         call.slices(bias, 0, written)
     return read, written
