@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nasopt.arguments import check_flag, check_number, short
 from nasopt.cost.runtime import LIVE, Runtime, get_runtime
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
@@ -44,6 +45,14 @@ class Metric:
     cost: Callable[[LayerShape], Any]
     table: Tabulation | None = None
     constant: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.unit, str) or not self.name:
+            raise ConfigError(f"Metric: name and unit are words, got {self.name!r} and {self.unit!r}")
+        check_flag(f"Metric {self.name!r}: per_call", self.per_call)
+        if not callable(self.cost):
+            raise ConfigError(f"Metric {self.name!r}: cost is a function LayerShape -> number, got {short(self.cost)}")
+        check_number(f"Metric {self.name!r}: constant", self.constant, unit=self.unit)
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,8 @@ def register_metric(metric: AnyMetric) -> AnyMetric:
     Raises:
         ConfigError: another metric has the same name.
     """
+    if not isinstance(metric, (Metric, PeakMetric)):
+        raise ConfigError(f"register_metric takes a nasopt.cost.Metric, got {short(metric)}")
     if _METRICS.setdefault(metric.name, metric) is not metric:
         raise ConfigError(f"a metric named {metric.name!r} exists already: choose another name")
     return metric
@@ -258,7 +269,7 @@ def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
     known = metric_names()
     hint = nearest(metric, known) if isinstance(metric, str) else ""
     raise ConfigError(
-        f"unknown metric {metric!r}: known are {', '.join(known)}, or pass a nasopt.cost.Metric, a PeakMetric or a Target.{hint}"
+        f"unknown metric {short(metric)}: known are {', '.join(known)}, or pass a nasopt.cost.Metric, PeakMetric or Target.{hint}"
     )
 
 

@@ -111,4 +111,5 @@ def network_cost(
         ConfigError: an unknown metric, or the model fails on the input.
         TraceError: the model's `forward` depends on data.
     """
+    metric = get_metric(metric)
     return network_calls(model, input_shape, input_example=input_example).total(metric)

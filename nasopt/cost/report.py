@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from nasopt.arguments import short
 from nasopt.cost.calibration import units_of_rows
 from nasopt.cost.latency import layer_cycles, rows_of
 from nasopt.cost.memory import PeakReport, live_elements, peak_report
@@ -18,6 +19,7 @@ from nasopt.cost.metrics import ADDITIONS, MACS, SIZE, runtime_flash, runtime_me
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
 from nasopt.cost.runtime import Runtime, get_runtime
 from nasopt.cost.targets import Target, get_target
+from nasopt.errors import ConfigError
 from nasopt.graph.layer_shape import LayerShape
 
 
@@ -214,13 +216,18 @@ def cost_report(
         ConfigError: an unknown target or runtime, or the model fails on the input.
         TraceError: the model's `forward` depends on data.
     """
+    if isinstance(targets, (str, Mapping)) or not isinstance(targets, Iterable):
+        raise ConfigError(
+            f"cost_report: targets are a list of names or Targets, like ['cortex_m4'], got {short(targets)}"
+        )
     platforms = tuple(get_target(target) for target in targets)
+    engine = None if runtime is None else get_runtime(runtime)
     export = getattr(model, "arch_export", None)
     network = export(verify=False) if callable(export) else model
     calls = network_calls(network, input_shape, input_example=input_example, leaf_modules=leaf_modules)
     live = {step.node: size for step, size in zip(calls.memory.steps, live_elements(calls.memory))}
     layers = tuple(_layers(calls, live, platforms))
-    deployment = None if runtime is None else _deployment(calls, get_runtime(runtime))
+    deployment = None if engine is None else _deployment(calls, engine)
     return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free, deployment)
 
 

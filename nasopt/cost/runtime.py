@@ -217,6 +217,8 @@ def register_runtime(runtime: Runtime) -> Runtime:
     Raises:
         ConfigError: another runtime has that name.
     """
+    if not isinstance(runtime, Runtime):
+        raise ConfigError(f"register_runtime takes a Runtime, got {runtime!r}")
     if _RUNTIMES.setdefault(runtime.name, runtime) is not runtime:
         raise ConfigError(f"a runtime named {runtime.name!r} exists already: choose another name")
     return runtime
@@ -235,7 +237,7 @@ def get_runtime(runtime: str | Runtime) -> Runtime:
     """
     if isinstance(runtime, Runtime):
         return runtime
-    if runtime not in _RUNTIMES:
+    if not isinstance(runtime, str) or runtime not in _RUNTIMES:
         hint = nearest(runtime, _RUNTIMES) if isinstance(runtime, str) else ""
         raise ConfigError(
             f"unknown runtime {runtime!r}: known are {', '.join(runtime_names())}, or pass a Runtime.{hint}"

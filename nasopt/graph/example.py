@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nasopt.arguments import short
 from nasopt.errors import ConfigError
 
 # Two samples, because a model may squeeze a batch of one away.
@@ -87,6 +88,8 @@ def make_example(model: nn.Module, input_shape: Any, input_example: Any) -> Exam
     Raises:
         ConfigError: neither or both are given, a shape is not made of positive ints, or `forward` does not take them.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"the model must be an nn.Module, got {short(model)}")
     if (input_shape is None) == (input_example is None):
         raise ConfigError(
             "give exactly one of input_shape (one sample's shape, without batch, e.g. (3, 32, 32)) and input_example "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from nasopt.arguments import short
 from nasopt.errors import ConfigError
 from nasopt.graph.call import Rule
 
@@ -106,8 +107,13 @@ def layer_rule(
         rewrite: for a layer with sizes of its own (`nn.Unflatten`): makes them those of a smaller network.
 
     Raises:
-        ConfigError: a class has a rule already.
+        ConfigError: no class of layers is given, or one has a rule already.
     """
+    for layer in layers:
+        if not isinstance(layer, type) or not issubclass(layer, nn.Module):
+            raise ConfigError(f"layer_rule takes classes of layers, like @layer_rule(Scale), got {short(layer)}")
+    if not layers:
+        raise ConfigError("layer_rule without a class of layers: write @layer_rule(Scale)")
 
     def register(function: Rule) -> Rule:
         for layer in dict.fromkeys(layers):
@@ -150,8 +156,17 @@ def function_rule(
         rewrite: for a function whose arguments are sizes or positions: makes them those of a smaller network.
 
     Raises:
-        ConfigError: a function has a rule already.
+        ConfigError: no function is given, a name is no tensor method, or one has a rule already.
     """
+    for target in functions:
+        if isinstance(target, str) and ("." in target or hasattr(Tensor, target)):
+            continue
+        if not callable(target):
+            raise ConfigError(
+                f"function_rule takes functions, names of tensor methods, or 'package.module.function', got {short(target)}"
+            )
+    if not functions:
+        raise ConfigError("function_rule without a function: write @function_rule(torch.special.expit)")
 
     def register(function: Rule) -> Rule:
         for target in dict.fromkeys(functions):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from nasopt.arguments import check_items
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.places import CONVOLUTIONS, NORMS
 from nasopt.nn import (
@@ -287,7 +288,7 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: none, an unknown one, or one given twice.
     """
-    given = (names,) if isinstance(names, str) else tuple(names)
+    given = (names,) if isinstance(names, str) else tuple(check_items("candidates", names, object, "names"))
     if not given:
         raise ConfigError("candidates is empty: name at least one, or leave it out")
     for name in given:

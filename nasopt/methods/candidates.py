@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.arguments import check_count, check_flag, check_items, short
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.example import make_example
 from nasopt.graph.groups import trace_model
 from nasopt.graph.places import CONVOLUTIONS, Place, conv_places
 from nasopt.graph.trace import matches_module
 from nasopt.methods.candidate_table import Site, check_names, make_candidates
-from nasopt.search.layer_choice import SuperNetModule
+from nasopt.search.layer_choice import SuperNetModule, check_temperature
+from nasopt.search.seed import layer_patterns
 
 Where = str | type[nn.Module] | Sequence[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 
@@ -58,6 +60,13 @@ def supernet_candidates(
     """
     if not isinstance(conv, CONVOLUTIONS):
         raise ConfigError(f"supernet_candidates takes an nn.Conv1d or nn.Conv2d, got {type(conv).__name__}")
+    for name, layer in (("norm", norm), ("activation", activation)):
+        if layer is not None and not isinstance(layer, nn.Module):
+            raise ConfigError(f"supernet_candidates: {name} must be an nn.Module or None, got {short(layer)}")
+    if fits_identity is not None:
+        check_flag("fits_identity", fits_identity)
+    if own is not None and not check_items("own", own, nn.Module, "the layers of a separable block"):
+        raise ConfigError("own is empty: give the layers of the separable block, or leave it out")
     names = _names(candidates, kernels, separable, identity)
     layers = list(own) if own is not None else [x for x in (conv, norm, activation) if x is not None]
     site = Site(layers, own is not None, fits_identity)
@@ -70,6 +79,10 @@ def supernet_candidates(
 def _names(
     candidates: Sequence[str] | None, kernels: Sequence[int], separable: bool, identity: bool
 ) -> tuple[str, ...]:
+    check_flag("separable", separable)
+    check_flag("identity", identity)
+    for kernel in check_items("kernels", kernels, int, "odd kernel sizes like 3 and 5"):
+        check_count("kernels: a size", kernel, 1)
     if candidates is not None:
         if (tuple(kernels), separable, identity) != ((3, 5), True, True):
             raise ConfigError(
@@ -129,6 +142,10 @@ def with_candidates(
             the shapes), or the model fails on the example input.
     """
     names = _names(candidates, kernels, separable, identity)
+    _check_where(where)
+    check_flag("gumbel_softmax", gumbel_softmax)
+    check_flag("hard_softmax", hard_softmax)
+    check_temperature(temperature)
     places = conv_places(trace_model(model, make_example(model, input_shape, input_example)))
     wanted = [place for place in places if _matches(where, place)]
     if not wanted:
@@ -156,6 +173,11 @@ def with_candidates(
             for name in place.names[1:]:
                 _put(result, name, nn.Identity())
     return result
+
+
+def _check_where(where: Any) -> None:
+    if where is not None and (isinstance(where, (str, type, nn.Module)) or not callable(where)):
+        layer_patterns(where, "with_candidates: where")
 
 
 def _matches(where: Where | None, place: Place) -> bool:

@@ -56,5 +56,5 @@ class PIT(SearchModel):
         **options: Unpack[SearchOptions],
     ) -> None:
         exclude = excluded_layers(exclude_names, exclude_types)
-        masks = MaskSettings(channel_block, bool(kernel_search), exclude)
+        masks = MaskSettings(channel_block, kernel_search, exclude)
         super().__init__(model, input_shape, masks=masks, choices=None, **options)

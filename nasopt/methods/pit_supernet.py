@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from nasopt.arguments import check_flag, check_number
 from nasopt.errors import ConfigError, nearest
 from nasopt.search.choices import ChoiceSettings, PathMode
 from nasopt.search.masks import MaskSettings
@@ -70,11 +70,12 @@ class PITSuperNet(SearchModel):
             hint = nearest(branch_masks, _BRANCH_MASKS) if isinstance(branch_masks, str) else ""
             raise ConfigError(f"unknown branch_masks {branch_masks!r}: known are {', '.join(_BRANCH_MASKS)}.{hint}")
         exclude = excluded_layers(exclude_names, exclude_types)
-        masks = MaskSettings(channel_block, bool(kernel_search), exclude, branch_masks == "independent")
+        masks = MaskSettings(channel_block, kernel_search, exclude, branch_masks == "independent")
         choices = ChoiceSettings(gumbel_softmax, hard_softmax, temperature, paths)
-        if freeze_masks_epochs is not None and not 0 <= freeze_masks_epochs < math.inf:
-            raise ConfigError(f"freeze_masks_epochs must be a finite number >= 0, got {freeze_masks_epochs!r}")
+        if freeze_masks_epochs is not None:
+            check_number("freeze_masks_epochs", freeze_masks_epochs, 0, unit="epochs")
         if autoconvert_layers is not None:
+            check_flag("autoconvert_layers", autoconvert_layers)
             _deprecated("autoconvert_layers", "without masks this is nasopt.SuperNet")
         super().__init__(
             model, input_shape, masks=None if autoconvert_layers is False else masks, choices=choices, **options

@@ -9,6 +9,7 @@ from torch import nn
 
 from nasopt.graph.branches.decided import rename
 from nasopt.methods.nasb.structure import current, old_names, seed_with_cells
+from nasopt.search.seed import check_seed
 from nasopt.search.structure import check_structure, rebuild
 
 
@@ -32,6 +33,7 @@ def restore(
     Raises:
         ConfigError: the dict is no structure of this version, or names layers or channels that the seed does not have.
     """
+    check_seed(seed, "restore")
     found = current(structure)
     check_structure(found)
     if "binary_cells" not in found:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nasopt.arguments import check_flag
 from nasopt.distributed.steps import drawn_once
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.markers import Choice, choices_of
@@ -50,7 +51,7 @@ class ChoiceSettings:
         expected: whether a training step pays for the expectation over all branches, in place of what it has drawn.
 
     Raises:
-        ConfigError: an unknown `paths`, or a temperature that is not a finite number > 0.
+        ConfigError: an unknown `paths`, a flag that is no bool, or a temperature that is not a finite number > 0.
     """
 
     gumbel_softmax: bool | None = None
@@ -64,6 +65,9 @@ class ChoiceSettings:
         if self.paths not in _MODES:
             hint = nearest(self.paths, _MODES) if isinstance(self.paths, str) else ""
             raise ConfigError(f"unknown paths {self.paths!r}: known are {', '.join(_MODES)}.{hint}")
+        for name in ("gumbel_softmax", "hard_softmax"):
+            if (value := getattr(self, name)) is not None:
+                check_flag(name, value)
         if self.temperature is not None and not isinstance(self.temperature, Schedule):
             check_temperature(self.temperature)
 

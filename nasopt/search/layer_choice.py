@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nasopt.arguments import check_flag, check_items
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import Alternatives
 from nasopt.nn import Zero
@@ -64,7 +65,12 @@ class SuperNetModule(Alternatives):
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        given = list(branches)
+        if isinstance(branches, nn.Module) and not isinstance(branches, nn.ModuleList):
+            raise ConfigError(
+                f"SuperNetModule takes a list of branches, got one {type(branches).__name__}: write [{type(branches).__name__}"
+                "(...), ...], or list(sequential) for layers that are alternatives"
+            )
+        given = check_items("SuperNetModule: branches", branches, object, "modules")
         for index, branch in enumerate(given):
             if not isinstance(branch, nn.Module):
                 raise ConfigError(
@@ -75,17 +81,17 @@ class SuperNetModule(Alternatives):
                 f"SuperNetModule got {len(given)} branch(es): there is nothing to choose. Give at least two, or write the "
                 "layer itself"
             )
-        if not shared:
+        if not check_flag("SuperNetModule: shared", shared):
             _check_sharing(given)
         _check_dtypes(given)
         self.branches = nn.ModuleList(given)
         self.keep = keep
-        self.groups = tuple(groups) if groups is not None else (len(given),)
-        self.takes = tuple(takes) if takes is not None else None
-        self.names = tuple(names) if names is not None else ()
+        self.groups = _ints("groups", groups) if groups is not None else (len(given),)
+        self.takes = _ints("takes", takes) if takes is not None else None
+        self.names = tuple(check_items("SuperNetModule: names", names, str, "words")) if names is not None else ()
         self._check_sizes()
-        self.gumbel_softmax = bool(gumbel_softmax)
-        self.hard_softmax = bool(hard_softmax)
+        self.gumbel_softmax = check_flag("SuperNetModule: gumbel_softmax", gumbel_softmax)
+        self.hard_softmax = check_flag("SuperNetModule: hard_softmax", hard_softmax)
         self.temperature = check_temperature(temperature)
 
     def _check_sizes(self) -> None:
@@ -95,7 +101,7 @@ class SuperNetModule(Alternatives):
             raise ConfigError(
                 f"SuperNetModule: keep must be an int from 1 to {usable}, the branches that are no Zero, got {self.keep!r}"
             )
-        if sum(self.groups) != count or min(self.groups) < 1:
+        if sum(self.groups) != count or min(self.groups, default=0) < 1:
             raise ConfigError(
                 f"SuperNetModule: groups are sizes >= 1 that add up to {count} branches, got {self.groups}"
             )
@@ -131,6 +137,10 @@ class SuperNetModule(Alternatives):
 
 LayerChoice = SuperNetModule
 """The same class under the name that other libraries use."""
+
+
+def _ints(name: str, values: Any) -> tuple[int, ...]:
+    return tuple(check_items(f"SuperNetModule: {name}", values, int, "ints"))
 
 
 def check_temperature(temperature: Any) -> float:

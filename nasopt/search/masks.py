@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.arguments import check_flag
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, kernel_size
 from nasopt.graph.masked import WeightMask
@@ -36,7 +37,7 @@ class MaskSettings:
         independent: the branches of a choice have masks of their own, where nothing ties their channels together.
 
     Raises:
-        ConfigError: `channel_block` is no int >= 1.
+        ConfigError: `channel_block` is no int >= 1, or `kernel_search` no bool.
     """
 
     channel_block: int = 1
@@ -46,6 +47,7 @@ class MaskSettings:
 
     def __post_init__(self) -> None:
         check_channel_block(self.channel_block)
+        check_flag("kernel_search", self.kernel_search)
 
 
 @dataclass(frozen=True)

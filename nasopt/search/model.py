@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from nasopt.cost import AnyMetric, Metric, get_metric
+from nasopt.arguments import check_flag, check_no_more, check_number
+from nasopt.cost import AnyMetric, Metric, Target, get_metric
 from nasopt.distributed.steps import JointSteps, active_ddp
 from nasopt.errors import ConfigError, ExportError, NoEffectWarning
 from nasopt.graph.build import build
@@ -26,7 +27,7 @@ from nasopt.graph.groups import Analysis, trace_model
 from nasopt.search.choices import ChoiceSettings, Draw
 from nasopt.search.forward import run
 from nasopt.search.masks import HALF, MaskSettings
-from nasopt.search.options import Unpriced, check_unpriced
+from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
 from nasopt.search.parameters import ParameterHalves
 from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
 from nasopt.search.price import Architecture
@@ -72,17 +73,20 @@ class SearchModel(ParameterHalves):
         masks: MaskSettings | None,
         choices: ChoiceSettings | None,
         input_example: Any = None,
-        regularizer: Any = "size",
+        regularizer: AnyRegularizer = "size",
         relative: bool = False,
         leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module] = (),
         strict: bool = False,
         unpriced: Unpriced = "raise",
         origin: Origin | None = None,
         verify: bool = True,
+        **unknown: Any,
     ) -> None:
         super().__init__()
         method = type(self).__name__
+        check_no_more(method, unknown, type(self).__init__, SearchOptions.__annotations__)
         check_seed(model, method)
+        check_flag("verify", verify)
         self.masks, self.choices, self.origin = masks, choices, origin
         example = make_example(model, input_shape, input_example)
         self.example: Example = example if origin is None else origin.example
@@ -90,7 +94,7 @@ class SearchModel(ParameterHalves):
         # How many positional arguments are the inputs of the graph as they are.
         self._positional = len(traced) if self.example.order[: len(traced)] == traced else -1
         self.regularizer = make_regularizer(regularizer, relative)
-        self.strict, self.unpriced = strict, check_unpriced(unpriced)
+        self.strict, self.unpriced = check_flag("strict", strict), check_unpriced(unpriced)
         self.net = trace_model(model, example, layer_patterns(leaf_modules, "leaf_modules"))
         names = {name: name for name in model.state_dict()} if origin is None else origin.names
         self.seed_names = {name: f"net.{own}" for name, own in names.items()}
@@ -162,7 +166,13 @@ class SearchModel(ParameterHalves):
             self.check_architecture()
         return total
 
-    def get_cost(self, metric: str | AnyMetric, discrete: bool = False) -> Any:
+    @overload
+    def get_cost(self, metric: str | AnyMetric | Target, discrete: Literal[False] = ...) -> Tensor: ...
+
+    @overload
+    def get_cost(self, metric: str | AnyMetric | Target, discrete: Literal[True]) -> int | float: ...
+
+    def get_cost(self, metric: str | AnyMetric | Target, discrete: bool = False) -> Any:
         """Cost under a metric, by name or object.
 
         Returns:
@@ -175,6 +185,7 @@ class SearchModel(ParameterHalves):
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
         self.check_architecture()
+        check_flag("get_cost: discrete", discrete)
         metric = get_metric(metric)
         self._check_priced(metric)
         if not discrete:
@@ -204,8 +215,7 @@ class SearchModel(ParameterHalves):
         """
         if self.choices is None:
             raise ConfigError(f"get_icv_loss: {type(self).__name__} decides between no branches: leave it out")
-        if not eps > 0:
-            raise ConfigError(f"eps must be a number > 0, got {eps!r}: it keeps the loss finite at equal probabilities")
+        check_number("get_icv_loss: eps", eps, above=0)
         self.check_architecture()
         return self._prepared.decisions.choices.polarisation(self.choice_logits, self.temperatures, eps)
 
@@ -298,6 +308,7 @@ class SearchModel(ParameterHalves):
                 NoEffectWarning,
                 stacklevel=2,
             )
+        check_flag("arch_export: verify", verify)
         with torch.no_grad():
             network = build(self.net, self.example, self.arch_structure(), self.analysis)
         if verify:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from torch import nn
 
+from nasopt.cost import AnyMetric, Target
 from nasopt.errors import ConfigError
+from nasopt.search.regularizer import Budget
 
+AnyRegularizer = str | AnyMetric | Target | Budget | Mapping[str, float] | Mapping[Any, float]
 Unpriced = Literal["raise", "ignore"]
 
 
@@ -29,7 +32,7 @@ class SearchOptions(TypedDict, total=False):
     """
 
     input_example: Any
-    regularizer: Any
+    regularizer: AnyRegularizer
     relative: bool
     leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module]
     strict: bool

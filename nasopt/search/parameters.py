@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.errors import ArchitectureError
+from nasopt.arguments import check_flag, check_items, check_number
+from nasopt.errors import ArchitectureError, ConfigError
 from nasopt.graph.example import Example
 from nasopt.search.layer_choice import check_temperature
 from nasopt.search.schedule import Schedule
@@ -60,7 +61,13 @@ class ParameterHalves(nn.Module, ABC):
         return (parameter for _, parameter in self.named_net_parameters())
 
     def param_groups(self, lr: float, arch_lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Two groups for an optimizer: network and architecture parameters, the latter without weight decay."""
+        """Two groups for an optimizer: network and architecture parameters, the latter without weight decay.
+
+        Raises:
+            ConfigError: a rate or the decay is no finite number >= 0.
+        """
+        for name, value in (("lr", lr), ("arch_lr", arch_lr), ("weight_decay", weight_decay)):
+            check_number(f"param_groups: {name}", value, 0)
         return [
             {"params": list(self.net_parameters()), "lr": lr, "weight_decay": weight_decay},
             {"params": list(self.arch_parameters()), "lr": arch_lr, "weight_decay": 0.0},
@@ -72,7 +79,7 @@ class ParameterHalves(nn.Module, ABC):
         Args:
             decided: in train mode, too, run the network that `arch_export` would give, to fine-tune it in place.
         """
-        self._decided = bool(decided)
+        self._decided = check_flag("freeze_arch: decided", decided)
         for parameter in self.arch_parameters():
             parameter.requires_grad_(False)
             parameter.grad = None  # an optimizer with momentum moves whatever has a gradient, even one of 0
@@ -92,8 +99,14 @@ class ParameterHalves(nn.Module, ABC):
         """Let architecture parameters of these names stay as they are for now, and all others take gradients.
 
         In contrast to `freeze_arch` they keep `requires_grad`, so `DistributedDataParallel` may be built before or after.
+
+        Raises:
+            ConfigError: no architecture parameter has such a name.
         """
-        self.held = frozenset(names)
+        held = frozenset(check_items("hold: names", names, str, f"names out of {', '.join(self._arch_names)}"))
+        if unknown := held - set(self._arch_names):
+            raise ConfigError(f"hold: unknown {', '.join(sorted(unknown))}: known are {', '.join(self._arch_names)}")
+        self.held = held
         for name, parameter in self.named_arch_parameters():
             if name in self.held:
                 parameter.grad = None
@@ -137,7 +150,12 @@ class ParameterHalves(nn.Module, ABC):
     # --- schedules and temperature
 
     def set_epoch(self, epoch: float) -> None:
-        """Follow the schedules: call it at the start of every epoch of the search, which counts from 0."""
+        """Follow the schedules: call it at the start of every epoch of the search, which counts from 0.
+
+        Raises:
+            ConfigError: the epoch is no finite number >= 0.
+        """
+        check_number("set_epoch: epoch", epoch, 0)
         if self._mask_epochs:
             self.hold(MASKS if epoch < self._mask_epochs else ())
         if self.temperature_schedule is not None:

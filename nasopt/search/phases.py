@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from nasopt.arguments import check_count, check_number
 from nasopt.errors import ConfigError, nearest
 from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.schedule import Schedule, constant
@@ -79,12 +80,11 @@ class PhaseSchedule:
                 f"PhaseSchedule leads a search model (PIT, SuperNet, PITSuperNet, NASB), got {type(model).__name__}.{inner}"
             )
         for name, length, least in (("warmup", warmup, 0), ("search", search, 1), ("finetune", finetune, 0)):
-            if isinstance(length, bool) or not isinstance(length, int) or length < least:
-                raise ConfigError(f"PhaseSchedule: {name} must be an int >= {least} [epochs], got {length!r}")
+            check_count(f"PhaseSchedule: {name}", length, least, "epochs")
         self.model = model
         self.warmup, self.search, self.finetune = warmup, search, finetune
         self._strength = _make_strength(strength, model)
-        self._freeze = _check_freeze(freeze or {})
+        self._freeze = _check_freeze({} if freeze is None else freeze)
         self.set_epoch(0)
 
     @property
@@ -93,7 +93,12 @@ class PhaseSchedule:
         return self.warmup + self.search + self.finetune
 
     def phase_of(self, epoch: int) -> Phase:
-        """The phase that an epoch belongs to."""
+        """The phase that an epoch belongs to.
+
+        Raises:
+            ConfigError: it is no int >= 0.
+        """
+        check_count("PhaseSchedule: epoch", epoch)
         if epoch < self.warmup:
             return "warmup"
         return "search" if epoch < self.warmup + self.search or not self.finetune else "finetune"
@@ -110,9 +115,8 @@ class PhaseSchedule:
         Raises:
             ConfigError: it is no int >= 0.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ConfigError(f"PhaseSchedule: an epoch is an int >= 0, got {epoch!r}")
-        self.epoch, self.phase = epoch, self.phase_of(epoch)
+        self.phase = self.phase_of(epoch)
+        self.epoch = epoch
         of_search = min(max(epoch - self.warmup, 0), self.search)
         self.model.set_epoch(of_search)
         self.strength = self._strength(of_search) if self.phase == "search" else 0.0
@@ -172,11 +176,12 @@ def _make_strength(strength: float | Schedule | None, model: SearchModel) -> Sch
 
 
 def _check_freeze(freeze: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(freeze, Mapping):
+        raise ConfigError(f"PhaseSchedule: freeze is a dict like {{'masks': 5}} [epochs], got {freeze!r}")
     for kind, epochs in freeze.items():
         if kind not in _KINDS:
             raise ConfigError(
-                f"PhaseSchedule: freeze holds {kind!r}: known are {', '.join(_KINDS)}.{nearest(kind, _KINDS)}"
+                f"PhaseSchedule: freeze holds {kind!r}: known are {', '.join(_KINDS)}.{nearest(str(kind), _KINDS)}"
             )
-        if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not 0 <= epochs < math.inf:
-            raise ConfigError(f"PhaseSchedule: freeze[{kind!r}] must be a finite number >= 0 [epochs], got {epochs!r}")
+        check_number(f"PhaseSchedule: freeze[{kind!r}]", epochs, 0, unit="epochs")
     return dict(freeze)

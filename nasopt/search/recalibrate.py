@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
+from nasopt.arguments import short
 from nasopt.errors import ConfigError, NoEffectWarning
 
 
@@ -39,6 +40,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     Raises:
         ConfigError: there is no batch, a batch is nothing of that sort, or statistics are not finite; everything is as it was.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"recalibrate takes an nn.Module, got {short(model)}")
+    if isinstance(batches, (str, bytes, Mapping, Tensor)) or not isinstance(batches, Iterable):
+        raise ConfigError(f"recalibrate: batches are an iterable of batches, like a loader; got {short(batches)}")
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.running_mean is not None]
     if not norms:
         warnings.warn(
@@ -62,7 +67,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
         is_empty = True
         for batch in batches:
             arguments, keywords = pytree.tree_map_only(Tensor, lambda x: x.to(device), _inputs(batch))
-            model(*arguments, **keywords)
+            try:
+                model(*arguments, **keywords)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise ConfigError(f"recalibrate: {type(model).__name__} fails on a batch: {error}") from error
             is_empty = False
         if is_empty:
             raise ConfigError(

@@ -10,7 +10,6 @@ a summary or the penalty itself changes nothing.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.cost import AnyMetric, get_metric
+from nasopt.arguments import check_flag, check_number, short
+from nasopt.cost import AnyMetric, Target, get_metric
 from nasopt.cost.latency import energy_metric, latency_metric
-from nasopt.errors import BudgetWarning, ConfigError, NoEffectWarning
+from nasopt.errors import BudgetWarning, ConfigError, NoEffectWarning, nearest
 
 START = 1e-2
 """First `r`: the pressure on a network at twice its limit, relative to a task loss of the order of 1."""
 _GROWTH = 1.02
 _MOST = 100.0
+
+
+TargetLimit = tuple[str | Target, float]
+TargetLimits = TargetLimit | Sequence[TargetLimit]
 
 
 @dataclass(frozen=True, init=False)
@@ -55,18 +59,25 @@ class Budget:
     limits: tuple[tuple[AnyMetric, float], ...]
 
     def __init__(
-        self, limits: Mapping[Any, float] | None = None, *, latency: Any = (), energy: Any = (), **named: Any
+        self,
+        limits: Mapping[Any, Any] | None = None,
+        *,
+        latency: TargetLimits = (),
+        energy: TargetLimits = (),
+        **named: float | tuple[str, float],
     ) -> None:
-        pairs = [_of_runtime(metric, limit) for metric, limit in {**(limits or {}), **named}.items()]
+        if limits is not None and not isinstance(limits, Mapping):
+            raise ConfigError(
+                f"Budget: limits are a dict {{metric: limit}}, or named: Budget(size=40_000); got {short(limits)}"
+            )
+        given = [*({} if limits is None else limits).items(), *named.items()]
+        pairs = [_of_runtime(metric, limit) for metric, limit in given]
         pairs += [(latency_metric(target, unit="ms"), limit) for target, limit in _pairs(latency, "latency", "ms")]
         pairs += [(energy_metric(target), limit) for target, limit in _pairs(energy, "energy", "uJ")]
         if not pairs:
             raise ConfigError("Budget without a limit: give at least one, e.g. Budget(size=40_000)")
         for metric, limit in pairs:
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < math.inf:
-                raise ConfigError(
-                    f"Budget: the limit on {metric.name} is {limit!r}: give a finite number above 0 [{metric.unit}]"
-                )
+            check_number(f"Budget: the limit on {metric.name}", limit, above=0, unit=metric.unit)
         names = [metric.name for metric, _ in pairs]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"Budget: {', '.join(twice)} is limited twice: give the smaller limit")
@@ -75,16 +86,21 @@ class Budget:
 
 def _of_runtime(metric: Any, limit: Any) -> tuple[AnyMetric, float]:
     """`("memory", ("tflm", 65_536))` as a metric and its limit; any other pair as it is."""
+    if isinstance(metric, str) and ":" not in metric and (hint := nearest(metric, ("latency", "energy"))):
+        raise ConfigError(f"Budget: unknown limit {metric!r}.{hint} It is an argument: latency=('cortex_m4', 30) [ms]")
     if isinstance(metric, str) and isinstance(limit, (tuple, list)) and len(limit) == 2 and isinstance(limit[0], str):
         return get_metric(f"{metric}:{limit[0]}"), limit[1]
     return get_metric(metric), limit
 
 
 def _pairs(given: Any, name: str, unit: str) -> list[tuple[Any, float]]:
+    example = f"{name} is a pair (target, limit in {unit}) like ('cortex_m4', 30), or a list of pairs"
+    if not isinstance(given, (tuple, list)):
+        raise ConfigError(f"Budget: {example}; got {short(given)}")
     pairs = [given] if isinstance(given, tuple) and given and not isinstance(given[0], (tuple, list)) else list(given)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ConfigError(f"Budget: {name} is a pair (target, limit in {unit}), or a list of pairs; got {pair!r}")
+            raise ConfigError(f"Budget: {example}; got {short(pair)}")
     return [(pair[0], pair[1]) for pair in pairs]
 
 
@@ -187,18 +203,24 @@ def make_regularizer(regularizer: Any, relative: bool = False) -> Regularizer:
     """From a metric's name, a metric, a dict of several with weights, or a `Budget`.
 
     Raises:
-        ConfigError: `relative` with a budget, an unknown name, an empty dict, or a weight that is not a finite number >= 0.
+        ConfigError: `relative` with a budget, an unknown name, no weight above 0, or one that is not a finite number >= 0.
     """
     if isinstance(regularizer, Budget):
         if relative:
             raise ConfigError("relative=True with a Budget: limits are absolute, so leave relative out")
         return Regularizer(tuple((metric, 1.0) for metric, _ in regularizer.limits), limits=regularizer.limits)
-    given = regularizer if isinstance(regularizer, Mapping) else {regularizer: 1.0}
+    check_flag("relative", relative)
+    if isinstance(regularizer, (list, tuple, set)):
+        raise ConfigError(
+            f"regularizer is one metric or a dict of several with weights, like {{'macs': 1.0, 'size': 0.1}}; got "
+            f"{short(regularizer)}"
+        )
+    given = regularizer.items() if isinstance(regularizer, Mapping) else [(regularizer, 1.0)]
     if not given:
         raise ConfigError("regularizer is an empty dict: name at least one metric, e.g. {'macs': 1.0}")
     weights = []
-    for metric, weight in given.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
-            raise ConfigError(f"regularizer: the weight of {metric!r} must be a finite number >= 0, got {weight!r}")
-        weights.append((get_metric(metric), float(weight)))
+    for metric, weight in given:
+        weights.append((get_metric(metric), check_number(f"regularizer: the weight of {metric!r}", weight, 0)))
+    if not any(weight for _, weight in weights):
+        raise ConfigError("regularizer: every weight is 0, so the search would pay for nothing: give one above 0")
     return Regularizer(tuple(weights), relative)

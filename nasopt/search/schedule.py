@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from nasopt.arguments import check_number
 from nasopt.errors import ConfigError
 
 
@@ -33,13 +33,19 @@ class Schedule:
         """
         if self.kind not in ("constant", "linear", "exponential"):
             raise ConfigError(f"unknown schedule {self.kind!r}: known are constant, linear, exponential")
-        if not all(math.isfinite(number) for number in (self.start, self.end, self.epochs)) or self.epochs <= 0:
-            raise ConfigError(f"a schedule needs finite numbers and epochs > 0, got {self}")
+        check_number("a schedule: start", self.start)
+        check_number("a schedule: end", self.end)
+        check_number("a schedule: epochs", self.epochs, above=0)
         if self.kind == "exponential" and min(self.start, self.end) <= 0:
             raise ConfigError(f"an exponential schedule goes between numbers > 0, got {self.start} to {self.end}")
 
     def __call__(self, epoch: float) -> float:
-        """Value at an epoch, which counts from 0."""
+        """Value at an epoch, which counts from 0.
+
+        Raises:
+            ConfigError: the epoch is no finite number >= 0.
+        """
+        check_number("a schedule: epoch", epoch, 0)
         way = min(max(epoch / self.epochs, 0.0), 1.0)
         if self.kind == "exponential":
             return self.start * (self.end / self.start) ** way

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.arguments import short
 from nasopt.cost.network import NetworkCalls
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.example import Example
@@ -38,17 +39,24 @@ def layer_patterns(value: Any, name: str) -> tuple[Any, ...]:
     Raises:
         ConfigError: neither a name, a glob nor a class of modules.
     """
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
         value = (value,)
     for item in value:
         if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, nn.Module)):
-            raise ConfigError(f"{name} holds names, globs or nn.Module classes; got {item!r}")
+            raise ConfigError(f"{name} holds names, globs or nn.Module classes; got {short(item)}")
     return tuple(value)
 
 
 def excluded_layers(names: Any, types: Any) -> tuple[Any, ...]:
     """`exclude_names` and `exclude_types` as one tuple of patterns; errors as in `layer_patterns`."""
-    return layer_patterns(names, "exclude_names") + layer_patterns(types, "exclude_types")
+    words, classes = layer_patterns(names, "exclude_names"), layer_patterns(types, "exclude_types")
+    for item in words:
+        if not isinstance(item, str):
+            raise ConfigError(f"exclude_names holds names and globs, got {item!r}: classes belong into exclude_types")
+    for item in classes:
+        if isinstance(item, str):
+            raise ConfigError(f"exclude_types holds nn.Module classes, got {item!r}: names belong into exclude_names")
+    return words + classes
 
 
 def check_layer_patterns(exclude: Sequence[Any], model: nn.Module) -> None:

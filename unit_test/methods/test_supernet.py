@@ -127,7 +127,7 @@ def test_schedules() -> None:
     assert [linear(4.0, 1.0, 3)(epoch) for epoch in range(5)] == pytest.approx([4, 3, 2, 1, 1])
     assert [exponential(8.0, 1.0, 3)(epoch) for epoch in range(5)] == pytest.approx([8, 4, 2, 1, 1])
     assert constant(2.0)(7) == 2.0
-    with pytest.raises(ConfigError, match="epochs > 0"):
+    with pytest.raises(ConfigError, match="epochs must be a finite number > 0"):
         linear(1.0, 0.5, 0)
     with pytest.raises(ConfigError, match="numbers > 0"):
         exponential(1.0, 0.0, 4)

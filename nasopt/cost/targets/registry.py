@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import import_module
-from math import inf
 from pkgutil import iter_modules
 from typing import Any
 
+from nasopt.arguments import check_number, short
 from nasopt.cost.targets import shipped
 from nasopt.cost.targets.chips import CHIPS, WITHOUT_LAW, Chip
 from nasopt.cost.targets.target import Target
@@ -56,8 +56,7 @@ def get_target(
     given["active_power_mw"] = active_power_mw
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, value in changes.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
-            raise ConfigError(f"target {found.name!r}: {name} is {value!r}: give a number above 0")
+        check_number(f"target {found.name!r}: {name}", value, above=0)
     if not changes:
         return found
     if clock_mhz is not None and clock_mhz != found.clock_mhz:
@@ -68,12 +67,14 @@ def get_target(
 def _find(target: str | Target) -> Target:
     if isinstance(target, Target):
         return target
+    if not isinstance(target, str):
+        raise ConfigError(f"unknown target {short(target)}: give a name (nasopt targets lists them), or a Target")
     if target in _OWN:
         return _OWN[target]
     if target in _SHIPPED:
         loaded: Target = import_module(f"{shipped.__name__}.{target}").TARGET
         return loaded
-    spelling = target.lower().replace("-", "").replace("_", "") if isinstance(target, str) else ""
+    spelling = target.lower().replace("-", "").replace("_", "")
     if spelling in CHIPS:
         return _chip(spelling, CHIPS[spelling])
     if spelling in WITHOUT_LAW:
@@ -82,7 +83,7 @@ def _find(target: str | Target) -> Target:
             f"with target_from_timings and look at its error bars"
         )
     known = target_names()
-    hint = nearest(target, [*known, *CHIPS]) if isinstance(target, str) else ""
+    hint = nearest(target, [*known, *CHIPS])
     raise ConfigError(
         f"unknown target {target!r}: known are {', '.join(known)}, {len(CHIPS)} chips (nasopt targets), or pass a Target.{hint}"
     )
@@ -108,6 +109,8 @@ def register_target(target: Target) -> Target:
     Raises:
         ConfigError: another target has that name.
     """
+    if not isinstance(target, Target):
+        raise ConfigError(f"register_target takes a Target, got {short(target)}")
     if target.name in _SHIPPED or target.name in CHIPS or _OWN.setdefault(target.name, target) is not target:
         raise ConfigError(f"a target named {target.name!r} exists already: choose another name")
     return target

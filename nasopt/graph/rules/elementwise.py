@@ -22,7 +22,7 @@ def named(names: str, *owners: Any) -> list[Callable[..., Any] | str]:
     found: dict[Any, None] = {}
     for name in names.split():
         for owner in owners:
-            if hasattr(owner, name):
+            if callable(getattr(owner, name, None)):  # torch.float is a dtype
                 found[getattr(owner, name)] = None
         if hasattr(Tensor, name):
             found[name] = None

@@ -163,7 +163,7 @@ def make_settings(
     Raises:
         ConfigError: an unknown preset, or a value that is not usable.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         hint = nearest(preset, PRESETS) if isinstance(preset, str) else ""
         raise ConfigError(f"unknown preset {preset!r}: known are {', '.join(PRESETS)}.{hint}")
     if keep is not None and keep_output is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.arguments import check_items
 from nasopt.errors import ConfigError, TraceError, nearest
 from nasopt.graph.edit import tidy
 from nasopt.graph.example import Example, make_example
@@ -131,7 +132,7 @@ def check_cells(model: nn.Module, cells: Sequence[str] | str) -> list[str]:
     Raises:
         ConfigError: none is given, one does not exist, or two overlap.
     """
-    names = [cells] if isinstance(cells, str) else list(cells)
+    names = [cells] if isinstance(cells, str) else check_items("cells", cells, str, "names of stages")
     if not names:
         raise ConfigError("cells is empty: name at least one stage or block, or leave it out to find them")
     modules = {name for name, _ in model.named_modules() if name}
