@@ -72,3 +72,56 @@ def binary_weight(weight: Tensor) -> Tensor:
     Rastegari et al., "XNOR-Net", ECCV 2016, with the straight-through estimator through the sign.
     """
     return _BinaryWeight.apply(weight)[0]
+
+
+class _Quantise(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, step: Tensor, low: float, high: float, scale: float, half_up: bool) -> tuple[Tensor, Tensor]:
+        levels = (x / step).clamp_(low, high)
+        if half_up:
+            levels.add_(0.5 + _NUDGE.get(x.dtype, 0.0)).floor_()
+        else:
+            levels.round_()
+        return levels * step, levels
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, step, ctx.low, ctx.high, ctx.scale, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, step, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Any, ...]:  # type: ignore[override]
+        x, step, levels = ctx.saved_tensors
+        position = x / step
+        inside = (position >= ctx.low) & (position <= ctx.high)
+        to_x = gradient * inside
+        to_step = None
+        if ctx.needs_input_grad[1]:
+            # q - x/s inside, the bound outside.
+            to_step = (gradient * levels - to_x * position).sum_to_size(step.shape) * ctx.scale
+        return to_x, to_step, None, None, None, None
+
+
+# In double precision a tie that rounding errors have moved is still a tie.
+_NUDGE = {torch.float64: 2.0**-30}
+
+
+def quantise(
+    x: Tensor, step: Tensor, low: float, high: float, gradient_scale: float = 1.0, half_up: bool = False
+) -> Tensor:
+    """`s R(clip(x/s, low, high))`: the nearest number on a grid of step s.
+
+    Backward: to x the gradient where `low <= x/s <= high`, 0 elsewhere; to s the sum of `R(x/s) - x/s` inside, `low` below
+    and `high` above, times `gradient_scale`. Esser et al., "Learned step size quantization", ICLR 2020.
+
+    Args:
+        x: any shape, in the type in which to round.
+        step: > 0, broadcasts to x.
+        low, high: smallest and largest integer.
+        gradient_scale: 1/sqrt(elements that share a step * high), so that steps learn as fast as weights under SGD.
+        half_up: round as integer programs do, ties up; else ties to even.
+    """
+    return _Quantise.apply(x, step, float(low), float(high), gradient_scale, half_up)[0]

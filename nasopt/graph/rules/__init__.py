@@ -12,6 +12,7 @@ from nasopt.graph.rules import (  # noqa: F401
     multi_head,
     norms,
     products,
+    quantised,
     reaf,
     reductions,
     spatial,

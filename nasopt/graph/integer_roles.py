@@ -1,0 +1,234 @@
+"""What operations do to integers: which make new values, which pass a grid on, which join grids, and which need floats.
+
+- `"writes"`: sums of products and other arithmetic between activations. Takes integers, makes a value that is rounded anew.
+- `"extends"`: belongs to the chain that begins at a writer: clipping activations, dropout, an absorbed norm. The chain is
+  rounded behind its last link. Of a value that is rounded already, a ReLU clips integers, exactly.
+- `"passes"`: the same numbers, elsewhere. No rounding.
+- `"joins"`: numbers of several values in one; all lie on one grid.
+- `"table"`: any function of one value: integers have a table of it. Rounded before and after.
+- `"mixes"`: a choice between branches: what comes out is rounded anew.
+- `"float"`: everything else: an island that computes in floats.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from nasopt.graph.branches.markers import BranchInput, Choice
+from nasopt.graph.registry import alteration
+from nasopt.nn.quantised import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantConvTranspose3d,
+    QuantLinear,
+)
+
+Role = Literal["writes", "extends", "passes", "joins", "table", "mixes", "float"]
+
+QUANTISED: dict[type[nn.Module], type[Any]] = {
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+    nn.Conv3d: QuantConv3d,
+    nn.ConvTranspose1d: QuantConvTranspose1d,
+    nn.ConvTranspose2d: QuantConvTranspose2d,
+    nn.ConvTranspose3d: QuantConvTranspose3d,
+    nn.Linear: QuantLinear,
+}
+"""Layers with a quantised form."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def _layers(names: str) -> set[type[nn.Module]]:
+    return {getattr(nn, name) for name in names.split()}
+
+
+def _functions(names: str, methods: bool = True) -> set[Any]:
+    found: set[Any] = set()
+    for name in names.split():
+        found |= {getattr(owner, name) for owner in (torch, F, operator) if hasattr(owner, name)}
+        if methods and hasattr(Tensor, name):
+            found.add(name)
+    return found
+
+
+# Whatever is negative becomes 0: on integers, too.
+_RELU = _layers("ReLU") | _functions("relu relu_")
+_CLIPS = _layers("ReLU6 Hardtanh") | _functions("relu6 hardtanh hardtanh_ clamp clamp_ clip clip_ clamp_min clamp_max")
+_DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d") | _functions("dropout dropout1d dropout2d dropout3d")
+_PASSES = _layers(
+    "Identity Flatten Unflatten PixelShuffle PixelUnshuffle ChannelShuffle MaxPool1d MaxPool2d MaxPool3d AdaptiveMaxPool1d "
+    "AdaptiveMaxPool2d AdaptiveMaxPool3d ZeroPad1d ZeroPad2d ZeroPad3d"
+) | _functions(
+    "contiguous clone detach flatten reshape view unflatten reshape_as view_as unsqueeze squeeze ravel permute transpose t "
+    "swapaxes swapdims movedim moveaxis repeat tile expand flip roll chunk split split_with_sizes tensor_split narrow unbind "
+    "getitem max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d channel_shuffle "
+    "pixel_shuffle pixel_unshuffle index_select select amax"
+)
+_JOINS = _functions("cat concat concatenate stack hstack vstack maximum minimum")
+_AVERAGES = _layers("AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d") | _functions(
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"
+)
+_ADDITIONS = _functions("add add_ sub sub_ subtract iadd isub")
+_PRODUCTS = _functions("mul mul_ multiply imul")
+_TABLES = _layers(
+    "ELU SELU CELU GELU SiLU Mish LeakyReLU Hardsigmoid Hardswish Hardshrink Softshrink Tanhshrink Threshold Sigmoid "
+    "LogSigmoid Tanh Softplus Softsign"
+) | _functions(
+    "elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ hardsigmoid hardswish hardshrink softshrink "
+    "tanhshrink threshold threshold_ sigmoid sigmoid_ logsigmoid tanh tanh_ softplus softsign abs abs_ neg negative exp sqrt "
+    "rsqrt square reciprocal log truediv div pow floor ceil round sign"
+)
+_NOT_NEGATIVE = _layers("ReLU ReLU6 Sigmoid Hardsigmoid Softplus") | _functions(
+    "relu relu_ relu6 sigmoid sigmoid_ hardsigmoid softplus abs abs_ exp square sqrt"
+)
+
+
+def key_of(module: fx.GraphModule, node: fx.Node) -> Any:
+    """By what the tables know a call: the class of the layer, the function, or the name of the method."""
+    if node.op != "call_module":
+        return node.target if node.op.startswith("call") else None
+    layer = module.get_submodule(str(node.target))
+    return type(layer)
+
+
+def activations_in(node: fx.Node, activations: set[fx.Node]) -> list[fx.Node]:
+    """Inputs of a call that hold activations: tensors of floats that depend on inputs of the model."""
+    return [one for one in node.all_input_nodes if one in activations]
+
+
+def holds_floats(node: fx.Node) -> bool:
+    """Whether the value of a node is a floating-point tensor, or holds some."""
+    leaves = pytree.tree_leaves(node.meta.get("value"))
+    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves)
+
+
+def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) -> Role:
+    """What a call that reads activations does to integers."""
+    key, inputs = key_of(module, node), activations_in(node, activations)
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        if isinstance(layer, Choice):
+            return "mixes"
+        if isinstance(layer, BranchInput):
+            return "passes"
+        if alteration(layer):
+            return "float"
+        if quantised_class(layer) is not None and len(node.args) == 1:
+            return "writes"
+        if isinstance(layer, BATCH_NORMS) and layer.running_mean is not None:
+            return "writes"
+        if isinstance(layer, nn.Upsample):
+            return "passes" if layer.mode == "nearest" else "float"
+    if node.target in (F.interpolate, F.upsample):
+        return "passes" if node.kwargs.get("mode", "nearest") == "nearest" else "float"
+    if node.target in (F.pad, torch._C._nn.pad):
+        mode, value = node.kwargs.get("mode", "constant"), node.kwargs.get("value", 0)
+        positional = node.args[2:]
+        is_zero = value in (0, None) and mode == "constant"
+        return "passes" if is_zero and positional in ((), ("constant",), ("constant", 0), ("constant", None)) else "float"
+    if key in _RELU or key in _CLIPS or key in _DROPOUTS:
+        return "extends"
+    if key in _PASSES:
+        return "passes"
+    if key in _JOINS:
+        return "joins"
+    if key in _AVERAGES:
+        return "writes" if _is_over_space(node) else "float"
+    if key in _ADDITIONS | _PRODUCTS:
+        return _arithmetic(node, inputs)
+    if key in _TABLES and len(inputs) == 1 and len(node.all_input_nodes) == 1 and _is_elementwise(node, inputs[0]):
+        return "table"
+    return "float"
+
+
+def _arithmetic(node: fx.Node, inputs: list[fx.Node]) -> Role:
+    if node.kwargs.get("alpha", 1) != 1:
+        return "float"
+    if len(node.args) == 2 and all(arg in inputs for arg in node.args):
+        return "writes"
+    is_number = any(isinstance(arg, (int, float)) for arg in node.args)
+    return "table" if len(inputs) == 1 and is_number and len(node.all_input_nodes) == 1 else "float"
+
+
+def _is_over_space(node: fx.Node) -> bool:
+    """Whether a mean or sum leaves the batch alone."""
+    if not isinstance(node.meta["value"], Tensor) or getattr(node.target, "__name__", node.target) not in ("mean", "sum"):
+        return isinstance(node.meta["value"], Tensor)
+    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    dims = (dims,) if isinstance(dims, int) else dims
+    rank = node.all_input_nodes[0].meta["value"].dim()
+    return dims is not None and all(isinstance(dim, int) and dim % rank != 0 for dim in dims)
+
+
+def _is_elementwise(node: fx.Node, source: fx.Node) -> bool:
+    value, before = node.meta["value"], source.meta["value"]
+    return isinstance(value, Tensor) and isinstance(before, Tensor) and value.shape == before.shape
+
+
+def quantised_class(layer: nn.Module) -> type[Any] | None:
+    """The quantised form of a layer's class, None where it has none."""
+    base = next((kind for kind in type(layer).__mro__ if kind in QUANTISED), None)
+    if base is None or base.forward is not type(layer).forward or getattr(layer, "padding_mode", "zeros") != "zeros":
+        return None
+    return QUANTISED[base]
+
+
+def is_relu(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call sets what is negative to 0 and nothing else."""
+    return key_of(module, node) in _RELU
+
+
+def is_dropout(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call is a dropout."""
+    return key_of(module, node) in _DROPOUTS
+
+
+def is_average(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call averages or sums over space."""
+    return key_of(module, node) in _AVERAGES
+
+
+def is_addition(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call adds or subtracts."""
+    return key_of(module, node) in _ADDITIONS
+
+
+def is_subtraction(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call subtracts."""
+    return "sub" in str(getattr(node.target, "__name__", node.target))
+
+
+def is_product(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call multiplies element by element."""
+    return key_of(module, node) in _PRODUCTS
+
+
+def is_never_negative(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call alone makes sure that no element is negative."""
+    key = key_of(module, node)
+    if key in _NOT_NEGATIVE:
+        return True
+    if key not in _CLIPS:
+        return False
+    low: Any
+    if node.op == "call_module":
+        layer: Any = module.get_submodule(str(node.target))
+        low = getattr(layer, "min_val", None)
+    else:
+        position = 1
+        low = node.kwargs.get("min", node.kwargs.get("min_val", node.args[position] if len(node.args) > position else None))
+        if "clamp_max" in str(getattr(node.target, "__name__", node.target)):
+            low = None
+        elif low is None and "hardtanh" in str(getattr(node.target, "__name__", node.target)):
+            low = -1.0
+    return isinstance(low, (int, float)) and low >= 0
