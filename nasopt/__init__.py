@@ -13,11 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nasopt.graph.registry import function_rule, layer_rule
-from nasopt.methods import NASB, PIT, PITSuperNet, SuperNet, supernet_candidates, with_candidates
+from nasopt.methods import NASB, PIT, MixedPrecision, PITSuperNet, SuperNet, supernet_candidates, with_candidates
 from nasopt.methods.restore import restore
 from nasopt.search import schedule
 from nasopt.search.layer_choice import SuperNetModule
 from nasopt.search.phases import PhaseSchedule
+from nasopt.search.precision import Precision
 from nasopt.search.recalibrate import recalibrate
 from nasopt.search.regularizer import Budget
 
@@ -38,8 +39,10 @@ __all__ = [
     "NASB",
     "PIT",
     "Budget",
+    "MixedPrecision",
     "PITSuperNet",
     "PhaseSchedule",
+    "Precision",
     "SuperNet",
     "SuperNetModule",
     "export",

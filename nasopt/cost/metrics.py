@@ -119,9 +119,13 @@ def _products(shape: LayerShape) -> Any:
 def layer_size_bits(shape: LayerShape) -> Any:
     """Storage of a layer's weights [bit]: `layer_size` times `weight_bits` (1 binary, 8 int8, 32 as trained).
 
-    Biases are counted at the same width as weights, as in `layer_size`.
+    Biases count at `bias_bits`, 32 in a quantised layer; without those as weights.
     """
-    return layer_size(shape) * shape.weight_bits
+    if not facts_of(shape.kind).stores:
+        return 0 * shape.out_channels
+    of_bias = shape.weight_bits if shape.bias_bits is None else shape.bias_bits
+    weights = shape.in_channels * shape.taps / shape.groups * shape.weight_bits
+    return (weights + shape.bias * of_bias) * shape.out_channels
 
 
 BINARY_SPEEDUP = 64

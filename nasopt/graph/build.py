@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.decided import decide, rename, shorter_names
-from nasopt.graph.branches.markers import choices_of
+from nasopt.graph.branches.markers import SITE, choices_of
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.containers import like_seed
 from nasopt.graph.example import Example
@@ -40,6 +40,7 @@ def build(
     if decisions:
         module = copy.deepcopy(module)
         decide(module, decisions)
+        decide_widths(module, decisions)
     if decisions or analysis is None:
         analysis = analyse(module, example)
     keep = _keep(analysis, structure["channels"])
@@ -99,6 +100,15 @@ def _kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) -
             f"kernel of {tuple(sizes)} there"
         )
     return cut
+
+
+def decide_widths(module: fx.GraphModule, decisions: Decisions) -> None:
+    """Leave the chosen width of every layer and tensor class that had several, in place."""
+    for path, (chosen, *_) in decisions.items():
+        layer: Any = module.get_submodule(path.rpartition(".")[0]) if path.endswith(f".{SITE}") else None
+        if layer is not None and SITE in layer._modules:
+            layer.keep_width(chosen)
+            del layer._modules[SITE]
 
 
 def _decisions(module: fx.GraphModule, decided: Mapping[str, int | Sequence[int]]) -> Decisions:

@@ -13,8 +13,22 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.regions import has_one_user, producers
-from nasopt.graph.facts import Attribute, CostTerm, Count, Facts, Follows, Read, Source, Weight, flatten, no_labels
+from nasopt.graph.facts import (
+    Attribute,
+    CostTerm,
+    Count,
+    Facts,
+    Follows,
+    Read,
+    Site,
+    Source,
+    Weight,
+    flatten,
+    no_labels,
+)
 from nasopt.graph.layer_shape import Kind, facts_of
+from nasopt.nn.grids import FLOAT_BITS
+from nasopt.nn.quantised import QuantisedWeight
 
 
 class Call:
@@ -213,16 +227,22 @@ class Call:
         groups: Count = 1,
         bias: bool | Weight = False,
         weight: str | Weight | None = None,
-        weight_bits: int = 32,
-        activation_bits: int = 32,
+        weight_bits: int | Site | None = None,
+        activation_bits: int | Site | None = None,
         changes_kind: bool = False,
     ) -> CostTerm:
         """Price this call: the fields of a `LayerShape`, with label vectors where channels are counted.
 
         `weight` names the stored weights (default: those of the layer); they are counted once for all calls. Parameters
         of a function without such a price are priced one by one. `changes_kind`: a depthwise convolution of one channel is
-        a dense one, and one in groups of one channel a depthwise one.
+        a dense one, and one in groups of one channel a depthwise one. Widths are those of a quantised layer, else 32.
         """
+        quantised = self.module if isinstance(self.module, QuantisedWeight) else None
+        if weight_bits is None:
+            weight_bits = FLOAT_BITS if quantised is None else self._facts.width_of(quantised)
+        if activation_bits is None:
+            source = None if quantised is None else quantised.source
+            activation_bits = FLOAT_BITS if source is None else self._facts.width_of(source)
         facts, covered = self._facts, []
         if isinstance(bias, Weight):
             covered += [bias.stored] if bias.stored is not None else []
@@ -234,7 +254,7 @@ class Call:
             covered += facts.parameters_of(self.node, self.module)
         key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
-        last = (weight_bits, activation_bits, changes_kind)
+        last = (weight_bits, activation_bits, None if quantised is None else 32, changes_kind)
         regions = list(self.regions)
         biased = list(regions) if bias else []
         counts = (kind, in_channels, out_channels, *sizes, groups)
@@ -255,8 +275,12 @@ class Call:
         found = [one for region in self.regions for one in producers(facts.module, facts.regions, before, region)]
         for region, producer in found:
             term = facts.term_of_node.get(producer)
-            # A scale per channel does not fit into signs.
-            absorbs = term is not None and facts_of(term.kind).absorbs and term.weight_bits != 1
+            # A scale per channel does not fit into signs that share one scale.
+            absorbs = (
+                term is not None
+                and facts_of(term.kind).absorbs
+                and (term.weight_bits != 1 or term.bias_bits is not None)
+            )
             if absorbs and has_one_user(facts.module, facts.regions, producer, region):
                 assert term is not None
                 term.bias_regions.append(region)
@@ -266,6 +290,10 @@ class Call:
         if not remaining:
             facts.mark_priced(self.node, facts.parameters_of(self.node, self.module))
         return not remaining
+
+    def stores_nothing(self) -> None:
+        """The call's own parameters are no weights that a deployed network stores."""
+        self._facts.mark_priced(self.node, self._facts.parameters_of(self.node, self.module))
 
     def unpriced(self) -> None:
         """Nobody knows what this call costs: it is listed, never silently zero."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from nasopt.graph.branches.markers import BranchInput, Choice
+from nasopt.graph.branches.markers import BranchInput, Choice, site_of
 from nasopt.graph.branches.regions import ALWAYS, Region, regions, used_in
 from nasopt.graph.labels import NO_LABEL, Labels
 from nasopt.graph.layer_shape import OTHER_KIND, Kind, LayerShape
@@ -30,6 +30,14 @@ class Extent(int):
         extent = super().__new__(cls, value)
         extent.labels = tuple(labels)
         return extent
+
+
+@dataclass(frozen=True)
+class Site:
+    """A width that is still to choose: path of the choice, and its options in bits."""
+
+    choice: str
+    widths: tuple[int, ...]
 
 
 @dataclass
@@ -55,8 +63,9 @@ class CostTerm:
     groups: Count
     bias_regions: list[Region] = field(default_factory=list)
     regions: list[Region] = field(default_factory=lambda: [ALWAYS])
-    weight_bits: int = 32
-    activation_bits: int = 32
+    weight_bits: int | Site = 32
+    activation_bits: int | Site = 32
+    bias_bits: int | None = None
     changes_kind: bool = False
 
     @property
@@ -85,7 +94,21 @@ class CostTerm:
             bias=int(self.bias),
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
+            bias_bits=self.bias_bits,
         )
+
+    def at_widths(self, both: bool = True) -> Iterator[tuple[CostTerm, Region]]:
+        """The term at every width that its weight may have, and `both` activation, too; with the region where it has them."""
+        weights = _options(self.weight_bits)
+        for bits, chosen in weights:
+            for read, also in _options(self.activation_bits) if both else [(0, ())]:
+                yield replace(self, weight_bits=bits, activation_bits=read), (*chosen, *also)
+
+
+def _options(bits: int | Site) -> list[tuple[int, Region]]:
+    if isinstance(bits, int):
+        return [(bits, ())]
+    return [(width, ((bits.choice, i),)) for i, width in enumerate(bits.widths)]
 
 
 @dataclass(frozen=True)
@@ -246,6 +269,14 @@ class Facts:
         return self.direct[path]
 
     # --- parameters
+
+    def width_of(self, layer: nn.Module) -> int | Site:
+        """Width of a layer's own weight, or of a tensor class, by its layer."""
+        site = site_of(layer)
+        if site is None:
+            return int(layer.bits)  # type: ignore[arg-type]
+        path = next(name for name, module in self.module.named_modules() if module is site)
+        return Site(path, site.widths)
 
     def canonical(self, path: str) -> str:
         """The one path of a parameter that may have several."""

@@ -135,7 +135,9 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
         mode, value = node.kwargs.get("mode", "constant"), node.kwargs.get("value", 0)
         positional = node.args[2:]
         is_zero = value in (0, None) and mode == "constant"
-        return "passes" if is_zero and positional in ((), ("constant",), ("constant", 0), ("constant", None)) else "float"
+        return (
+            "passes" if is_zero and positional in ((), ("constant",), ("constant", 0), ("constant", None)) else "float"
+        )
     if key in _RELU or key in _CLIPS or key in _DROPOUTS:
         return "extends"
     if key in _PASSES:
@@ -162,9 +164,12 @@ def _arithmetic(node: fx.Node, inputs: list[fx.Node]) -> Role:
 
 def _is_over_space(node: fx.Node) -> bool:
     """Whether a mean or sum leaves the batch alone."""
-    if not isinstance(node.meta["value"], Tensor) or getattr(node.target, "__name__", node.target) not in ("mean", "sum"):
+    if not isinstance(node.meta["value"], Tensor) or getattr(node.target, "__name__", node.target) not in (
+        "mean",
+        "sum",
+    ):
         return isinstance(node.meta["value"], Tensor)
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     dims = (dims,) if isinstance(dims, int) else dims
     rank = node.all_input_nodes[0].meta["value"].dim()
     return dims is not None and all(isinstance(dim, int) and dim % rank != 0 for dim in dims)
@@ -226,7 +231,9 @@ def is_never_negative(module: fx.GraphModule, node: fx.Node) -> bool:
         low = getattr(layer, "min_val", None)
     else:
         position = 1
-        low = node.kwargs.get("min", node.kwargs.get("min_val", node.args[position] if len(node.args) > position else None))
+        low = node.kwargs.get(
+            "min", node.kwargs.get("min_val", node.args[position] if len(node.args) > position else None)
+        )
         if "clamp_max" in str(getattr(node.target, "__name__", node.target)):
             low = None
         elif low is None and "hardtanh" in str(getattr(node.target, "__name__", node.target)):

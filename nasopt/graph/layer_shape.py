@@ -104,6 +104,7 @@ class LayerShape:
         groups: of a grouped convolution; for `"depthwise"`, `"norm"`, `"pool"` and `"parameter"` equal to `in_channels`.
         bias: 1 where one more weight per output channel is stored: the layer has a bias, or a norm is folded into it.
         weight_bits, activation_bits: storage and arithmetic width of one weight and one activation [bit].
+        bias_bits: of one bias [bit]; None: as of weights.
     """
 
     kind: Kind
@@ -117,6 +118,7 @@ class LayerShape:
     bias: Any = 0
     weight_bits: Any = 32
     activation_bits: Any = 32
+    bias_bits: Any = None
 
     @property
     def taps(self) -> Any:

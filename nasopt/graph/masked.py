@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from nasopt.graph.branches.markers import choices_of
-from nasopt.graph.branches.run import compile_graph, nest
+from nasopt.graph.branches.markers import choices_of, site_of
+from nasopt.graph.branches.run import Paths, compile_graph, nest
 from nasopt.graph.groups import Analysis
 from nasopt.graph.registry import MaskedRunner, Runner, find_layer_rule, find_rule
+from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantised_norm import QuantBatchNorm
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,24 @@ def masked_function(
                 picked[position] = graph.call_function(operator.getitem, (masks, position))
         return picked[position]
 
+    positions = _width_positions(analysis.module, choices)
     canonical = analysis.facts.canonical
     # By place: an argument may have been replaced when its turn comes.
     keys = {node: [_key(n, canonical) for n in node.all_input_nodes] for node in graph.nodes}
     for node in list(graph.nodes):
-        if node.op == "call_module" and str(node.target) in masks_of_layer:
+        at_widths = positions.get(str(node.target)) if node.op == "call_module" else None
+        if node.op == "call_module" and (str(node.target) in masks_of_layer or at_widths is not None):
             layer = analysis.module.get_submodule(str(node.target))
-            weight_masks = masks_of_layer[str(node.target)]
+            weight_masks = masks_of_layer.get(str(node.target), ())
             with graph.inserting_before(node):
                 owner = graph.get_attr(str(node.target))
                 vectors = [pick(p) for mask in weight_masks for p in mask.vectors.values()]
-                run = _layer_runner(layer, weight_masks)
-                masked = graph.call_function(run, (owner, vectors, *node.args), dict(node.kwargs))
+                if at_widths is None:
+                    run = _layer_runner(layer, weight_masks)
+                    masked = graph.call_function(run, (owner, vectors, *node.args), dict(node.kwargs))
+                else:
+                    run = _width_runner(layer, weight_masks, *at_widths)
+                    masked = graph.call_function(run, (owner, vectors, paths, *node.args), dict(node.kwargs))
             masked.meta = dict(node.meta)
             node.replace_all_uses_with(masked)
             graph.erase_node(node)
@@ -82,6 +90,41 @@ def masked_function(
     if paths is not None:
         nest(graph, analysis.module, choices, paths)
     return compile_graph(graph, type(analysis.module).__name__)
+
+
+def _width_positions(module: fx.GraphModule, choices: Sequence[str]) -> dict[str, tuple[int | None, int | None]]:
+    """Path of every layer that needs to know of a width that is still to choose -> positions of these choices: that of its
+    weight (of a norm: that of the layer before), and that of the activation it reads."""
+    place = {id(module.get_submodule(path)): i for i, path in enumerate(choices)}
+
+    def of(layer: Any) -> int | None:
+        site = None if layer is None else site_of(layer)
+        return None if site is None else place.get(id(site))
+
+    found = {}
+    for path, layer in module.named_modules():
+        if isinstance(layer, (Quantise, QuantisedWeight, QuantBatchNorm)):
+            weighted = (layer.layer or layer) if isinstance(layer, QuantBatchNorm) else layer
+            both = (of(weighted), of(getattr(weighted, "source", None)))
+            if both != (None, None):
+                found[path] = both
+    return found
+
+
+def _width_runner(
+    layer: nn.Module, masks: Sequence[WeightMask], own: int | None, source: int | None
+) -> Callable[..., Any]:
+    combine = None
+    if masks:
+        (mask,) = masks
+        combine = _vector_product(tuple(mask.vectors), layer.get_parameter(mask.weight).dim())
+
+    def run_at_widths(layer: Any, vectors: Sequence[Tensor], paths: Paths, x: Tensor) -> Tensor:
+        active = None if own is None else paths.active[own]
+        of_source = None if source is None else paths.active[source]
+        return layer.run(x, None if combine is None else combine(vectors), active, of_source)  # type: ignore[no-any-return]
+
+    return run_at_widths
 
 
 def _mask_argument(

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
@@ -32,7 +30,6 @@ from nasopt.graph.integer_roles import (
     is_never_negative,
     is_product,
     is_relu,
-    key_of,
     quantised_class,
     role_of,
 )
@@ -294,7 +291,9 @@ def insert_points(module: fx.GraphModule, points: Points, layers: Mapping[str, n
             with graph.inserting_after(node):
                 rounded = graph.call_module(f"{container}.{submodule_name(name)}", (node,))
             rounded.meta = {key: value for key, value in node.meta.items() if key != "writes"}
-            node.replace_all_uses_with(rounded, delete_user_cb=lambda user, rounded=rounded: user is not rounded)
+            for user in list(node.users):
+                if user is not rounded:
+                    user.replace_input_with(node, rounded)
     graph.lint()
     module.recompile()
 
@@ -302,6 +301,3 @@ def insert_points(module: fx.GraphModule, points: Points, layers: Mapping[str, n
 def submodule_name(name: str) -> str:
     """A name without dots."""
     return name.replace(".", "_")
-
-
-__all__ = ["SHARING", "Points", "TensorClass", "find_points", "insert_points", "key_of", "submodule_name"]

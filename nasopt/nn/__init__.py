@@ -6,6 +6,17 @@ from nasopt.nn.cell_layers import Align2d, CellPool2d, Zero
 from nasopt.nn.fractal import dense_fractal_block, fractal_block
 from nasopt.nn.mode import ByMode, FunctionUnit, PathByMode
 from nasopt.nn.multi_head import LightResidual, MeanVarianceECA, MultiHeadDepthwise, QuantNoise
+from nasopt.nn.quantised import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantConvTranspose3d,
+    Quantise,
+    QuantLinear,
+)
+from nasopt.nn.quantised_norm import QuantBatchNorm
 from nasopt.nn.reaf import ReafConv2d, ReafPlus
 from nasopt.nn.weight_attention import AWConv2d
 
@@ -22,7 +33,16 @@ __all__ = [
     "MeanVarianceECA",
     "MultiHeadDepthwise",
     "PathByMode",
+    "QuantBatchNorm",
+    "QuantConv1d",
+    "QuantConv2d",
+    "QuantConv3d",
+    "QuantConvTranspose1d",
+    "QuantConvTranspose2d",
+    "QuantConvTranspose3d",
+    "QuantLinear",
     "QuantNoise",
+    "Quantise",
     "ReafConv2d",
     "ReafPlus",
     "TwinActivation",

@@ -18,72 +18,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt.errors import ConfigError
+from nasopt.nn.grids import (
+    ACTIVATION_FRACTIONS,
+    FLOAT_BITS,
+    SMALLEST_STEP,
+    WEIGHT_FRACTIONS,
+    activation_range,
+    best_step,
+    check_widths,
+    to_grid,
+    weight_range,
+)
 from nasopt.ste import quantise, signs, straight_through
 
-FLOAT_BITS = 32
-"""The width of what is not quantised."""
-WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
-"""Widths that quantizers have."""
 # (position of a width, its weight or None, ...): what of several widths runs.
 Active = tuple[Any, ...]
-# Of a channel of zeros, whose step is nothing to learn from.
-SMALLEST_STEP = 2.0**-20
-# Fractions of the largest value that are tried as clipping values.
-_WEIGHT_GRID = torch.linspace(0.15, 1, 40)
-_ACTIVATION_GRID = torch.linspace(0.2, 1, 33)
-
-
-def weight_range(bits: int) -> tuple[int, int]:
-    """Smallest and largest integer of a weight: narrow and symmetric, full at 2 bits; at 1 bit the values are the signs."""
-    return (-2, 1) if bits == 2 else (-1, 1) if bits == 1 else (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
-
-
-def activation_range(bits: int, signed: bool) -> tuple[int, int]:
-    """Smallest and largest integer of an activation."""
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
-def best_step(x: Tensor, low: int, high: int, fractions: Tensor) -> Tensor:
-    """Steps of the least squared error among fractions of the largest one; `x`: `(channels, values)`, result `(channels,)`."""
-    x = x.detach().double()
-    largest = x.abs().amax(1)
-    candidates = largest[:, None] * fractions.to(x) / high  # (channels, fractions)
-    errors = torch.stack(
-        [
-            (x - (x / step[:, None].clamp(min=SMALLEST_STEP)).clamp(low, high).round() * step[:, None]).square().sum(1)
-            for step in candidates.unbind(1)
-        ],
-        1,
-    )
-    best = candidates.gather(1, errors.argmin(1, keepdim=True)).squeeze(1)
-    return torch.where(largest > 0, best, SMALLEST_STEP).clamp(min=SMALLEST_STEP)
-
-
-def check_widths(widths: Sequence[int], where: str) -> tuple[int, ...]:
-    """Widths in ascending order.
-
-    Raises:
-        ConfigError: there are none, one twice, or one that no quantizer has.
-    """
-    found = tuple(sorted(widths))
-    for bits in found:
-        if isinstance(bits, bool) or bits not in (*WIDTHS, FLOAT_BITS):
-            raise ConfigError(f"{where}: no quantizer has {bits!r} bits. Widths are {', '.join(map(str, WIDTHS))}, or 32: float")
-    if not found or len(set(found)) != len(found):
-        raise ConfigError(f"{where}: {widths!r} must name at least one width, each once")
-    return found
 
 
 class _Widths(nn.Module):
     """What has a width in bits, or several, ascending, to choose from."""
 
     widths: tuple[int, ...]
+    _steps_name = "weight_log_steps"
 
     @property
     def bits(self) -> int:
         """The width that runs alone: the widest."""
         return self.widths[-1]
+
+    def keep_width(self, width: int) -> None:
+        """Forget all widths but one, by position."""
+        steps: Any = getattr(self, self._steps_name)
+        setattr(self, self._steps_name, nn.Parameter(steps.detach()[width : width + 1].clone(), steps.requires_grad))
+        self.widths = (self.widths[width],)
 
     def active(self, active: Sequence[Active] | None) -> Sequence[Active]:
         """What runs: as a search says, else the widest."""
@@ -102,11 +69,14 @@ class Quantise(_Widths):
         is_calibrated: whether steps have been set from data.
     """
 
+    _steps_name = "log_steps"
+
     def __init__(self, widths: Sequence[int] = (8,), signed: bool = True) -> None:
         super().__init__()
         self.widths = check_widths(widths, "activations")
         self.signed = signed
         self.log_steps = nn.Parameter(torch.zeros(len(self.widths)))
+        self.is_calibrated: Tensor
         self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
         # While steps are set: values seen, in place of rounding.
         self.samples: list[Tensor] | None = None
@@ -119,7 +89,13 @@ class Quantise(_Widths):
         """The step of a width, by position, a scalar."""
         return torch.exp2(self.log_steps[width])
 
-    def forward(self, x: Tensor, active: Sequence[Active] | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def run(
+        self, x: Tensor, mask: Tensor | None = None, active: Sequence[Active] | None = None, of_source: Any = None
+    ) -> Tensor:
+        """The rounded activation, at the widths that a search has activated."""
         if self.samples is not None:
             self.samples.append(_sample(x.detach()))
             return x
@@ -137,7 +113,7 @@ class Quantise(_Widths):
     def calibrate(self, values: Tensor) -> None:
         """Set the steps of all widths to those of the least squared error on values, `(n,)`."""
         for width in range(len(self.widths)):
-            step = best_step(values.reshape(1, -1), *self.range(width), _ACTIVATION_GRID)
+            step = best_step(values.reshape(1, -1), *self.range(width), ACTIVATION_FRACTIONS)
             self.log_steps[width] = step.log2()[0]
         self.is_calibrated.fill_(True)
 
@@ -154,10 +130,10 @@ class QuantisedWeight(_Widths):
         norm: the batch norm that follows and is absorbed, or None. No submodule either.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
     source: Quantise | None
-    norm: QuantBatchNorm | None
+    norm: Any
     output_dim = 0
 
     def quantise_weights(self, widths: Sequence[int], minmax: bool = False) -> None:
@@ -167,8 +143,11 @@ class QuantisedWeight(_Widths):
         # References that are no submodules: a submodule would be stored, moved and named twice.
         self.__dict__.update(source=None, norm=None)
         rows = self._rows(self.weight.detach())
-        steps = [best_step(rows, *weight_range(bits), _WEIGHT_GRID) if bits > 1 else rows.abs().mean(1) for bits in self.widths]
-        steps = torch.stack([step.clamp(min=SMALLEST_STEP) for step in steps])
+        found = [
+            best_step(rows, *weight_range(bits), WEIGHT_FRACTIONS) if bits > 1 else rows.abs().mean(1)
+            for bits in self.widths
+        ]
+        steps = torch.stack([step.clamp(min=SMALLEST_STEP) for step in found])
         self.weight_log_steps = nn.Parameter(steps.log2().to(self.weight))
 
     def _rows(self, weight: Tensor) -> Tensor:
@@ -185,12 +164,11 @@ class QuantisedWeight(_Widths):
             return None
         return torch.where(self.norm.weight.detach() < 0, -1.0, 1.0).to(self.weight)
 
-    def weight_step(self, width: int = -1, mask: Tensor | None = None) -> Tensor:
+    def weight_step(self, width: int = -1) -> Tensor:
         """Steps of a width, by position, shape `(output channels,)`."""
         if self.minmax:
-            weight = self.weight.detach() if mask is None else self.weight.detach() * mask
             high = weight_range(self.widths[width])[1]
-            return (self._rows(weight).abs().amax(1) / high).clamp(min=SMALLEST_STEP)
+            return (self._rows(self.weight.detach()).abs().amax(1) / high).clamp(min=SMALLEST_STEP)
         return torch.exp2(self.weight_log_steps[width])
 
     def quantised_weight(self, active: Sequence[Active] | None = None, mask: Tensor | None = None) -> Tensor:
@@ -202,7 +180,7 @@ class QuantisedWeight(_Widths):
             if bits == FLOAT_BITS:
                 rounded = weight
             else:
-                rounded = self._round(weight, bits, self.weight_step(width, mask).to(weight.dtype))
+                rounded = self._round(weight, bits, self.weight_step(width).to(weight.dtype))
             rounded = rounded if share is None else rounded * share.to(weight.dtype)
             total = rounded if total is None else total + rounded
         return total if mask is None else total * mask.to(weight.dtype)
@@ -230,7 +208,7 @@ class QuantisedWeight(_Widths):
             return signs(self.weight if turn is None else self.weight * self._spread(turn)).long()
         return (weight / step).clamp(*weight_range(self.bits)).round().long()
 
-    def grid(self, active: Sequence[Active] | None, of_source: Sequence[Active] | None, mask: Tensor | None = None) -> Tensor | None:
+    def grid(self, active: Sequence[Active] | None, of_source: Sequence[Active] | None) -> Tensor | None:
         """The step of the accumulator, shape `(output channels of the layer,)`; None where there is no single one."""
         own = self.active(active)
         if self.source is None or len(own) > 1 or self.widths[own[0][0]] == FLOAT_BITS:
@@ -238,7 +216,7 @@ class QuantisedWeight(_Widths):
         read = self.source.active(of_source)
         if len(read) > 1:
             return None
-        steps = self.weight_step(own[0][0], mask) * self.source.step(read[0][0])
+        steps = self.weight_step(own[0][0]) * self.source.step(read[0][0])
         return steps.repeat(self._copies)
 
     @property
@@ -252,11 +230,15 @@ class QuantisedWeight(_Widths):
         return to_grid(self.bias, grid)
 
     def run(
-        self, x: Tensor, mask: Tensor | None = None, active: Sequence[Active] | None = None, of_source: Sequence[Active] | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        active: Sequence[Active] | None = None,
+        of_source: Sequence[Active] | None = None,
     ) -> Tensor:
         """The layer under a mask on its weight, and with the widths that a search has activated."""
         weight = self.quantised_weight(active, mask)
-        grid = None if self.training or self.bias is None else self.grid(active, of_source, mask)
+        grid = None if self.training or self.bias is None else self.grid(active, of_source)
         bias = self.rounded_bias(grid)
         return self._apply_weight(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -312,78 +294,16 @@ class _QuantConvTranspose(QuantisedWeight):
         return function(x, weight, bias, own.stride, own.padding, own.output_padding, own.groups, own.dilation)
 
 
-class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
+class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):  # type: ignore[misc]
     """`nn.ConvTranspose1d` with a quantised weight."""
 
 
-class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
+class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):  # type: ignore[misc]
     """`nn.ConvTranspose2d` with a quantised weight."""
 
 
-class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):
+class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):  # type: ignore[misc]
     """`nn.ConvTranspose3d` with a quantised weight."""
-
-
-class QuantBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """A batch norm of any rank whose shift lies on the accumulator's grid while its statistics are fixed.
-
-    Attributes:
-        layer: the quantised layer that absorbs it in an integer program; None: it is an affine map of the integers that
-            `source` made.
-        source: see `layer`.
-    """
-
-    layer: QuantisedWeight | None
-    source: Quantise | None
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
-
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """G and B of `G z + B`, in eval mode, `(channels,)`; B has the bias of the absorbing layer in it."""
-        assert self.running_mean is not None and self.running_var is not None
-        scale = torch.rsqrt(self.running_var + self.eps)
-        scale = scale if self.weight is None else scale * self.weight
-        bias = None if self.layer is None else self.layer.bias
-        shift = -self.running_mean if bias is None else bias - self.running_mean
-        shift = scale * shift
-        return scale, shift if self.bias is None else shift + self.bias
-
-    def run(
-        self,
-        x: Tensor,
-        active: Sequence[Active] | None = None,
-        of_source: Sequence[Active] | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """The norm, behind a layer with the widths that a search has activated."""
-        if self.training or self.running_mean is None:
-            return super().forward(x)
-        scale, shift = self.scale_and_shift()
-        if self.layer is not None:
-            grid = self.layer.grid(active, of_source, mask)
-            # The layer has added its bias already.
-            bias = self.layer.bias
-        else:
-            read = [] if self.source is None else self.source.active(of_source)
-            grid = self.source.step(read[0][0]) if self.source is not None and len(read) == 1 else None
-            bias = None
-        if grid is not None:
-            grid = grid * scale.abs()
-            shift = torch.where(grid > 0, to_grid(shift, grid.clamp(min=torch.finfo(grid.dtype).tiny)), shift)
-        if bias is not None:
-            shift = shift - scale * bias
-        spread = (1, -1, *(1,) * (x.dim() - 2))
-        return x * scale.to(x.dtype).reshape(spread) + shift.to(x.dtype).reshape(spread)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
-
-
-def to_grid(value: Tensor, grid: Tensor) -> Tensor:
-    """The nearest multiples of a grid, straight-through."""
-    return value + (torch.round(value / grid) * grid - value).detach()
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from nasopt.arguments import check_flag
 from nasopt.distributed.steps import drawn_once
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.branches.markers import Choice, choices_of
+from nasopt.graph.branches.markers import Choice, WidthSite, choices_of
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.branches.run import Active
 from nasopt.graph.groups import Analysis
@@ -107,7 +107,7 @@ class Choices:
     def __init__(self, analysis: Analysis, chosen: ChoiceSettings | None, method: str) -> None:
         markers = choices_of(analysis.module)
         if chosen is None:
-            check_no_choices(markers, method)
+            check_no_choices([path for path, marker in markers.items() if not isinstance(marker, WidthSite)], method)
             chosen = ChoiceSettings()
         self.settings = chosen
         self.names = list(markers)
@@ -118,6 +118,7 @@ class Choices:
         self.first = {path: marker.first for path, marker in markers.items()}
         self._layout = branch_layout(analysis)
         self._markers = markers
+        self._sites = {path for path, marker in markers.items() if isinstance(marker, WidthSite)}
         self._zeros = {self._layout[path][0] + i for path, marker in markers.items() for i in marker.zeros}
         # Per group: position of its choice, of its first branch among all branches, and its size.
         self._groups = list(_rows(markers, self._layout))
@@ -126,6 +127,8 @@ class Choices:
         gumbel, hard = chosen.gumbel_softmax, chosen.hard_softmax
         settings = [marker.settings for marker in markers.values()]
         choice_of_group = torch.tensor([choice for choice, _, _ in self._groups], dtype=torch.int64)
+        # Widths are mixed before a layer runs: all of them are there in every step.
+        is_site = _column([path in self._sites for path in markers])[choice_of_group]
         wants_gumbel = _column([bool(s["gumbel_softmax"]) if gumbel is None else gumbel for s in settings])
         wants_hard = _column([bool(s["hard_softmax"]) if hard is None else hard for s in settings])
         first = chosen.temperature(0) if isinstance(chosen.temperature, Schedule) else chosen.temperature
@@ -135,7 +138,7 @@ class Choices:
             index[row, :count] = torch.arange(start, start + count)
         flat = torch.nonzero(index.reshape(-1) < self.total).reshape(-1)
         self._constants = Constants(
-            index, wants_gumbel[choice_of_group], wants_hard[choice_of_group], flat, choice_of_group
+            index, wants_gumbel[choice_of_group], wants_hard[choice_of_group], flat, choice_of_group, is_site
         )
         self._hard: list[bool] = wants_hard[choice_of_group].reshape(-1).tolist()
         self._has_hard = bool(wants_hard.any())
@@ -145,7 +148,7 @@ class Choices:
         self._check_paths(wants_hard)
 
     def _check_paths(self, hard: Tensor) -> None:
-        soft = [name for name, (is_hard,) in zip(self.names, hard.tolist()) if not is_hard]
+        soft = [name for name, (is_hard,) in zip(self.names, hard.tolist()) if not is_hard and name not in self._sites]
         if self.settings.paths == "sampled" and soft:
             raise ConfigError(
                 f'paths="sampled" runs one branch, but the weights of {soft[0]!r} are soft, so all of its branches are needed: '
@@ -178,9 +181,10 @@ class Choices:
                 count = min(2 if self.settings.paths == "two" else 1, self._widest)
                 first = perturbed.topk(count, dim=1).indices
                 active = torch.zeros_like(perturbed, dtype=torch.bool).scatter_(1, first, True)
-                active &= perturbed > -torch.inf
+                active = (active | self._constants.on(logits.device)[5]) & (perturbed > -torch.inf)
             if some_groups:
                 runs = self._some_groups(drawn[:, -1])[:, None]
+                runs = runs | self._constants.on(logits.device)[5]
                 active = runs & (perturbed > -torch.inf if active is None else active)
             return Draw(noise, active, perturbed.argmax(1))
 
@@ -197,7 +201,7 @@ class Choices:
 
     def weights(self, logits: Tensor, temperatures: Tensor, draw: Draw | None) -> Tensor:
         """Weights of all branches in a training step, `(groups, widest)`, differentiable; 0 at padding."""
-        _, gumbel, hard, _, choice_of_group = self._constants.on(logits.device)
+        _, gumbel, hard, _, choice_of_group, _ = self._constants.on(logits.device)
         temperatures = temperatures[choice_of_group]
         wide, runs = self.pad(logits), None
         if draw is None:
@@ -236,7 +240,7 @@ class Choices:
         return self._log_probabilities(logits, temperatures).exp()
 
     def _log_probabilities(self, logits: Tensor, temperatures: Tensor) -> Tensor:
-        _, gumbel, _, _, choice_of_group = self._constants.on(logits.device)
+        _, gumbel, _, _, choice_of_group, _ = self._constants.on(logits.device)
         wide = self.pad(logits)
         return torch.log_softmax(torch.where(gumbel, wide, wide / temperatures[choice_of_group]), 1)
 

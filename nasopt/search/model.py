@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -24,11 +24,14 @@ from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import Analysis, trace_model
+from nasopt.graph.quantised import Widths, has_sites, quantise_network
+from nasopt.search.calibrate import calibrate, check_calibrated, set_first_steps
 from nasopt.search.choices import ChoiceSettings, Draw
 from nasopt.search.forward import run
 from nasopt.search.masks import HALF, MaskSettings
 from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
 from nasopt.search.parameters import ParameterHalves
+from nasopt.search.precision import Precision, check_masks, plain_widths, plan
 from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
 from nasopt.search.price import Architecture
 from nasopt.search.regularizer import BudgetPenalty, make_regularizer
@@ -37,7 +40,7 @@ from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
 from nasopt.search.settle import Decided
 from nasopt.search.structure import is_chosen, make_structure
-from nasopt.search.verify import verify_export, verify_seed
+from nasopt.search.verify import verify_export, verify_seed, verify_trace
 from nasopt.uncompiled import uncompiled
 
 
@@ -49,7 +52,7 @@ class SearchModel(ParameterHalves):
         input_shape: of one sample, without batch, e.g. `(3, 32, 32)`; several inputs: a sequence of shapes.
         masks: what may be masked; None: all channels and kernels stay.
         choices: how branches are weighed; None: the seed may hold no `SuperNetModule`.
-        input_example, regularizer, relative, leaf_modules, strict, unpriced, verify: see `SearchOptions`.
+        input_example, regularizer, relative, leaf_modules, strict, unpriced, precision, verify: see `SearchOptions`.
         origin: of a model that a method has made of the user's seed; None: `model` is the seed.
 
     Attributes:
@@ -78,6 +81,7 @@ class SearchModel(ParameterHalves):
         leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module] = (),
         strict: bool = False,
         unpriced: Unpriced = "raise",
+        precision: Any = None,
         origin: Origin | None = None,
         verify: bool = True,
         **unknown: Any,
@@ -96,6 +100,15 @@ class SearchModel(ParameterHalves):
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict, self.unpriced = check_flag("strict", strict), check_unpriced(unpriced)
         self.net = trace_model(model, example, layer_patterns(leaf_modules, "leaf_modules"))
+        self.precision: Widths | None = None
+        if precision is not None:
+            if verify:
+                verify_trace(model, self.net, example)
+            chosen_precision = Precision.of(precision)
+            check_masks(chosen_precision, masks is not None)
+            self.precision = plan(self.net, chosen_precision)
+            quantise_network(self.net, self.precision)
+            choices = self.choices = choices or (ChoiceSettings() if has_sites(self.net) else None)
         names = {name: name for name in model.state_dict()} if origin is None else origin.names
         self.seed_names = {name: f"net.{own}" for name, own in names.items()}
         self.training = model.training
@@ -108,7 +121,8 @@ class SearchModel(ParameterHalves):
         self._relate()
         like = next(self.net.parameters(), torch.empty(0))
         self.budget = BudgetPenalty(self.regularizer.limits).to(like.device) if self.regularizer.limits else None
-        warn_without_effect(self._prepared, masks is not None, choices is not None, method, stacklevel=3)
+        if precision is None:
+            warn_without_effect(self._prepared, masks is not None, choices is not None, method, stacklevel=3)
         if self.budget is not None:
             only_shrinks = not self._prepared.decisions.choices.names
             self.budget.check(
@@ -119,7 +133,7 @@ class SearchModel(ParameterHalves):
         vars(self).update({k: v for k, v in plain_attributes(self.net).items() if not hasattr(self, k)})
         chosen = self._prepared.decisions.choices
         # Cells of NASB are no longer the seed; several kept branches are decided first.
-        if verify and origin is None and chosen.is_one:
+        if verify and origin is None and precision is None and chosen.is_one:
             verify_seed(model, self, self.example, training=chosen.mixes and not draws_otherwise(model))
 
     # --- forward
@@ -127,6 +141,8 @@ class SearchModel(ParameterHalves):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the seed's `forward`, of the network under the current decisions."""
         inputs = args if not kwargs and len(args) == self._positional else self.example.bind(args, kwargs)
+        if self.precision is not None:
+            set_first_steps(self, inputs)
         # Of several processes one may well evaluate alone.
         is_joint = dist.is_available() and dist.is_initialized() and (self.training or torch.is_grad_enabled())
         ddp = active_ddp() if is_joint else None
@@ -270,6 +286,22 @@ class SearchModel(ParameterHalves):
         with torch.no_grad():
             return float(self._price(metric, self._prepared.decisions.seed(self._architecture_parameters())))
 
+    def calibrate(self, batches: Iterable[Any], max_batches: int | None = 8) -> None:
+        """Set the steps of all activations from data, to those of the least squared error.
+
+        Without it the first batch in train mode sets them.
+
+        Args:
+            batches: inputs, or pairs of inputs and targets, as a `DataLoader` gives them.
+            max_batches: at most this many are looked at; None: all.
+
+        Raises:
+            ConfigError: no precision was asked for, there is no batch, or values are not finite.
+        """
+        if self.precision is None:
+            raise ConfigError("calibrate: nothing is quantised in this model: wrap it with precision=...")
+        calibrate(self, batches, max_batches)
+
     # --- decisions
 
     def _branch_probabilities(self, fitted: bool = True) -> tuple[Tensor, Decided]:
@@ -309,6 +341,8 @@ class SearchModel(ParameterHalves):
                 stacklevel=2,
             )
         check_flag("arch_export: verify", verify)
+        if self.precision is not None:
+            check_calibrated(self.net)
         with torch.no_grad():
             network = build(self.net, self.example, self.arch_structure(), self.analysis)
         if verify:
@@ -323,7 +357,9 @@ class SearchModel(ParameterHalves):
         decided = self._decide()
         with torch.no_grad():
             kept = self._prepared.decisions.kept(self._architecture_parameters(), decided)
-        head = {} if self.origin is None else self.origin.structure
+        head = {} if self.origin is None else dict(self.origin.structure)
+        if self.precision is not None:
+            head["precision"] = plain_widths(self.precision)
         choices = self._prepared.decisions.choices.plain(decided.branches)
         method = type(self).__name__
         return make_structure(method, self.analysis, self.example, *kept, decided.branches, choices, head)

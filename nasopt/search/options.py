@@ -28,6 +28,8 @@ class SearchOptions(TypedDict, total=False):
         strict: raise for an operation without a rule, in place of fixing its channels.
         unpriced: `"raise"` (default): a cost that counts work (MACs, operations, latency, energy) is an error where nobody
             knows that of some call; `"ignore"`: such calls are left out, `search_space()` and `print(model)` list them.
+        precision: widths in bits of weights and activations: a `nasopt.Precision`, or an int, e.g. 8. One width is
+            quantisation-aware training, several are searched. None: floats.
         verify: run search model and seed once in either mode and compare them (default); an error names the first difference.
     """
 
@@ -37,6 +39,7 @@ class SearchOptions(TypedDict, total=False):
     leaf_modules: Sequence[str | type[nn.Module]] | str | type[nn.Module]
     strict: bool
     unpriced: Unpriced
+    precision: Any
     verify: bool
 
 

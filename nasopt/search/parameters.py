@@ -39,6 +39,8 @@ class ParameterHalves(nn.Module, ABC):
     seed_names: Mapping[str, str]
     # Whether the search is over, so that train mode runs what it has decided.
     _decided = False
+    # Whether the steps of all activations are known to be set.
+    _has_steps = False
     # Names of architecture parameters that take no gradient for now.
     held: frozenset[str] = frozenset()
 

@@ -1,23 +1,21 @@
-"""Precision: how many bits weights and activations have; a traced network becomes a quantised one."""
+"""Precision: how many bits weights and activations have, as a user says it, and resolved for one traced model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import fx, nn
+from torch import nn
 
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.branches.markers import Choice
-from nasopt.graph.integer_roles import BATCH_NORMS, quantised_class
-from nasopt.graph.points import SHARING, Points, find_points, insert_points
-from nasopt.graph.registry import alteration
+from nasopt.graph.groups import Traced
+from nasopt.graph.points import SHARING, find_points
+from nasopt.graph.quantised import Widths, first_and_last, quantisable_layers
 from nasopt.graph.trace import matches_module
-from nasopt.nn.quantised import FLOAT_BITS, QuantBatchNorm, Quantise, QuantisedWeight, check_widths
+from nasopt.nn.grids import FLOAT_BITS, check_widths
 
-Widths = int | Sequence[int]
+Bits = int | Sequence[int]
 Quantizer = Literal["lsq", "minmax"]
 Sampling = Literal["soft", "hard"]
 _REST = "*"
@@ -43,8 +41,8 @@ class Precision:
         share_steps_at: `"add"`, `"mul"`, `"average"`: inputs and outputs of these share one grid, for chips that cannot rescale.
     """
 
-    weights: Widths | Mapping[Any, Widths] = (2, 4, 8)
-    activations: Widths | Mapping[str, Widths] = 8
+    weights: Bits | Mapping[Any, Bits] = (2, 4, 8)
+    activations: Bits | Mapping[str, Bits] = 8
     first_last: int | None = 8
     inputs: int = 8
     quantizer: Quantizer = "lsq"
@@ -58,7 +56,9 @@ class Precision:
             for key, widths in table.items():
                 _widths(widths, f"{name}[{key!r}]" if isinstance(given, Mapping) else name)
             if not table:
-                raise ConfigError(f"{name}: an empty mapping gives no width to anything: name some, or '*' for the rest")
+                raise ConfigError(
+                    f"{name}: an empty mapping gives no width to anything: name some, or '*' for the rest"
+                )
         for name in ("first_last", "inputs"):
             value = getattr(self, name)
             if value is not None or name == "inputs":
@@ -106,50 +106,36 @@ def _widths(value: Any, where: str) -> tuple[int, ...]:
     return check_widths(value, where)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Widths of every layer and tensor class of one model, resolved; plain values, as a structure stores them.
+def plain_widths(widths: Widths) -> dict[str, Any]:
+    """As plain values, for a structure."""
+    return {
+        "weights": {name: list(bits) for name, bits in widths.weights.items()},
+        "activations": {name: list(bits) for name, bits in widths.activations.items()},
+        "quantizer": widths.quantizer,
+        "sampling": widths.sampling,
+        "share_steps_at": list(widths.share_steps_at),
+    }
 
-    Attributes:
-        weights: path of a layer -> widths.
-        activations: name of a tensor class -> widths.
-        quantizer, sampling, share_steps_at: as in `Precision`.
+
+def widths_from_plain(value: Any) -> Widths:
+    """Of a structure.
+
+    Raises:
+        ConfigError: it is damaged.
     """
-
-    weights: Mapping[str, tuple[int, ...]]
-    activations: Mapping[str, tuple[int, ...]]
-    quantizer: str = "lsq"
-    sampling: str = "soft"
-    share_steps_at: tuple[str, ...] = field(default=())
-
-    def plain(self) -> dict[str, Any]:
-        """As plain values, for a structure."""
-        return {
-            "weights": {name: list(widths) for name, widths in self.weights.items()},
-            "activations": {name: list(widths) for name, widths in self.activations.items()},
-            "quantizer": self.quantizer,
-            "sampling": self.sampling,
-            "share_steps_at": list(self.share_steps_at),
-        }
-
-    @staticmethod
-    def from_plain(value: Any) -> Plan:
-        """Of a structure.
-
-        Raises:
-            ConfigError: it is damaged.
-        """
-        try:
-            weights = {str(name): check_widths(widths, name) for name, widths in value["weights"].items()}
-            activations = {str(name): check_widths(widths, name) for name, widths in value["activations"].items()}
-            return Plan(weights, activations, value["quantizer"], value["sampling"], tuple(value["share_steps_at"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"damaged structure, precision: {type(error).__name__}: {error}. Save arch_structure() again"
-            ) from error
+    try:
+        weights = {str(name): check_widths(bits, name) for name, bits in value["weights"].items()}
+        activations = {str(name): check_widths(bits, name) for name, bits in value["activations"].items()}
+        quantizer, sampling, shared = value["quantizer"], value["sampling"], tuple(value["share_steps_at"])
+        Precision(quantizer=quantizer, sampling=sampling, share_steps_at=shared)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"damaged structure, precision: {type(error).__name__}: {error}. Save arch_structure() again"
+        ) from error
+    return Widths(weights, activations, quantizer, sampling, shared)
 
 
-def plan(module: fx.GraphModule, precision: Precision) -> Plan:
+def plan(module: Traced, precision: Precision) -> Widths:
     """Resolve names and globs of a `Precision` for a traced model.
 
     Raises:
@@ -158,7 +144,7 @@ def plan(module: fx.GraphModule, precision: Precision) -> Plan:
     layers = quantisable_layers(module)
     given = precision.weights if isinstance(precision.weights, Mapping) else {_REST: precision.weights}
     _check_matches(given, layers, "weights")
-    ends = _first_and_last(module, layers)
+    ends = first_and_last(module, layers)
     weights: dict[str, tuple[int, ...]] = {}
     for name, layer in layers.items():
         key = _key(given, name, layer)
@@ -171,100 +157,23 @@ def plan(module: fx.GraphModule, precision: Precision) -> Plan:
     of_values = precision.activations if isinstance(precision.activations, Mapping) else {_REST: precision.activations}
     inputs = {node.target for node in module.graph.nodes if node.op == "placeholder"}
     _check_matches(of_values, dict.fromkeys(points.classes, nn.Identity()), "activations")
-    activations = {}
+    activations: dict[str, tuple[int, ...]] = {}
     for name in points.classes:
         key = _key(of_values, name, nn.Identity())
         if name in inputs and key in (None, _REST):
             activations[name] = (precision.inputs,)
         else:
             activations[name] = (FLOAT_BITS,) if key is None else _widths(of_values[key], "activations")
-    return Plan(weights, activations, precision.quantizer, precision.sampling, tuple(precision.share_steps_at))
+    return Widths(weights, activations, precision.quantizer, precision.sampling, tuple(precision.share_steps_at))
 
 
-def quantise_network(module: fx.GraphModule, chosen: Plan) -> Points:
-    """Make a traced network a quantised one, in place: layers and norms get their quantised form, values their points.
-
-    Raises:
-        ConfigError: the plan names layers or tensor classes that the network does not have.
-    """
-    layers = quantisable_layers(module)
-    unknown = set(chosen.weights) - set(layers)
-    if unknown:
-        raise ConfigError(f"precision: the network has no layer {sorted(unknown)[0]!r} with weights to quantise")
-    floats = [name for name in layers if chosen.weights.get(name, (FLOAT_BITS,)) == (FLOAT_BITS,)]
-    points = find_points(module, floats, chosen.share_steps_at)
-    missing = set(chosen.activations) - set(points.classes)
-    if missing:
-        raise ConfigError(f"precision: the network has no tensor class {sorted(missing)[0]!r}: it belongs to another model")
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    made: dict[str, nn.Module] = {}
-    for name, one in points.classes.items():
-        widths = chosen.activations.get(name, (FLOAT_BITS,))
-        if widths != (FLOAT_BITS,):
-            made[name] = _searchable(Quantise(widths, one.signed), chosen).to(like.device, like.dtype)
-    insert_points(module, points, made, container(module))
-    for name, layer in layers.items():
-        if name not in floats:
-            quantised = _become(layer, quantised_class(layer))
-            quantised.quantise_weights(chosen.weights[name], chosen.quantizer == "minmax")
-            quantised.__dict__["source"] = made.get(points.source.get(name, ""))
-            _replace(module, layer, _searchable(quantised, chosen))
-    norms = {str(n.target) for n in module.graph.nodes if n.op == "call_module"}
-    for name in norms & (set(points.absorbed) | set(points.source)):
-        norm = module.get_submodule(name)
-        if isinstance(norm, BATCH_NORMS) and not isinstance(norm, QuantBatchNorm):
-            writer = points.absorbed.get(name)
-            quantised = _become(norm, QuantBatchNorm)
-            absorbing = module.get_submodule(writer) if writer is not None else None
-            quantised.__dict__["layer"] = absorbing if isinstance(absorbing, QuantisedWeight) else None
-            quantised.__dict__["source"] = made.get(points.source.get(name, ""))
-            if isinstance(absorbing, QuantisedWeight):
-                absorbing.__dict__["norm"] = quantised
-            _replace(module, norm, quantised)
-    return points
-
-
-def quantisable_layers(module: fx.GraphModule) -> dict[str, nn.Module]:
-    """Layers of a traced model that have a quantised form, by path, in the order of the graph."""
-    found: dict[str, nn.Module] = {}
-    for node in module.graph.nodes:
-        if node.op == "call_module":
-            layer = module.get_submodule(str(node.target))
-            if quantised_class(layer) is not None and not alteration(layer) and len(node.all_input_nodes) == 1:
-                found.setdefault(str(node.target), layer)
-    return found
-
-
-def container(module: nn.Module) -> str:
-    """Name of the submodule that holds the points: one that the seed does not use."""
-    name = "points"
-    while hasattr(module, name):
-        name += "_"
-    return name
-
-
-def _searchable(layer: Any, chosen: Plan) -> Any:
-    if len(layer.widths) > 1:
-        hard = chosen.sampling == "hard"
-        settings = {"gumbel_softmax": hard, "hard_softmax": hard, "temperature": 1.0}
-        layer.width = Choice(tuple(f"{bits} bit" for bits in layer.widths), settings)
-    return layer
-
-
-def _become(layer: nn.Module, kind: Any) -> Any:
-    """The same tensors and settings as a layer of another class."""
-    made = kind.__new__(kind)
-    made.__dict__.update(vars(layer))
-    for table in ("_parameters", "_buffers", "_modules"):
-        made.__dict__[table] = dict(getattr(layer, table))
-    return made
-
-
-def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in list(module.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
+def check_masks(precision: Precision, has_masks: bool) -> None:
+    """Raise a `ConfigError` where steps would change with what masks leave."""
+    if has_masks and precision.quantizer == "minmax":
+        raise ConfigError(
+            'quantizer="minmax" takes its steps from the largest weights, which a search over channels removes: use "lsq", or '
+            "search channels first and quantise what arch_export() returns"
+        )
 
 
 def _key(table: Mapping[Any, Any], name: str, layer: nn.Module) -> Any:
@@ -281,20 +190,3 @@ def _check_matches(table: Mapping[Any, Any], layers: Mapping[str, nn.Module], wh
         if key != _REST and not any(matches_module(name, layer, [key]) for name, layer in layers.items()):
             hint = nearest(key, layers) if isinstance(key, str) else ""
             raise ConfigError(f"{where}: {key!r} matches nothing. Known are {', '.join(list(layers)[:8])}...{hint}")
-
-
-def _first_and_last(module: fx.GraphModule, layers: Mapping[str, nn.Module]) -> set[str]:
-    """Layers with no other one before them, and those with none behind."""
-    ends: set[str] = set()
-    for nodes, neighbours in (
-        (list(module.graph.nodes), "all_input_nodes"),
-        (list(reversed(module.graph.nodes)), "users"),
-    ):
-        reached: dict[fx.Node, bool] = {}
-        for node in nodes:
-            before = any(reached[one] for one in getattr(node, neighbours) if one in reached)
-            is_layer = node.op == "call_module" and str(node.target) in layers
-            if is_layer and not before:
-                ends.add(str(node.target))
-            reached[node] = before or is_layer
-    return ends

@@ -98,8 +98,12 @@ class NetworkCost:
         stored: list[Counted] = []
         for terms in shared.values():
             biased = any_of(region for term in terms for region in term.bias_regions)
-            calls += [one for term in terms for one in self._events.split(term, term.regions, biased)]
-            stored += self._events.split(terms[0], [region for term in terms for region in term.regions], biased)
+            for term in terms:
+                for at, widths in term.at_widths():
+                    calls += self._events.split(at, [(*region, *widths) for region in term.regions], biased)
+            somewhere = [region for term in terms for region in term.regions]
+            for at, widths in terms[0].at_widths(both=False):
+                stored += self._events.split(at, [(*region, *widths) for region in somewhere], biased)
         self._terms = [term for term, _ in calls]
         self._tables: dict[tuple[Tabulation, torch.device], TabulatedCost | None] = {}
         cpu = torch.device("cpu")
@@ -282,4 +286,5 @@ def _constant_shape(terms: Sequence[CostTerm]) -> LayerShape:
         bias=vector([term.bias for term in terms]),
         weight_bits=vector([term.weight_bits for term in terms]),
         activation_bits=vector([term.activation_bits for term in terms]),
+        bias_bits=vector([term.weight_bits if term.bias_bits is None else term.bias_bits for term in terms]),
     )

@@ -15,6 +15,8 @@ from nasopt.graph.build import build
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import Analysis, Traced, trace_model
 from nasopt.graph.kernels import KernelCut
+from nasopt.graph.quantised import quantise_network
+from nasopt.search.precision import widths_from_plain
 
 _FORMAT = "nasopt.structure"
 _VERSION = 1
@@ -71,7 +73,10 @@ def rebuild(
 ) -> Traced:
     """The network that a checked structure describes, from its seed; see `nasopt.restore`."""
     example = make_example(seed, None, example_inputs(seed, structure) if input_example is None else input_example)
-    return build(trace_model(seed, example, leaf_modules), example, structure)
+    net = trace_model(seed, example, leaf_modules)
+    if "precision" in structure:
+        quantise_network(net, widths_from_plain(structure["precision"]))
+    return build(net, example, structure)
 
 
 def example_inputs(seed: nn.Module, structure: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -100,9 +105,11 @@ def check_structure(structure: Any) -> None:
         _check(_is_named(structure.get(part)), part, structure.get(part), "a dict by name")
     for name, spec in structure["inputs"].items():
         _check_input(f"inputs[{name!r}]", spec)
-    known = {"format", "version", "method", "inputs", "binary_cells", "choices", "channels", "kernels"}
+    known = {"format", "version", "method", "inputs", "binary_cells", "precision", "choices", "channels", "kernels"}
     for key in structure:
         _check(key in known, "structure", key, f"none but {', '.join(sorted(known))}")
+    if "precision" in structure:
+        widths_from_plain(structure["precision"])
     choices = structure.get("choices", {})
     _check(_is_named(choices), "choices", choices, "a dict by name")
     for name, branch in choices.items():

@@ -22,6 +22,9 @@ from torch import Tensor, fx, nn
 
 from nasopt.errors import ConfigError
 
+SITE = "width"
+"""Name of the `WidthSite` in a layer."""
+
 
 class Alternatives(nn.Module, ABC):
     """A layer that is one of several branches, or the sum of several of them; all have outputs of one shape.
@@ -132,6 +135,23 @@ class Choice(nn.Module):
         return f"{'one' if self.keep == 1 else self.keep} of {len(self.kinds)} branches"
 
 
+class WidthSite(Choice):
+    """A choice between widths of one layer's weight, or of one tensor class. It belongs to the layer: it has no branches.
+
+    Attributes:
+        widths: bits, ascending.
+    """
+
+    def __init__(self, widths: tuple[int, ...], settings: Mapping[str, Any]) -> None:
+        super().__init__(tuple(f"{bits} bit" for bits in widths), settings)
+        self.widths = widths
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """What relative costs are relative to: 8 bits, or the width next to it."""
+        return (min(range(len(self.widths)), key=lambda i: (abs(self.widths[i] - 8), -self.widths[i])),)
+
+
 def group_key(choice: str, group: int | None) -> str:
     """What a group of branches is called in a `Region`: by the path of its choice where all branches are one group."""
     return choice if group is None else f"{choice}#{group}"
@@ -143,10 +163,17 @@ def choice_of(key: str) -> str:
 
 
 def choices_of(module: fx.GraphModule) -> dict[str, Choice]:
-    """All choices of a traced model by path, in the order of the graph: inner ones before those around them."""
+    """All choices of a traced model by path, in the order of the graph: inner ones before those around them; last, widths."""
     modules = {name: m for name, m in module.named_modules() if isinstance(m, Choice)}
-    called = (str(node.target) for node in module.graph.nodes if node.op == "call_module")
-    return {path: modules[path] for path in called if path in modules}
+    called = dict.fromkeys(str(node.target) for node in module.graph.nodes if node.op == "call_module")
+    sites = (f"{path}.{SITE}" for path in called)
+    return {path: modules[path] for path in (*called, *sites) if path in modules}
+
+
+def site_of(layer: nn.Module) -> WidthSite | None:
+    """The widths between which a layer's own is chosen, None where it has one width or none."""
+    found = layer._modules.get(SITE)
+    return found if isinstance(found, WidthSite) else None
 
 
 def check_branches(

@@ -12,7 +12,6 @@ from nasopt.graph.rules.convolution import convolution_layer, transposed_convolu
 from nasopt.graph.rules.linear import linear_layer
 from nasopt.graph.rules.norms import batch_norm
 from nasopt.nn.quantised import (
-    QuantBatchNorm,
     QuantConv1d,
     QuantConv2d,
     QuantConv3d,
@@ -22,6 +21,7 @@ from nasopt.nn.quantised import (
     Quantise,
     QuantLinear,
 )
+from nasopt.nn.quantised_norm import QuantBatchNorm
 
 
 def _run(layer: Any, x: Tensor, mask: Tensor) -> Tensor:

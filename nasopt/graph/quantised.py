@@ -1,0 +1,148 @@
+"""A quantised network of a traced one: layers and norms get their quantised form, activations their points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from nasopt.errors import ConfigError
+from nasopt.graph.branches.markers import SITE, WidthSite
+from nasopt.graph.integer_roles import BATCH_NORMS, quantised_class
+from nasopt.graph.points import Points, find_points, insert_points
+from nasopt.graph.registry import alteration
+from nasopt.nn.grids import FLOAT_BITS
+from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantised_norm import QuantBatchNorm
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths of every layer and tensor class of one model.
+
+    Attributes:
+        weights: path of a layer -> widths, ascending; layers without any stay in floats.
+        activations: name of a tensor class -> widths; classes without any stay in floats.
+        quantizer: of weights: `"lsq"` or `"minmax"`.
+        sampling: of several widths: `"soft"` or `"hard"`.
+        share_steps_at: operations whose inputs and outputs share one grid.
+    """
+
+    weights: Mapping[str, tuple[int, ...]]
+    activations: Mapping[str, tuple[int, ...]]
+    quantizer: str = "lsq"
+    sampling: str = "soft"
+    share_steps_at: tuple[str, ...] = ()
+
+
+def quantise_network(module: fx.GraphModule, chosen: Widths) -> Points:
+    """Make a traced network a quantised one, in place: layers and norms get their quantised form, values their points.
+
+    Raises:
+        ConfigError: the plan names layers or tensor classes that the network does not have.
+    """
+    layers = quantisable_layers(module)
+    unknown = set(chosen.weights) - set(layers)
+    if unknown:
+        raise ConfigError(f"precision: the network has no layer {sorted(unknown)[0]!r} with weights to quantise")
+    floats = [name for name in layers if chosen.weights.get(name, (FLOAT_BITS,)) == (FLOAT_BITS,)]
+    points = find_points(module, floats, chosen.share_steps_at)
+    missing = set(chosen.activations) - set(points.classes)
+    if missing:
+        raise ConfigError(
+            f"precision: the network has no tensor class {sorted(missing)[0]!r}: it belongs to another model"
+        )
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    made: dict[str, nn.Module] = {}
+    for name, one in points.classes.items():
+        widths = chosen.activations.get(name, (FLOAT_BITS,))
+        if widths != (FLOAT_BITS,):
+            made[name] = _searchable(Quantise(widths, one.signed), chosen).to(like.device, like.dtype)
+    insert_points(module, points, made, container(module))
+    for name, layer in layers.items():
+        if name not in floats:
+            quantised = _become(layer, quantised_class(layer))
+            quantised.quantise_weights(chosen.weights[name], chosen.quantizer == "minmax")
+            quantised.__dict__["source"] = made.get(points.source.get(name, ""))
+            _replace(module, layer, _searchable(quantised, chosen))
+    norms = {str(n.target) for n in module.graph.nodes if n.op == "call_module"}
+    for name in norms & (set(points.absorbed) | set(points.source)):
+        norm = module.get_submodule(name)
+        if isinstance(norm, BATCH_NORMS) and not isinstance(norm, QuantBatchNorm):
+            writer = points.absorbed.get(name)
+            quantised = _become(norm, QuantBatchNorm)
+            absorbing = module.get_submodule(writer) if writer is not None else None
+            quantised.__dict__["layer"] = absorbing if isinstance(absorbing, QuantisedWeight) else None
+            quantised.__dict__["source"] = made.get(points.source.get(name, ""))
+            if isinstance(absorbing, QuantisedWeight):
+                absorbing.__dict__["norm"] = quantised
+            _replace(module, norm, quantised)
+    return points
+
+
+def has_sites(module: fx.GraphModule) -> bool:
+    """Whether some width is still to choose."""
+    return any(isinstance(layer, WidthSite) for layer in module.modules())
+
+
+def quantisable_layers(module: fx.GraphModule) -> dict[str, nn.Module]:
+    """Layers of a traced model that have a quantised form, by path, in the order of the graph."""
+    found: dict[str, nn.Module] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            layer = module.get_submodule(str(node.target))
+            if quantised_class(layer) is not None and not alteration(layer) and len(node.all_input_nodes) == 1:
+                found.setdefault(str(node.target), layer)
+    return found
+
+
+def container(module: nn.Module) -> str:
+    """Name of the submodule that holds the points: one that the seed does not use."""
+    name = "points"
+    while hasattr(module, name):
+        name += "_"
+    return name
+
+
+def _searchable(layer: Any, chosen: Widths) -> Any:
+    if len(layer.widths) > 1:
+        hard = chosen.sampling == "hard"
+        settings = {"gumbel_softmax": hard, "hard_softmax": hard, "temperature": 1.0}
+        setattr(layer, SITE, WidthSite(layer.widths, settings))
+    return layer
+
+
+def _become(layer: nn.Module, kind: Any) -> Any:
+    """The same tensors and settings as a layer of another class."""
+    made = kind.__new__(kind)
+    made.__dict__.update(vars(layer))
+    for table in ("_parameters", "_buffers", "_modules"):
+        made.__dict__[table] = dict(getattr(layer, table))
+    return made
+
+
+def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def first_and_last(module: fx.GraphModule, layers: Mapping[str, nn.Module]) -> set[str]:
+    """Layers with no other one before them, and those with none behind."""
+    ends: set[str] = set()
+    for nodes, neighbours in (
+        (list(module.graph.nodes), "all_input_nodes"),
+        (list(reversed(module.graph.nodes)), "users"),
+    ):
+        reached: dict[fx.Node, bool] = {}
+        for node in nodes:
+            before = any(reached[one] for one in getattr(node, neighbours) if one in reached)
+            is_layer = node.op == "call_module" and str(node.target) in layers
+            if is_layer and not before:
+                ends.add(str(node.target))
+            reached[node] = before or is_layer
+    return ends

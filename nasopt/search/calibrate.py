@@ -1,0 +1,111 @@
+"""Calibration: steps of activations from data, to those of the least squared error."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from nasopt.errors import ConfigError, ExportError
+from nasopt.nn.quantised import Quantise
+from nasopt.search.forward import run
+from nasopt.search.verify import eval_mode
+from nasopt.uncompiled import uncompiled
+
+if TYPE_CHECKING:
+    from nasopt.search.model import SearchModel
+
+
+@torch.no_grad()
+def calibrate(model: SearchModel, batches: Iterable[Any], max_batches: int | None) -> None:
+    """Run `model` in eval mode without rounding activations, and set every point's steps by what comes by.
+
+    Raises:
+        ConfigError: no batch, or values that are not finite.
+    """
+    points = points_of(model.net)
+    seen = 0
+    try:
+        for point in points.values():
+            point.samples = []
+        with eval_mode(model):
+            for batch in itertools.islice(batches, max_batches):
+                run(model, _inputs(model, batch))
+                seen += 1
+        if not seen:
+            raise ConfigError("calibrate: there is no batch: pass some inputs, such as a DataLoader over training data")
+        for name, point in points.items():
+            assert point.samples is not None
+            _set(name, point, point.samples)
+    finally:
+        for point in points.values():
+            point.samples = None
+    _agree(points.values())
+
+
+def _inputs(model: SearchModel, batch: Any) -> tuple[Any, ...]:
+    count = len(model.example.traced)
+    if isinstance(batch, dict):
+        return model.example.bind((), batch)
+    if isinstance(batch, (tuple, list)):
+        batch = tuple(batch)[:count]
+        return model.example.bind(batch, {})
+    return model.example.bind((batch,), {})
+
+
+def _set(name: str, point: Quantise, samples: list[Tensor]) -> None:
+    if not samples:  # in a branch that is not the likeliest: what the others show is not known of it
+        return
+    values = torch.cat([x.reshape(-1) for x in samples]).float()
+    if not bool(torch.isfinite(values).all()):
+        raise ConfigError(f"calibrate: activations of {name!r} are not finite: check the data and the weights")
+    point.calibrate(values)
+
+
+def _agree(points: Iterable[Quantise]) -> None:
+    """All processes take the steps of the first one."""
+    if dist.is_available() and dist.is_initialized():
+        for point in points:
+            dist.broadcast(point.log_steps.data, 0)
+            ready = point.is_calibrated.to(torch.uint8)
+            dist.broadcast(ready, 0)
+            point.is_calibrated.copy_(ready.bool())
+
+
+@uncompiled
+def set_first_steps(model: SearchModel, inputs: tuple[Any, ...]) -> None:
+    """Calibrate with the first batch in train mode.
+
+    Raises:
+        ConfigError: in eval mode, where no batch has set steps yet.
+    """
+    if model._has_steps or any(p.samples is not None for p in points_of(model.net).values()):
+        return
+    waiting = [name for name, point in points_of(model.net).items() if not bool(point.is_calibrated)]
+    if waiting and not model.training:
+        raise ConfigError(
+            f"the steps of {len(waiting)} activations ({waiting[0]!r} is the first) are not set, so eval mode would round to "
+            "nothing: call model.calibrate(batches), or train at least one batch first"
+        )
+    if waiting:
+        calibrate(model, [inputs], 1)
+    model._has_steps = True
+
+
+def check_calibrated(net: nn.Module) -> None:
+    """Raise an `ExportError` where the steps of an activation are not set."""
+    waiting = [name for name, point in points_of(net).items() if not bool(point.is_calibrated)]
+    if waiting:
+        raise ExportError(
+            f"the steps of {len(waiting)} activations ({waiting[0]!r} is the first) are not set: call "
+            "model.calibrate(batches), or train at least one batch first"
+        )
+
+
+def points_of(net: nn.Module) -> dict[str, Quantise]:
+    """All quantisation points by path."""
+    return {name: layer for name, layer in net.named_modules() if isinstance(layer, Quantise)}
