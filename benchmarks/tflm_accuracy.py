@@ -2,7 +2,7 @@
 
     python -m benchmarks.tflm_accuracy                                       # searches of the recipes' length, then exports
     python -m benchmarks.tflm_accuracy --task kws --warmup 2 --search 4 --finetune 4 --strength 0.3
-    python -m benchmarks.tflm_accuracy --task ic --module results/.../found_module.pt
+    python -m benchmarks.tflm_accuracy --task ic --module results/...
 
 Needs `pip install "nasopt[bench,litert]"`. Real data where `NASOPT_DATA` has it, else the embedded set. Ranges come from 512
 training examples.
@@ -73,7 +73,7 @@ def main() -> int:
     add_run_options(parser)
     parser.add_argument("--strength", type=float, help="weight of the cost in the loss")
     parser.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
-    parser.add_argument("--module", type=Path, help="found_module.pt to export in place of a search, with one --task")
+    parser.add_argument("--module", type=Path, help="folder of a finished search to export instead, with one --task")
     parser.set_defaults(task=",".join(TASKS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads or 1)

@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="a saved keyword network on the 1,000 official MLPerf Tiny features"
     )
-    evaluate.add_argument("module", type=Path, help="found_module.pt of a network with the 12 classes")
+    evaluate.add_argument("module", type=Path, help="folder of a search, or a saved module, with the 12 classes")
     evaluate.add_argument("--data-dir", type=Path, help="folder with kws01_eval_int8.npz; default: NASOPT_DATA")
     evaluate.set_defaults(threads=None)
     job = commands.add_parser("job", help="one job of a sweep, as its runner starts it")

@@ -11,9 +11,10 @@ from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
-from benchmarks_mlperf_tiny.files import locked
+from benchmarks_mlperf_tiny.files import remove_checkpoint
 from benchmarks_mlperf_tiny.jobs import run_job
 from benchmarks_mlperf_tiny.limits import Goal, parse_range, parse_seeds, parse_strengths
+from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.ray_runner import RayRunner
 from benchmarks_mlperf_tiny.report import write_report
@@ -60,7 +61,7 @@ def search(args: argparse.Namespace) -> None:
         checkpoints = {name: folder / f"{name}_checkpoint.pt" for name in ("seed", "found")}
         for path in checkpoints.values() if first else ():
             if args.fresh:
-                path.unlink(missing_ok=True)
+                remove_checkpoint(path)
             elif path.exists():
                 print(f"going on from {path}")
         every = args.checkpoint_every
@@ -78,7 +79,7 @@ def search(args: argparse.Namespace) -> None:
         summary = summarise(config, task, seed.cpu(), seed_result, found, data.synthetic)
         save_result(folder, summary, found)
         for path in checkpoints.values():  # what is finished need not be resumed
-            path.unlink(missing_ok=True)
+            remove_checkpoint(path)
     epochs = config.warmup + config.search + config.finetune
     print(text_table(summary))
     if seed_result:
@@ -129,7 +130,7 @@ def sweep(args: argparse.Namespace) -> None:
     """Search with many strengths; one row per network in `networks.csv`.
 
     Raises:
-        BenchmarkError: anything that cannot be served; the message says what to do.
+        BenchmarkError: anything that cannot be served; the message says what to do. A search that failed is told last.
     """
     if args.budget and args.strengths:
         raise BenchmarkError("--budget and --strengths: limits take the place of strengths, give one of them")
@@ -165,8 +166,12 @@ def sweep(args: argparse.Namespace) -> None:
     failed = [row for row in rows if row["status"] == "failed"]
     print(f"{len(rows) - len(failed)} networks in {args.out / 'networks.csv'}")
     for row in failed:
-        setting = row["budget"] or f"{row['strength']:g}"
-        print(f"failed: {row['task']} {row['method']} {setting} seed {row['seed']}: {row['error']}")
+        print(f"failed: {row['job']}: {row['error']}")
+    if failed:
+        raise BenchmarkError(
+            f"{len(failed)} of {len(rows)} searches have no result ({', '.join(row['job'] for row in failed)}): the same "
+            f"command tries them again, {args.out / 'jobs'} holds their logs"
+        )
 
 
 def print_front(front: list[dict[str, Any]], goal: Goal) -> None:

@@ -19,3 +19,11 @@ class CheckpointError(BenchmarkError):
 
 class FolderLockedError(BenchmarkError):
     """Another process works in this results folder."""
+
+
+class DamagedFileError(BenchmarkError):
+    """A file of a results folder is not what was written there."""
+
+
+class DamagedFileWarning(UserWarning):
+    """A damaged file was passed over, because there is another way."""

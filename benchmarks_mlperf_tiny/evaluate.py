@@ -11,21 +11,28 @@ from torch import nn
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.speech_commands import CLASSES, official_keywords
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.summary import load_result
 from benchmarks_mlperf_tiny.tasks import top1
 
 
 def load_module(path: Path) -> nn.Module:
-    """A whole module that `torch.save` has written. Loading runs code: load only files that you trust.
+    """The network of a results folder; or of a file, a whole module that `torch.save` has written.
+
+    Loading a file runs code that it holds: load only those that you trust. Of a folder nothing is run.
 
     Raises:
-        BenchmarkError: there is none at `path`.
+        BenchmarkError: there is no network at `path`, or it is damaged.
     """
+    if path.is_dir():
+        return load_result(path)
     try:
         module = torch.load(path, map_location="cpu", weights_only=False)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise BenchmarkError(f"{path} cannot be read ({error}): give a found_module.pt") from error
+        raise BenchmarkError(f"{path} cannot be read ({error}): give a results folder, or a saved module") from error
     if not isinstance(module, nn.Module):
-        raise BenchmarkError(f"{path} holds a {type(module).__name__}, no network: give a found_module.pt")
+        raise BenchmarkError(
+            f"{path} holds a {type(module).__name__}, no network: give a results folder, or a saved module"
+        )
     return module.eval()
 
 

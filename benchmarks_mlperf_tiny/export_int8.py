@@ -1,7 +1,7 @@
 """Cost of int8: found networks as float and int8 ONNX files, judged on the test split beside the torch network.
 
     python -m benchmarks_mlperf_tiny.export_int8                                     # all tasks: searches, then exports
-    python -m benchmarks_mlperf_tiny.export_int8 --task ic --module results/.../found_module.pt
+    python -m benchmarks_mlperf_tiny.export_int8 --task ic --module results/...
 
 Without `--data` real data is taken where `NASOPT_DATA` has it, else the embedded set.
 """
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_run_options(parser)
     parser.add_argument("--strength", type=float, help="weight of the cost in the loss")
     parser.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
-    parser.add_argument("--module", type=Path, help="found_module.pt to export in place of a search, with one --task")
+    parser.add_argument("--module", type=Path, help="folder of a finished search to export instead, with one --task")
     parser.add_argument("--samples", type=int, default=512, help="training examples for calibration; default: 512")
     parser.add_argument("--calibration", default="percentile", help=f"one of {', '.join(METHODS)}; default: percentile")
     parser.set_defaults(task=",".join(TASKS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,8 +15,9 @@ from typing import Any
 
 from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
 from benchmarks_mlperf_tiny.data.sources import DataOptions
-from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.files import differences, locked, write_text
+from benchmarks_mlperf_tiny.errors import BenchmarkError, DamagedFileError
+from benchmarks_mlperf_tiny.files import differences, read_json, remove_checkpoint, write_json, write_text
+from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.search import Run
 from benchmarks_mlperf_tiny.summary import run_name, save_result, summarise
 from benchmarks_mlperf_tiny.tasks import get_task
@@ -35,19 +37,23 @@ def prepare_job(sweep: Path, config: RunConfig, data_dir: Path | None) -> Path:
     folder = sweep / "jobs" / run_name(config)
     path = folder / "job.json"
     settings = config.as_dict()
+    held = None
     if path.exists():
-        differing = differences(json.loads(path.read_text())["config"], settings)
-        if differing:
-            raise BenchmarkError(f"{folder} holds a job with other settings ({differing}): choose another --out")
-    else:
-        content = {"config": settings, "data_dir": str(data_dir.resolve()) if data_dir else None}
-        write_text(path, json.dumps(content, indent=1) + "\n")
+        with contextlib.suppress(DamagedFileError):  # a damaged one is written anew
+            held = read_json(path)
+    if held is None:
+        write_json(path, {"config": settings, "data_dir": str(data_dir.resolve()) if data_dir else None})
+    elif differing := differences(held["config"], settings):
+        raise BenchmarkError(f"{folder} holds a job with other settings ({differing}): choose another --out")
     return folder
 
 
 def finished(folder: Path) -> bool:
-    """Whether the job has left its result."""
-    return (folder / "summary.json").exists()
+    """Whether the job has left its result, undamaged."""
+    try:
+        return (folder / "summary.json").exists() and "found" in read_json(folder / "summary.json")
+    except DamagedFileError:
+        return False
 
 
 def warmup_file(folder: Path, job: dict[str, Any], config: RunConfig) -> Path:
@@ -68,9 +74,9 @@ def run_job(folder: Path) -> None:
         BenchmarkError: it cannot be executed.
     """
     try:
-        job: dict[str, Any] = json.loads((folder / "job.json").read_text())
+        job: dict[str, Any] = read_json(folder / "job.json")
         config = RunConfig(**job["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(f"{folder} holds no usable job.json ({error}): start it through `sweep`") from error
     with locked(folder, wait=True):
         checkpoint = folder / "checkpoint.pt"
@@ -80,15 +86,18 @@ def run_job(folder: Path) -> None:
             found = Run(config, task, data, checkpoint, warmed_up=warmup_file(folder, job, config)).run()
             summary = summarise(config, task, task.seed(data.num_classes), None, found, data.synthetic)
             save_result(folder, summary, found)
-        checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(checkpoint)
 
 
 def read_row(job: Path) -> Row | None:
-    """The record of a job; None while it has neither finished nor failed."""
-    config = json.loads((job / "job.json").read_text())["config"]
-    row: Row = {key: config.get(key) for key in KEYS}
-    if finished(job):
-        summary = json.loads((job / "summary.json").read_text())
+    """The record of a job; None while it has neither finished nor failed. A damaged file costs this row, no other."""
+    row: Row = {"job": job.name, **dict.fromkeys(KEYS)}
+    try:
+        row |= {key: read_json(job / "job.json")["config"].get(key) for key in KEYS}
+        summary = read_json(job / "summary.json") if (job / "summary.json").exists() else None
+    except DamagedFileError as error:
+        return row | {"status": "failed", "error": str(error)}
+    if summary is not None:
         found = summary["found"]
         row |= {
             "status": "done",
@@ -127,7 +136,7 @@ class Table:
     def rows(self) -> list[Row]:
         """All rows, sorted by their settings."""
         return sorted(
-            self.by_job.values(), key=lambda row: [row[key] or "" if key == "budget" else row[key] for key in KEYS]
+            self.by_job.values(), key=lambda row: [(row[key] is not None, row[key]) for key in (*KEYS, "job")]
         )
 
     def write(self, last: bool = True) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 import nasopt
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from nasopt.errors import nearest
+
+if TYPE_CHECKING:
+    from benchmarks_mlperf_tiny.config import RunConfig
+    from benchmarks_mlperf_tiny.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,9 @@ def wrap(stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regular
         cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)
         settings |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
     return getattr(nasopt, stage.search_class)(network, input_shape=input_shape, **settings)
+
+
+def start_of(config: RunConfig, task: Task, classes: int) -> nn.Module:
+    """The network that the first stage of a method starts from."""
+    stages = get_method(config.method).stages
+    return (task.supernet if stages and stages[0].start == "supernet" else task.seed)(classes)

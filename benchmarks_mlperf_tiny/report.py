@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from benchmarks_mlperf_tiny import published
-from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.files import write_bytes, write_text
+from benchmarks_mlperf_tiny.errors import BenchmarkError, DamagedFileError
+from benchmarks_mlperf_tiny.files import read_json, write_bytes, write_text
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer
 from benchmarks_mlperf_tiny.pareto import front, hypervolume
 from benchmarks_mlperf_tiny.summary import COSTS
@@ -36,6 +36,30 @@ class Network:
     config: dict[str, Any]
     summary: dict[str, Any]
 
+    @classmethod
+    def read(cls, path: Path) -> Network:
+        """Of a summary, which may be a stranger's: everything that the page shows is of the right kind.
+
+        Raises:
+            DamagedFileError: it is not.
+        """
+        summary = read_json(path)
+        try:
+            config, found, seed = summary["config"], summary["found"], summary["seed"]
+            words = [summary["figure"], *(config[key] for key in ("task", "data", "method"))]
+            numbers = [seed["macs"], config["seed"], *(found[key] for key in ("val", "test", "seconds", *COSTS))]
+            numbers += [config["strength"]] if config.get("budget") is None else []
+            numbers += [found[f"{target}_ms"] for target in TARGETS if found[f"{target}_ms"] is not None]
+            layers = [*seed["layers"].values(), *found["layers"].values()]
+            fits = all(isinstance(word, str) for word in words)
+            fits &= all(isinstance(number, (int, float)) for number in numbers) and seed["macs"] > 0
+            fits &= all(str(Layer(**{**layer, "kernel": tuple(layer["kernel"])})) for layer in layers)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedFileError(f"{path} is no summary of a search ({error!r}): remove it") from error
+        if not fits:
+            raise DamagedFileError(f"{path} is no summary of a search: it holds values of the wrong kind. Remove it")
+        return cls(path.parent.name, config, summary)
+
     @property
     def found(self) -> dict[str, Any]:
         """Costs, figures and layers."""
@@ -56,23 +80,31 @@ class Network:
 Methods = dict[str, list[Network]]  # networks of each search method; the plain seeds are under "seed"
 
 
-def read_networks(folder: Path) -> dict[tuple[str, str], Methods]:
-    """All finished networks below a folder, by task and data, and by method.
+def read_networks(folder: Path) -> tuple[dict[tuple[str, str], Methods], list[str]]:
+    """All finished networks below a folder, by task and data, and by method; and what is wrong with damaged ones.
 
     Raises:
-        BenchmarkError: there is none, or a summary cannot be read.
+        BenchmarkError: there is none.
     """
+    damaged: list[str] = []
     groups: dict[tuple[str, str], Methods] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.rglob("summary.json")):
         try:
-            summary = json.loads(path.read_text())
-            config = summary["config"]
-            groups[config["task"], config["data"]][config["method"]].append(Network(path.parent.name, config, summary))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BenchmarkError(f"{path} cannot be read ({error!r}): remove it, and run the sweep again") from error
+            network = Network.read(path)
+            groups[network.config["task"], network.config["data"]][network.config["method"]].append(network)
+        except DamagedFileError as error:
+            damaged.append(str(error))
     if not groups:
-        raise BenchmarkError(f"no finished network lies below {folder}: run `search` or `sweep` first, or give --out")
-    return groups
+        also = f" ({'; '.join(damaged)})" if damaged else ""
+        raise BenchmarkError(
+            f"no finished network lies below {folder}{also}: run `search` or `sweep` first, or give --out"
+        )
+    return groups, damaged
+
+
+def file_word(text: str) -> str:
+    """Text as a part of a file name, which lies in the folder that it is written to."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:80]
 
 
 def table(titles: Iterable[str], rows: Iterable[Sequence[object]], marked: Collection[object] = ()) -> str:
@@ -181,13 +213,15 @@ def write_report(folder: Path) -> Path:
         BenchmarkError: there is nothing to report.
     """
     parts = []
-    for (task, data), methods in read_networks(folder).items():
+    groups, damaged = read_networks(folder)
+    for (task, data), methods in groups.items():
         picture = io.BytesIO()
         summary = next(iter(methods.values()))[0].summary
         title = f"{task} on {data}" + (" (synthetic)" if summary["synthetic"] else "")
         draw_fronts(title, methods, summary["figure"], picture)
-        write_bytes(folder / f"pareto-{task}-{data}.png", picture.getvalue())
+        write_bytes(folder / f"pareto-{file_word(task)}-{file_word(data)}.png", picture.getvalue())
         parts.append(section(task, data, methods, picture.getvalue()))
+    parts += [f'<p class="note">Left out: {html.escape(message)}</p>' for message in damaged]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>nasopt: found networks</title>'
         f"<style>{STYLE}</style></head><body><h1>Found networks</h1>\n{''.join(parts)}</body></html>\n"

@@ -23,7 +23,7 @@ from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.files import load_checkpoint, save_checkpoint
 from benchmarks_mlperf_tiny.limits import make_budget
 from benchmarks_mlperf_tiny.measure import costs
-from benchmarks_mlperf_tiny.methods import get_method, wrap
+from benchmarks_mlperf_tiny.methods import get_method, start_of, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
 from benchmarks_mlperf_tiny.phases import Phase, plan, rate_of, rising, worn_out
 from benchmarks_mlperf_tiny.tasks import Task
@@ -62,6 +62,7 @@ class RunResult:
     """A finished run: the trained network, its figures on val and test, and how it came to be."""
 
     network: nn.Module
+    classes: int
     structures: list[dict[str, Any]]
     val: float
     test: float
@@ -102,8 +103,6 @@ class Run:
         self.phases = plan(config, self.method)
         if config.compile and processes.count() > 1:
             raise BenchmarkError("--compile is for one process: leave it out under torchrun")
-        needs_supernet = bool(self.method.stages) and self.method.stages[0].start == "supernet"
-        self.factory = task.supernet if needs_supernet else task.seed
         self.engine = Engine(task, data, config.device, config.amp, config.batch_size)
         self.state = RunState()
         self.regularizer = self.make_regularizer()
@@ -129,7 +128,9 @@ class Run:
         if state.best is not None:
             self.model.load_state_dict(state.best)
         test = self.engine.judge(self.model, self.data.test)
-        return RunResult(self.model, state.structures, state.best_val, test, state.history, state.seconds)
+        return RunResult(
+            self.model, self.data.num_classes, state.structures, state.best_val, test, state.history, state.seconds
+        )
 
     def start(self) -> None:
         """Build what is trained first, or what the checkpoint holds.
@@ -155,7 +156,7 @@ class Run:
     def build_network(self) -> nn.Module:
         """The network that the current stage starts from: fresh, or rebuilt from what earlier stages have found."""
         torch.manual_seed(self.config.seed)
-        network = self.factory(self.data.num_classes).to(self.config.device)
+        network = start_of(self.config, self.task, self.data.num_classes).to(self.config.device)
         set_norm_momentum(network, self.config.norm_momentum)
         for structure in self.state.structures:
             network = nasopt.restore(network, structure).to(self.config.device)

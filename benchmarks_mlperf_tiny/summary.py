@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import io
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
+import nasopt
 from benchmarks_mlperf_tiny.config import RunConfig
-from benchmarks_mlperf_tiny.files import write_atomic, write_text
+from benchmarks_mlperf_tiny.errors import DamagedFileError
+from benchmarks_mlperf_tiny.files import digest, read_json, write_atomic, write_bytes, write_json
 from benchmarks_mlperf_tiny.limits import kept
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer, costs, list_layers
+from benchmarks_mlperf_tiny.methods import start_of
 from benchmarks_mlperf_tiny.search import RunResult
-from benchmarks_mlperf_tiny.tasks import Task
+from benchmarks_mlperf_tiny.tasks import Task, get_task
 
+WEIGHTS = "found_weights.pt"
 COSTS = {
     "params": "parameters",
     "size": "size, norms folded",
@@ -54,6 +58,7 @@ def summarise(
         "config": config.as_dict(),
         "figure": task.figure_name,
         "synthetic": synthetic,
+        "classes": found.classes,
         "seed": describe(seed, seed_result, task.input_shape),
         "found": describe(found.network, found, task.input_shape),
         "structures": found.structures,
@@ -130,9 +135,31 @@ def draw_channels(summary: dict[str, Any], file: BinaryIO) -> None:
 
 
 def save_result(folder: Path, summary: dict[str, Any], found: RunResult) -> None:
-    """Write module, weights, picture and, last, the summary: where that exists, the result is complete."""
-    network = found.network.cpu().eval()
-    write_atomic(folder / "found_module.pt", lambda file: torch.save(network, file))
-    write_atomic(folder / "found_weights.pt", lambda file: torch.save(network.state_dict(), file))
+    """Write weights, picture and, last, the summary with the checksum of both: where that exists, the result is complete."""
+    weights = io.BytesIO()
+    torch.save(found.network.cpu().eval().state_dict(), weights)
+    write_bytes(folder / WEIGHTS, weights.getvalue())
     write_atomic(folder / "channels.png", lambda file: draw_channels(summary, file))
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(folder / "summary.json", {**summary, "weights_sha256": digest(weights.getvalue())})
+
+
+def load_result(folder: Path) -> nn.Module:
+    """The found network of a results folder: structures of its summary, applied to the task's seed, and its weights.
+
+    Nothing is unpickled but tensors.
+
+    Raises:
+        DamagedFileError: a file of the folder is missing or damaged; the message names it.
+        BenchmarkError: the summary is of a task or method that does not exist here.
+    """
+    summary = read_json(folder / "summary.json")
+    path = folder / WEIGHTS
+    content = path.read_bytes() if path.is_file() else b""
+    if digest(content) != summary.get("weights_sha256"):
+        raise DamagedFileError(f"{path} is missing or damaged: its checksum is another one than in summary.json")
+    config = RunConfig(**summary["config"])
+    network = start_of(config, get_task(config.task), summary["classes"])
+    for structure in summary["structures"]:
+        network = nasopt.restore(network, structure)
+    network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    return network.eval()

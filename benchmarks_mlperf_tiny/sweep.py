@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from benchmarks_mlperf_tiny.config import RunConfig, make_config
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.files import locked, write_text
+from benchmarks_mlperf_tiny.files import remove_checkpoint, write_text
 from benchmarks_mlperf_tiny.jobs import Row, Table, finished, prepare_job
 from benchmarks_mlperf_tiny.limits import Goal
+from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.runner import Runner
 from benchmarks_mlperf_tiny.tasks import Task
 from benchmarks_mlperf_tiny.trials import Trials
@@ -124,7 +125,7 @@ class Sweep:
             for job in jobs:
                 (job / "error.txt").unlink(missing_ok=True)
                 if self.fresh:
-                    (job / "checkpoint.pt").unlink(missing_ok=True)
+                    remove_checkpoint(job / "checkpoint.pt")
                 yield job
 
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.files import differences
+from benchmarks_mlperf_tiny.files import differences, read_json
 from benchmarks_mlperf_tiny.jobs import finished, prepare_job
 from benchmarks_mlperf_tiny.limits import Goal
 from nasopt.extras import import_extra
@@ -148,7 +148,7 @@ class Trials:
             if self.failed.intersection(jobs):
                 self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
                 continue
-            found = [json.loads((job / "summary.json").read_text())["found"] for job in jobs]
+            found = [read_json(job / "summary.json")["found"] for job in jobs]
             if any(network[self.goal.cost] is None for network in found):
                 raise BenchmarkError(
                     f"{jobs[0].name}: the network has layers without {self.goal.cost}: give another --cost"

@@ -44,7 +44,7 @@ def test_eight_searches_one_worker_killed(tmp_path: Path) -> None:
         time.sleep(0.01)
         for checkpoint in (tmp_path / "ray").glob("jobs/*pit*/checkpoint.pt"):
             killed = checkpoint.parent
-            os.kill(int((killed / ".lock").read_text()), signal.SIGKILL)
+            os.kill(int((killed / ".owner").read_text()), signal.SIGKILL)
             break
     assert killed is not None
     assert process.wait() == 0

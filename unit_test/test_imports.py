@@ -28,7 +28,7 @@ BELOW["search"] = {"cost", *BELOW["cost"]}
 BELOW["methods"] = {"search", *BELOW["search"]}
 BELOW["export"] = {"methods", *BELOW["methods"]}
 # Helpers that know nothing of nasopt.
-ANYWHERE = {"arguments", "extras", "uncompiled"}
+ANYWHERE = {"arguments", "extras", "seal", "uncompiled"}
 # Circles that are known, by their modules (without "nasopt."); empty them one by one.
 CIRCLES: list[set[str]] = []
 

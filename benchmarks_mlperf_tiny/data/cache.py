@@ -16,7 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks_mlperf_tiny.errors import DataError
-from benchmarks_mlperf_tiny.files import locked, write_text
+from benchmarks_mlperf_tiny.files import write_text
+from benchmarks_mlperf_tiny.lock import locked
 
 BLOCK = 1 << 20  # bytes
 

@@ -16,6 +16,7 @@ from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import Analysis, Traced, trace_model
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.quantised import quantise_network
+from nasopt.seal import KEY, is_broken, sealed
 from nasopt.search.precision import widths_from_plain
 
 _FORMAT = "nasopt.structure"
@@ -42,7 +43,7 @@ def make_structure(
     plain_choices: Mapping[str, int | list[int]],
     head: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """`{"format", "version", "method", "inputs", "choices", "channels", "kernels"}` of plain values.
+    """`{"format", "version", "method", "inputs", "choices", "channels", "kernels", "sha256"}` of plain values.
 
     `channels` holds for every layer that loses some the positions of those it keeps; `kernels` holds for every layer
     and spatial dimension `[first tap, step, count]`; `choices` holds for every layer with branches the index of the one
@@ -59,13 +60,8 @@ def make_structure(
         if _runs(analysis, name, decided)
         and any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
     }
-    return {
-        **structure_head(method, example),
-        **head,
-        "choices": dict(plain_choices),
-        "channels": channels,
-        "kernels": cut,
-    }
+    parts = {"choices": dict(plain_choices), "channels": channels, "kernels": cut}
+    return sealed({**structure_head(method, example), **head, **parts})
 
 
 def rebuild(
@@ -105,7 +101,18 @@ def check_structure(structure: Any) -> None:
         _check(_is_named(structure.get(part)), part, structure.get(part), "a dict by name")
     for name, spec in structure["inputs"].items():
         _check_input(f"inputs[{name!r}]", spec)
-    known = {"format", "version", "method", "inputs", "binary_cells", "precision", "choices", "channels", "kernels"}
+    known = {
+        "format",
+        "version",
+        "method",
+        "inputs",
+        "binary_cells",
+        "precision",
+        "choices",
+        "channels",
+        "kernels",
+        KEY,
+    }
     for key in structure:
         _check(key in known, "structure", key, f"none but {', '.join(sorted(known))}")
     if "precision" in structure:
@@ -122,6 +129,11 @@ def check_structure(structure: Any) -> None:
         is_list = isinstance(axes, (list, tuple)) and len(axes) > 0
         fits = is_list and all(isinstance(a, (list, tuple)) and len(a) == 3 and all(map(_is_count, a)) for a in axes)
         _check(fits and all(step and count for _, step, count in axes), f"kernels[{name!r}]", axes, _AXES)
+    if KEY in structure and is_broken(structure):
+        raise ConfigError(
+            f"damaged structure: its content is another one than {KEY!r} says. Save arch_structure() again, take the last good "
+            f"file, or, where you have changed it on purpose, leave {KEY!r} out"
+        )
 
 
 _AXES = "[first tap, step, count] for every spatial dimension, step and count above 0"

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nasopt.seal import sealed
+
 
 def leave_result(folder: Path) -> None:
     """A summary as a search leaves it: strength trades MACs (1000 down to 0) against the figure."""
@@ -18,7 +20,7 @@ def leave_result(folder: Path) -> None:
     found = {"params": 10, "size": 10, "macs": 1000 * (1 - closed), "val": 1 - closed**2, "test": 0.5, "seconds": 1.0}
     summary = {"config": config, "figure": "accuracy", "synthetic": True, "found": {**found, "layers": {}}}
     draft = folder / "summary.tmp"
-    draft.write_text(json.dumps(summary))
+    draft.write_text(json.dumps(sealed(summary)))
     draft.rename(folder / "summary.json")
 
 

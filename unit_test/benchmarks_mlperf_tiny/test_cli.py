@@ -14,6 +14,8 @@ import nasopt.cost
 from benchmarks_mlperf_tiny import commands, search
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.errors import DamagedFileError
+from benchmarks_mlperf_tiny.summary import load_result
 from benchmarks_mlperf_tiny.tasks import TASKS, top1
 
 
@@ -26,7 +28,7 @@ def test_search_leaves_results(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["search", "--task", "tiny", "--strength", "5", "--out", str(tmp_path), "--quiet"]) == 0
     folder = tmp_path / "tiny-patterns-pit-macs-5-s0"
     files = {path.name for path in folder.iterdir()}
-    assert files == {".lock", "found_module.pt", "found_weights.pt", "summary.json", "channels.png"}
+    assert files == {".lock", "found_weights.pt", "summary.json", "channels.png"}
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["found"]["macs"] <= summary["seed"]["macs"]
     assert summary["synthetic"] is True
@@ -43,11 +45,15 @@ def test_found_networks_are_rebuilt_without_pickle(tmp_path: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     network = nasopt.restore(tiny.build_seed(2), summary["structures"][0])
     network.load_state_dict(torch.load(folder / "found_weights.pt", weights_only=True))
-    module = torch.load(folder / "found_module.pt", weights_only=False)
+    module = load_result(folder)
     x = torch.rand(3, 1, 8, 8)
     assert torch.equal(network.eval()(x), module(x))
     test = tiny.load(DataOptions()).test
     assert top1(module(test.x), test) == summary["found"]["test"]
+    weights = folder / "found_weights.pt"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DamagedFileError, match=r"found_weights\.pt is missing or damaged"):
+        load_result(folder)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.files import write_json
 from benchmarks_mlperf_tiny.pareto import front, hypervolume
 from benchmarks_mlperf_tiny.report import write_report
 
@@ -31,7 +32,7 @@ def test_hypervolume_by_hand() -> None:
     assert hypervolume([], (1.0, 0.0)) == 0
 
 
-def write_summary(folder: Path, method: str, macs: int, test: float, name: str) -> None:
+def write_summary(folder: Path, method: str, macs: int, test: float, name: str, **changes: Any) -> None:
     config: dict[str, Any] = {"task": "ic", "data": "digits", "method": method, "strength": 1.0, "seed": 0}
     layer = {"name": "stem", "kind": "Conv2d", "inputs": 3, "outputs": 16, "kernel": [3, 3]}
     seed = {"params": 10, "size": 10, "macs": 1000, "val": None, "test": None, "seconds": None}
@@ -53,8 +54,7 @@ def write_summary(folder: Path, method: str, macs: int, test: float, name: str) 
         "seed": {**seed, "layers": {"stem": layer, "gone<": layer}},
         "found": {**found, "layers": {"stem": {**layer, "outputs": 5}}},
     }
-    (folder / name).mkdir()
-    (folder / name / "summary.json").write_text(json.dumps(summary))
+    write_json(folder / name / "summary.json", {**summary, **changes})
 
 
 class Checker(HTMLParser):
@@ -103,3 +103,43 @@ def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(BenchmarkError, match=r"summary\.json cannot be read"):
         write_report(tmp_path)
+
+
+def test_a_damaged_summary_costs_its_own_row(tmp_path: Path) -> None:
+    write_summary(tmp_path, "pit", 250, 0.8, "small")
+    write_summary(tmp_path, "pit", 500, 0.7, "damaged")
+    path = tmp_path / "damaged" / "summary.json"
+    path.write_text(path.read_text().replace("500", "900"))
+    page = write_report(tmp_path).read_text()
+    assert "<td>small" in page
+    assert "Left out" in page
+    assert "checksum is another one" in page
+
+
+EVIL = '"><script>alert(1)</script><b x="'
+
+
+@pytest.mark.parametrize("key", ["task", "data", "method", "strength", "seed", "figure", "layer", "number"])
+def test_a_summary_of_a_stranger(tmp_path: Path, key: str) -> None:
+    """Text is shown as text, values of the wrong kind are refused, and nothing is written outside of the folder."""
+    (tmp_path / "in").mkdir()
+    write_summary(tmp_path / "in", "pit", 250, 0.8, "good")
+    config = {"task": "ic", "data": "digits", "method": "pit", "strength": 1.0, "seed": 0}
+    changes: dict[str, Any] = {"config": {**config, key: EVIL} if key in config else config}
+    if key == "figure":
+        changes["figure"] = EVIL
+    found = json.loads((tmp_path / "in" / "good" / "summary.json").read_text())["found"]
+    if key == "layer":
+        changes["found"] = {**found, "layers": {EVIL: {**found["layers"]["stem"], "inputs": EVIL}}}
+    if key == "number":
+        changes["found"] = {**found, "macs": EVIL}
+    write_summary(tmp_path / "in", "pit", 250, 0.8, "stranger", **changes)
+    for place in ("task", "data"):
+        if key == place:
+            away = {**config, key: "../../../out"}
+            write_summary(tmp_path / "in", "pit", 250, 0.8, "away", config=away)
+    page = write_report(tmp_path / "in").read_text()
+    assert "<script" not in page
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    pictures = [path for path in (tmp_path / "in").iterdir() if path.is_file()]
+    assert all(path.name == "report.html" or path.name.startswith("pareto-") for path in pictures)

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import tiny
+from stub_jobs import leave_result
 
+from benchmarks_mlperf_tiny import commands
+from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError, CheckpointError, FolderLockedError
-from benchmarks_mlperf_tiny.files import locked
-from benchmarks_mlperf_tiny.jobs import prepare_job, run_job, warmup_file
+from benchmarks_mlperf_tiny.jobs import Table, finished, prepare_job, run_job, warmup_file
 from benchmarks_mlperf_tiny.limits import parse_seeds, parse_strengths
+from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.runner import LocalRunner, Outcome
 from benchmarks_mlperf_tiny.sweep import Sweep
 from benchmarks_mlperf_tiny.tasks import TASKS
@@ -145,10 +148,10 @@ def test_fresh_discards_what_was_interrupted(tmp_path: Path) -> None:
     job = prepare_job(tmp_path, config, None)
     (job / "checkpoint.pt").write_bytes(b"damaged")
     warmup_file(job, json.loads((job / "job.json").read_text()), config).write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read.*--fresh"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is no checkpoint.*--fresh"):
         run_job(job)
     (job / "checkpoint.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"tiny-patterns-pit-s0-\w+\.pt cannot be read.*--fresh"):
+    with pytest.raises(CheckpointError, match=r"tiny-patterns-pit-s0-\w+\.pt is no checkpoint.*--fresh"):
         run_job(job)
     rows = sweep(tmp_path, HereRunner(), methods=["pit"], seeds=[0], fresh=True)
     assert {row["status"] for row in rows} == {"done"}
@@ -197,3 +200,34 @@ def test_a_stopped_runner_stops_its_processes(tmp_path: Path) -> None:
     outcomes.close()  # type: ignore[attr-defined]
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+def test_a_failed_search_is_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"job": "ic-pit-1", "status": "done", "error": ""},
+        {"job": "ic-pit-2", "status": "failed", "error": "it broke"},
+    ]
+    monkeypatch.setattr(commands.Sweep, "grid", lambda *_: rows)
+    assert main(["sweep", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "failed: ic-pit-2: it broke" in printed.out
+    assert "1 of 2 searches have no result (ic-pit-2)" in printed.err
+
+
+def test_a_damaged_file_costs_one_row_and_is_made_again(tmp_path: Path) -> None:
+    configs = [tiny.config("pit", strength=float(strength)) for strength in (1, 2, 3)]
+    jobs = [prepare_job(tmp_path, config, None) for config in configs]
+    for job in jobs:
+        leave_result(job)
+    assert [row["status"] for row in Table(tmp_path).rows()] == ["done"] * 3
+    for path in (jobs[0] / "job.json", jobs[1] / "summary.json"):
+        path.write_bytes(path.read_bytes()[:-9])
+    rows = {row["job"]: row for row in Table(tmp_path).rows()}
+    assert [rows[job.name]["status"] for job in jobs] == ["failed", "failed", "done"]
+    assert "job.json cannot be read" in rows[jobs[0].name]["error"]
+    assert "summary.json cannot be read" in rows[jobs[1].name]["error"]
+    assert [finished(job) for job in jobs] == [True, False, True]
+    assert [prepare_job(tmp_path, config, None) for config in configs] == jobs
+    assert [row["status"] for row in Table(tmp_path).rows()] == ["done", "failed", "done"]

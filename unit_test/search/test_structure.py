@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from damage import damages
 from torch import Tensor, nn
 
 import nasopt
 from nasopt import PIT, SuperNet, SuperNetModule
 from nasopt.errors import ConfigError
+from nasopt.seal import seal_of
+from nasopt.search.structure import check_structure
 
 SHAPE = (3, 8, 8)
 
@@ -45,6 +48,7 @@ def found() -> dict[str, Any]:
 
 def changed(path: str, value: Any) -> dict[str, Any]:
     structure = found()
+    del structure["sha256"]  # changed on purpose
     *outer, last = path.split("/")
     inner = structure
     for key in outer:
@@ -128,4 +132,23 @@ def test_choices_are_compared_with_the_seed() -> None:
         ({"0": -1}, "index of a branch"),
     ):
         with pytest.raises(ConfigError, match=message):
-            nasopt.restore(seed, {**structure, "choices": choices})
+            nasopt.restore(
+                seed, {**structure, "choices": choices, "sha256": seal_of({**structure, "choices": choices})}
+            )
+
+
+@pytest.mark.parametrize("start", range(0, 8, 2))
+def test_bytes_that_changed_are_never_read_as_another_structure(start: int) -> None:
+    """A flipped bit, a cut, a hole: refused, or the same values in another spelling (proofs/test_damaged_files.py has more)."""
+    structure = found()
+    text = json.dumps(structure, indent=1).encode()
+    for seed in range(start, start + 2):
+        for bad in damages(text, 12, seed):
+            try:
+                read = json.loads(bad)
+                check_structure(read)
+            except (ValueError, ConfigError):
+                continue
+            assert {key: value for key, value in read.items() if key != "sha256"} == {
+                key: value for key, value in structure.items() if key != "sha256"
+            }
