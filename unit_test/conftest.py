@@ -23,7 +23,7 @@ _SHARING = (
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` also notes the stack, for devices that come later
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

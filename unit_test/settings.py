@@ -131,7 +131,7 @@ def is_quick(row: str, problem: str) -> bool:
     if ROWS[row].problems is MASKS:
         return row == "pit" or not MASKS[problem].is_network
     if ROWS[row].problems is CELL_SEEDS:
-        return (problem == "residual") != (row == "nasb_v5")
+        return problem in (("plain", "preactivation") if row == "nasb_v5" else ("short",))
     names = [name for name, of in ROWS.items() if of.problems is BRANCHES]
     return names[list(BRANCHES).index(problem) % len(names)] == row and not BRANCHES[problem].is_network
 

@@ -38,9 +38,7 @@ def build(
     decisions = _decisions(module, structure.get("choices", {}))
     names = shorter_names(module, decisions)
     if decisions:
-        module = copy.deepcopy(module)
-        decide(module, decisions)
-        decide_widths(module, decisions)
+        module = decide_widths(decide(module, decisions), decisions)
     if decisions or analysis is None:
         analysis = analyse(module, example)
     keep = _keep(analysis, structure["channels"])
@@ -102,13 +100,19 @@ def _kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) -
     return cut
 
 
-def decide_widths(module: fx.GraphModule, decisions: Decisions) -> None:
-    """Leave the chosen width of every layer and tensor class that had several, in place."""
-    for path, (chosen, *_) in decisions.items():
-        layer: Any = module.get_submodule(path.rpartition(".")[0]) if path.endswith(f".{SITE}") else None
-        if layer is not None and SITE in layer._modules:
-            layer.keep_width(chosen)
-            del layer._modules[SITE]
+def decide_widths(module: fx.GraphModule, decisions: Decisions) -> fx.GraphModule:
+    """A copy with the chosen width of every layer and tensor class that had several; without any, `module` itself."""
+    layers = dict(module.named_modules())
+    sites = {path.rpartition(".")[0]: kept[0] for path, kept in decisions.items() if path.endswith(f".{SITE}")}
+    sites = {path: width for path, width in sites.items() if SITE in getattr(layers.get(path), "_modules", ())}
+    if not sites:
+        return module
+    module = copy.deepcopy(module)
+    for path, width in sites.items():
+        layer: Any = module.get_submodule(path)
+        layer.keep_width(width)
+        del layer._modules[SITE]
+    return module
 
 
 def _decisions(module: fx.GraphModule, decided: Mapping[str, int | Sequence[int]]) -> Decisions:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LOCK = threading.RLock()
 _is_instance = builtins.isinstance
 _type = builtins.type
+_CONTAINERS = (tuple, list, dict)
+_PLAIN = (int, float, bool, str, bytes, _type(None), Tensor, nn.Parameter, torch.dtype, torch.device)
 
 # Their arguments are parsed before the proxies among them are asked.
 _SIZED_METHODS = (
@@ -57,7 +59,16 @@ _RANDOM = {
 
 def has_proxy(*values: Any) -> bool:
     """Whether a proxy is somewhere in these values."""
-    return any(isinstance_proxy(leaf) for leaf in pytree.tree_leaves(values))
+    for value in values:
+        kind = _type(value)
+        if kind in _CONTAINERS:
+            if has_proxy(*(value.values() if kind is dict else value)):
+                return True
+        elif isinstance_proxy(value) or (
+            kind not in _PLAIN and any(map(isinstance_proxy, pytree.tree_leaves(value)))
+        ):
+            return True
+    return False
 
 
 @contextmanager
@@ -184,11 +195,22 @@ def _users_namespaces(namespaces: Iterable[dict[str, Any]]) -> list[dict[str, An
     packages = {_top(str(namespace.get("__name__", ""))) for namespace in own.values()}
     found = dict(own)  # a file that was run, not imported, is none of the modules below
     for name, module in list(sys.modules.items()):
-        top, place = _top(name), getattr(module, "__file__", None) or ""
-        is_own = not place.startswith(_STDLIB) and "site-packages" not in place and place
+        known = _KNOWN_MODULES.get(name)
+        if known is None or known[0] != id(module):
+            known = _KNOWN_MODULES[name] = (id(module), _top(name), _is_installed_nowhere(module))
+        _, top, is_own = known
         if top in packages or (is_own and top not in ("torch", "nasopt")):
             found[id(vars(module))] = vars(module)
     return list(found.values())
+
+
+# Of thousands of modules, every trace asks again: name -> identity, name of its package, whether it is installed nowhere.
+_KNOWN_MODULES: dict[str, tuple[int, str, bool]] = {}
+
+
+def _is_installed_nowhere(module: Any) -> bool:
+    place = getattr(module, "__file__", None) or ""
+    return bool(place) and not place.startswith(_STDLIB) and "site-packages" not in place
 
 
 def _top(name: str) -> str:

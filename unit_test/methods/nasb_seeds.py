@@ -32,17 +32,25 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """A stem, two stages of two blocks, a classifier."""
+    """A stem, two stages of two blocks (or `blocks`), a classifier."""
 
-    def __init__(self, width: int = 4) -> None:
+    def __init__(self, width: int = 4, blocks: int = 2) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.stage1 = nn.Sequential(Block(width, width), Block(width, width))
-        self.stage2 = nn.Sequential(Block(width, 2 * width, 2), Block(2 * width, 2 * width))
+        self.stage1 = nn.Sequential(*(Block(width, width) for _ in range(blocks)))
+        more = (Block(2 * width, 2 * width) for _ in range(blocks - 1))
+        self.stage2 = nn.Sequential(Block(width, 2 * width, 2), *more)
         self.head = nn.Linear(2 * width, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stage2(self.stage1(self.stem(x))).mean((2, 3)))
+
+
+class Short(Residual):
+    """The same with one block per stage: a third of the edges."""
+
+    def __init__(self) -> None:
+        super().__init__(blocks=1)
 
 
 class Plain(nn.Module):
@@ -79,6 +87,7 @@ class PreActivation(nn.Module):
 
 SEEDS: dict[str, tuple[Any, list[str]]] = {
     "residual": (Residual, ["stage1", "stage2"]),
+    "short": (Short, ["stage1", "stage2"]),
     "plain": (Plain, ["features"]),
     "preactivation": (PreActivation, ["stage"]),
 }

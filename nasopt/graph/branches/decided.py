@@ -1,4 +1,4 @@
-"""The decided graph: the chosen branch of every choice and nothing of the others, as a view and as an edit of the graph.
+"""The decided graph: the chosen branch of every choice and nothing of the others, as a view and as a network.
 
 `conv.branches.1.0` of a chosen branch 1 is renamed to `conv.0`: the names that a person would give. Several kept branches are
 added up.
@@ -52,13 +52,11 @@ class Addition(NamedTuple):
     Attributes:
         left, right: what is added.
         choice: the node of the choice.
-        end: the node before which the addition takes place.
     """
 
     left: fx.Node
     right: fx.Node
     choice: fx.Node
-    end: fx.Node
 
 
 class DecidedGraphs:
@@ -110,7 +108,7 @@ class DecidedGraphs:
                 if branch in decisions[str(choice.target)] and choice.args[branch] in source:
                     output = source[choice.args[branch]]  # type: ignore[index]
                     if choice in totals:
-                        sums[entry] = Addition(totals[choice], output, choice, node)
+                        sums[entry] = Addition(totals[choice], output, choice)
                         before[entry] = list(dict.fromkeys((totals[choice], output)))
                     totals[choice] = entry if choice in totals else output
             if not happens(region, decisions):
@@ -144,39 +142,33 @@ class DecidedGraphs:
         return DecidedGraph(list(inputs), inputs, users, source, copies, sums)
 
 
-def decide(module: fx.GraphModule, decisions: Decisions) -> None:
-    """Leave in the graph of `module` only the kept branches of every choice, and no markers.
+def decide(module: fx.GraphModule, decisions: Decisions) -> fx.GraphModule:
+    """The network of the kept branches of every choice, without markers: a graph of its own, its layers those of `module`.
 
     Args:
-        module: changed in place; its submodules stay.
+        module: a traced model; it stays as it is.
         decisions: what is kept.
     """
-    graph = module.graph
     decided = DecidedGraphs(module, regions(module)).under(decisions)
-    stands_for: dict[fx.Node, fx.Node] = {}
-
-    def new(node: fx.Node) -> fx.Node:
-        found = decided.source[node]
-        return stands_for.get(found, found)
-
+    graph = fx.Graph(tracer_cls=module.graph._tracer_cls)
+    made: dict[fx.Node, fx.Node] = {}
     for node in decided.nodes:
         if node in decided.copies:
-            with graph.inserting_before(node):
-                stands_for[node] = graph.call_method("clone", (new(decided.copies[node]),))
-            stands_for[node].meta = dict(node.meta)
-            continue
-        if node in decided.sums:
-            left, right, choice, end = decided.sums[node]
-            with graph.inserting_before(end):
-                pair = (stands_for.get(left, left), stands_for.get(right, right))
-                stands_for[node] = graph.call_function(operator.add, pair)
-            stands_for[node].meta = dict(choice.meta)
-            continue
-        node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), new)
-    stays = (set(decided.nodes) - set(stands_for)) | set(stands_for.values())
-    for node in reversed(list(graph.nodes)):
-        if node not in stays:
-            graph.erase_node(node)
+            given = (made[decided.copies[node]],)
+            made[node] = graph.create_node("call_method", "clone", given, {}, node.name)
+        elif node in decided.sums:
+            pair = (made[decided.sums[node].left], made[decided.sums[node].right])
+            made[node] = graph.create_node("call_function", operator.add, pair, {}, node.name)
+        else:
+            made[node] = graph.node_copy(node, lambda n: made[decided.source[n]])
+        made[node].meta = dict(decided.like(node).meta)
+    network = fx.GraphModule(module, graph, type(module).__name__)
+    network.meta = dict(module.meta)
+    for name, part in network.named_modules():
+        if type(part) is nn.Module:  # made by torch.fx around the layers
+            part.training = module.get_submodule(name).training
+    like_seed(network)
+    return network
 
 
 def _entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
