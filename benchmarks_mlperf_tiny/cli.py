@@ -11,6 +11,7 @@ from benchmarks_mlperf_tiny.config import REGULARIZERS
 from benchmarks_mlperf_tiny.measure import COSTS
 from benchmarks_mlperf_tiny.methods import METHODS
 from benchmarks_mlperf_tiny.tasks import TASKS
+from nasopt.cli.config_file import add_config_options, count, parse_with_config, print_config
 from nasopt.errors import NasoptError
 
 INTERRUPTED = 130
@@ -43,9 +44,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="torch device; default: cpu")
     parser.add_argument("--amp", action="store_true", default=None, help="compute in bfloat16 where that is safe")
     parser.add_argument("--compile", action="store_true", default=None, help="run the models through torch.compile")
-    parser.add_argument("--checkpoint-every", type=int, default=1, metavar="EPOCHS")
+    parser.add_argument("--checkpoint-every", type=count, default=1, metavar="EPOCHS")
     parser.add_argument(
-        "--threads", type=int, help="threads of torch; default: 1. Results repeat exactly for equal numbers only"
+        "--threads", type=count, help="threads of torch; default: 1. Results repeat exactly for equal numbers only"
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results; default: results")
     parser.add_argument("--fresh", action="store_true", help="discard an interrupted run instead of going on with it")
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     search = commands.add_parser("search", help="one search: seed and found network side by side")
     add_run_options(search)
+    add_config_options(search)
     search.add_argument("--strength", type=float, help="weight of the cost in the loss")
     search.add_argument("--budget", help=f"limits in place of a strength: {BUDGET_HELP}")
     search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
     sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")
     add_run_options(sweep)
+    add_config_options(sweep)
     sweep.add_argument(
         "--strengths", help="grid: low:high:count or a,b,c, default 0.1:10:5; optuna: low:high, default 0.1:10"
     )
@@ -72,7 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--budget", action="append", help=f"limits in place of strengths, give it once per search: {BUDGET_HELP}"
     )
     sweep.add_argument("--seeds", default="0", help="list of seeds; default: 0")
-    sweep.add_argument("--jobs", type=int, help="searches at a time; default: 1, with Ray as many as the cluster holds")
+    sweep.add_argument(
+        "--jobs", type=count, help="searches at a time; default: 1, with Ray as many as the cluster holds"
+    )
     sweep.add_argument(
         "--backend",
         default="local",
@@ -104,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(threads=None)
     job = commands.add_parser("job", help="one job of a sweep, as its runner starts it")
     job.add_argument("folder", type=Path)
-    job.add_argument("--threads", type=int)
+    job.add_argument("--threads", type=count)
     return parser
 
 
@@ -114,8 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 cannot be done, 130 interrupted.
     """
-    args = build_parser().parse_args(arguments)
+    parser, words = build_parser(), sys.argv[1:] if arguments is None else list(arguments)
     try:
+        args = parse_with_config(parser, words)
+        if getattr(args, "print_config", False):
+            print(print_config(parser, args))
+            return 0
         import torch
 
         from benchmarks_mlperf_tiny import commands
@@ -125,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with joined(args.command, getattr(args, "device", None)) as takes_part:
             if takes_part:
                 getattr(commands, args.command)(args)
-    except NasoptError as error:
+    except (NasoptError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -73,6 +73,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise BenchmarkError(f"{name} = {value}: at least {least} is needed")
+        if not 0 <= self.seed < 2**63:
+            raise BenchmarkError(f"seed {self.seed}: give a whole number from 0 to 2**63 - 1")
         for name in ("lr", "arch_lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise BenchmarkError(f"{name} = {getattr(self, name)!r}: a learning rate must be finite and positive")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from benchmarks_mlperf_tiny.config import RunConfig, make_config
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.files import remove_checkpoint, write_text
 from benchmarks_mlperf_tiny.jobs import Row, Table, finished, prepare_job
-from benchmarks_mlperf_tiny.limits import Goal
+from benchmarks_mlperf_tiny.limits import Goal, make_budget
 from benchmarks_mlperf_tiny.lock import locked
+from benchmarks_mlperf_tiny.measure import costs
+from benchmarks_mlperf_tiny.methods import get_method, start_of, wrap
 from benchmarks_mlperf_tiny.runner import Runner
 from benchmarks_mlperf_tiny.tasks import Task
 from benchmarks_mlperf_tiny.trials import Trials
@@ -60,12 +63,16 @@ class Sweep:
 
         Raises:
             BenchmarkError: settings that make no sense; nothing has been started then.
+            ConfigError: limits that no network of a method keeps; nothing has been started either.
             FolderLockedError: another sweep works in the folder.
         """
         goals = [{"strength": strength} for strength in strengths] + [{"budget": budget} for budget in budgets]
         configs = [self.config("seed", seed=seed) for seed in self.seeds]
         for method, goal, seed in itertools.product(self.methods, goals, self.seeds):
             configs.append(self.config(method, **goal, seed=seed))
+        for config in configs:
+            if config.budget is not None and config.seed == self.seeds[0]:
+                self.check_budget(config)
         with locked(self.folder):
             jobs = list(dict.fromkeys(prepare_job(self.folder, config, self.data_dir) for config in configs))
             waiting = [job for job in jobs if not finished(job)]
@@ -73,6 +80,18 @@ class Sweep:
             for _ in self.execute(table, waiting, len(jobs), len(jobs) - len(waiting)):
                 pass
             return table.rows()
+
+    def check_budget(self, config: RunConfig) -> None:
+        """Wrap what the first stage of a method searches.
+
+        Raises:
+            ConfigError: no network of it is inside the limits, even of two classes.
+        """
+        shape, (stage, *_) = self.task.input_shape, get_method(config.method).stages
+        budget = make_budget(config.budget or "", costs(self.task.seed(2), shape))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrap(stage, start_of(config, self.task, 2), shape, budget, config.search)
 
     def trade_off(self, bounds: tuple[float, float], trials: int, goal: Goal) -> tuple[list[Row], list[dict[str, Any]]]:
         """Searches with strengths that Optuna proposes from what earlier ones have given.

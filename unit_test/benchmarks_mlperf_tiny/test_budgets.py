@@ -93,6 +93,9 @@ def test_a_sweep_over_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     options = ["--task", "tiny", "--quiet", "--out", str(tmp_path)]
     assert main(["sweep", *options, "--budget", "macs=0.5", "--strengths", "1"]) == 1
     assert "give one of them" in capsys.readouterr().err
+    assert main(["sweep", *options, "--budget", "macs=0.5", "--budget", "size=1"]) == 1
+    assert "the smallest network of this search space costs" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing has been started"
     command = [*options, "--search", "4", "--budget", "macs=0.5", "--budget", "macs=0.3"]
     from benchmarks_mlperf_tiny import commands
     from benchmarks_mlperf_tiny.jobs import run_job

@@ -63,6 +63,10 @@ def test_found_networks_are_rebuilt_without_pickle(tmp_path: Path) -> None:
         (["--method", "nothing"], "unknown method 'nothing'"),
         (["--data", "nothing"], "has no data 'nothing'"),
         (["--strength", "-1", "--method", "seed", "--lr", "-1"], "lr = -1.0"),
+        (["--seed", str(2**70)], "give a whole number from 0 to 2**63 - 1"),
+        (["--seed", "-1"], "give a whole number from 0"),
+        (["--out", __file__], "cannot be used"),
+        (["--out", "/proc/results"], "cannot be used"),
     ],
 )
 def test_errors_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +75,15 @@ def test_errors_are_one_line(arguments: list[str], message: str, capsys: pytest.
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_counts_below_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--threads", "--checkpoint-every"):
+        with pytest.raises(SystemExit):
+            main(["search", option, "0"])
+        assert f"{option}: 0 is below 1" in capsys.readouterr().err
+    assert main(["report", "--out", "/proc/1/nothing"]) == 1
+    assert "no finished network" in capsys.readouterr().err
 
 
 def test_interrupt_is_a_clean_stop(

@@ -194,7 +194,7 @@ def test_budget_names_a_runtime():
     assert network_cost(model.arch_export(verify=False), "memory:tflm", shape) <= limit
     with pytest.raises(ConfigError, match=r"unknown runtime 'tfml'.*Did you mean 'tflm'"):
         Budget(memory=("tfml", 65_536))
-    with pytest.raises(ConfigError, match="limit on memory:tflm is '64k'"):
+    with pytest.raises(ConfigError, match=r"limit on memory:tflm must be a finite number > 0 \[B\], got '64k'"):
         Budget(memory=("tflm", "64k"))
 
 

@@ -1,0 +1,121 @@
+"""The command `nasopt`: what a model costs and what of it can be searched, targets, files for runtimes.
+
+nasopt cost my_nets.py:build --input 3,32,32 --target cortex_m4 --target gap8
+nasopt explain my_nets.py:build --input 3,32,32
+nasopt targets --match nrf
+nasopt calibrate --clock 64 --timing my_nets.py:net 3,32,32 41.5 --timing my_nets.py:other 1,49,10 12.2
+nasopt export my_nets.py:build --structure found.json --weights found.pt --input 3,32,32 --output found.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from nasopt.cli.calibrate import add_calibrate, calibrate
+from nasopt.cli.export import add_export, export
+from nasopt.cli.models import input_shape, load_model
+from nasopt.cost import chip_names, cost_report, get_target, target_names
+from nasopt.cost.report import align
+from nasopt.errors import ConfigError, NasoptError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 after an error that the user can cure."""
+    options = build_parser().parse_args(arguments)
+    run = {"cost": _cost, "explain": _explain, "targets": _targets, "calibrate": calibrate, "export": export}
+    warnings.showwarning = _show_warning
+    try:
+        print(run[options.command](options))
+    except (NasoptError, OSError) as error:
+        print(f"nasopt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nasopt: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"nasopt: note: {message}", file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `nasopt`."""
+    parser = argparse.ArgumentParser(prog="nasopt", description="Networks for microcontrollers.")
+    parser.add_argument("--version", action="version", version=_versions())
+    commands = parser.add_subparsers(dest="command", required=True)
+    cost = commands.add_parser("cost", help="what a model costs, layer by layer")
+    add_model(cost)
+    cost.add_argument("--target", action="append", default=[], help="an embedded target; repeat for more")
+    cost.add_argument("--runtime", help="an inference engine: does the network fit the targets in it?")
+    cost.add_argument("--format", choices=("text", "csv", "json"), default="text")
+    explain = commands.add_parser("explain", help="which channels can be searched, and why others cannot")
+    add_model(explain)
+    targets = commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
+    targets.add_argument("--match", default="", metavar="nrf", help="only those whose name or summary holds this")
+    add_calibrate(commands.add_parser("calibrate", help="a target for your board, from timings, layers or a profile"))
+    add_export(commands.add_parser("export", help="a file for a runtime, compared with the network"))
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which model, and its input."""
+    parser.add_argument(
+        "model", help="file.py:name or package.module:name of a function that builds the model, or of the model itself"
+    )
+    parser.add_argument(
+        "--input", action="append", required=True, metavar="3,32,32", help="shape of one sample; repeat for more inputs"
+    )
+
+
+def _versions() -> str:
+    import platform
+
+    import torch
+
+    from nasopt import __version__
+
+    return f"nasopt {__version__} (torch {torch.__version__}, Python {platform.python_version()})"
+
+
+def _cost(options: argparse.Namespace) -> str:
+    shapes = [input_shape(text) for text in options.input]
+    targets = [get_target(name) for name in options.target]
+    model = load_model(options.model)
+    report = cost_report(model, shapes[0] if len(shapes) == 1 else shapes, targets=targets, runtime=options.runtime)
+    if options.format == "csv":
+        return report.csv().rstrip("\n")
+    return report.json() if options.format == "json" else str(report)
+
+
+def _explain(options: argparse.Namespace) -> str:
+    from nasopt import PIT, PITSuperNet, SuperNetModule
+
+    shapes = [input_shape(text) for text in options.input]
+    seed = load_model(options.model)
+    method = PITSuperNet if any(isinstance(module, SuperNetModule) for module in seed.modules()) else PIT
+    model = method(seed, shapes[0] if len(shapes) == 1 else shapes, unpriced="ignore")
+    return f"{model}\n\n{model.explain()}"
+
+
+def _targets(options: argparse.Namespace) -> str:
+    match = options.match
+    rows = [["target", "", "MHz", "RAM kB", "flash kB", "mW"]]
+    notes = []
+    matching = [get_target(name) for name in [*target_names(), *chip_names()]]
+    matching = [target for target in matching if match.lower() in f"{target.name} {target.summary}".lower()]
+    if not matching:
+        raise ConfigError(
+            f"no target matches {match!r}: `nasopt targets` lists all {len(target_names())} and the chips"
+        )
+    for target in matching:
+        name = target.name
+        sizes = [f"{size // 1024:,}" if size else "-" for size in (target.ram_bytes, target.flash_bytes)]
+        power = f"{target.active_power_mw:g}" if target.active_power_mw else "-"
+        rows.append([name, target.summary, f"{target.clock_mhz:g}", *sizes, power])
+        notes.append(f"{name}: {target.provenance}")
+    return "\n".join([*align(rows, left=2), "", *notes])
