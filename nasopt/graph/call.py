@@ -97,6 +97,11 @@ class Call:
         """The traced model."""
         return self._facts.module
 
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """All parameters of the model, by all their paths."""
+        return self._facts.parameters
+
     @cached_property
     def batch(self) -> int:
         """Samples in the example batch."""

@@ -204,6 +204,7 @@ class Facts:
         used_in: in which branches every node's result is used.
         apart: paths of choices whose branches keep channels of their own, as far as they can.
         follows: channels after such choices.
+        parameters: of the model, by all their paths.
     """
 
     def __init__(self, module: fx.GraphModule, batch: int, apart: Collection[str] = ()) -> None:
@@ -230,7 +231,8 @@ class Facts:
         self.on_demand: Callable[[fx.Node], Any] | None = None
         self._whole: dict[str, str] = {}
         self._whole_dims: dict[tuple[str, int], str] = {}
-        everything: list[tuple[str, Tensor]] = list(module.named_parameters(remove_duplicate=False))
+        self.parameters: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+        everything = [*self.parameters.items()]
         everything += module.named_buffers(remove_duplicate=False)
         self._tensors: dict[str, Tensor] = dict(everything)
         first: dict[int, str] = {}

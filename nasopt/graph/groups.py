@@ -18,6 +18,7 @@ from nasopt.graph.composites import open_composites
 from nasopt.graph.containers import note_seed
 from nasopt.graph.example import Example
 from nasopt.graph.facts import CostTerm, Read
+from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.propagate import propagate
 from nasopt.graph.registry import alteration, find_layer_rule, own_functions
 from nasopt.graph.trace import LeafModules, matches_module, trace
@@ -138,8 +139,11 @@ class Analysis:
 
     def _tied_choices(self) -> set[str]:
         """Choices whose channels are tied to others or fixed, so that their branches must share a mask after all."""
+        if not self.facts.follows:
+            return set()
         members = torch.bincount(self.roots, minlength=len(self.labels))
-        members[[0, *(int(root) for fixing in self.labels.fixings for root in self.roots[fixing.labels])]] = 2
+        members[self.labels.is_fixed(torch.arange(len(self.labels)))] = 2
+        members[NO_LABEL] = 2
         read = self._mark(r.labels for r in self.reads)
         return {
             derived.choice
@@ -171,9 +175,12 @@ class Analysis:
         passed = [(d.choice, labels) for d in self.facts.follows for labels in d.branches]
         uses = [*((r.layer, r.labels) for r in self.reads), *passed]
         read = self._mark(labels for _, labels in uses)
-        first_reason = torch.full((count,), -1)
-        for i, fixing in reversed(list(enumerate(self.labels.fixings))):
-            first_reason[self.roots[fixing.labels]] = i
+        fixings = self.labels.fixings
+        first_reason = torch.full((count,), len(fixings))
+        if fixings:
+            index = torch.repeat_interleave(torch.tensor([len(fixing.labels) for fixing in fixings]))
+            fixed = self.roots[torch.cat([fixing.labels for fixing in fixings])]
+            first_reason.scatter_reduce_(0, fixed, index, "amin")
         candidates = torch.nonzero(written & (self.roots == torch.arange(count))).reshape(-1)
         by_signature: dict[tuple[int, int], list[int]] = {}
         keys = zip(signature[candidates].tolist(), first_reason[candidates].tolist())
@@ -183,7 +190,7 @@ class Analysis:
         readers = self._names_by_root(uses)
         groups, names = [], set()
         for (_, reason_index), roots in by_signature.items():
-            is_fixed = reason_index >= 0
+            is_fixed = reason_index < len(fixings)
             first = roots[0]
             name = writers[first][0]
             number = 1
@@ -192,7 +199,7 @@ class Analysis:
                 name = f"{writers[first][0]}#{number}"
             names.add(name)
             is_read = bool(read[first])
-            reason = self.labels.fixings[reason_index].reason if is_fixed else "" if is_read else "no layer reads them"
+            reason = fixings[reason_index].reason if is_fixed else "" if is_read else "no layer reads them"
             groups.append(
                 Group(
                     name,

@@ -28,6 +28,8 @@ class Labels:
     """A union-find over labels; label 0 (`NO_LABEL`) is never united with others."""
 
     parent: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    # Whether the class of a root is fixed; kept up to date, because fixings are many.
+    _fixed: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
     count: int = 1
     fixings: list[Fixing] = field(default_factory=list)
 
@@ -39,7 +41,9 @@ class Labels:
         start = len(self)
         self.count += count
         if self.count > len(self.parent):
-            self.parent = torch.cat([self.parent, torch.arange(len(self.parent), 2 * self.count)])
+            more = torch.arange(len(self.parent), 2 * self.count)
+            self.parent = torch.cat([self.parent, more])
+            self._fixed = torch.cat([self._fixed, torch.zeros(len(more), dtype=torch.bool)])
         return torch.arange(start, self.count)
 
     def find(self, labels: Tensor) -> Tensor:
@@ -66,6 +70,8 @@ class Labels:
         if bool(meets_none.any()):
             self.fix(high[meets_none], reason)
             low, high = low[~meets_none], high[~meets_none]
+        touched = torch.cat([low, high])
+        fixed = touched[self._fixed[touched]]
         # One round hangs every root below the smallest root it meets; chains need more rounds.
         while len(high):
             self.parent.scatter_reduce_(0, high, low, "amin")
@@ -73,6 +79,7 @@ class Labels:
             different = low != high
             low, high = low[different], high[different]
             low, high = torch.minimum(low, high), torch.maximum(low, high)
+        self._fixed[self.find(fixed)] = True
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Never remove these labels, for this reason."""
@@ -81,6 +88,11 @@ class Labels:
         distinct = distinct[distinct != NO_LABEL]
         if len(distinct):
             self.fixings.append(Fixing(distinct, reason))
+            self._fixed[self.find(distinct)] = True
+
+    def is_fixed(self, labels: Tensor) -> Tensor:
+        """Whether the class of every label is fixed: bool, same shape."""
+        return self._fixed[self.find(labels)]
 
     def varies(self, labels: Tensor, dim: int) -> bool:
         """Whether classes differ along `dim`."""

@@ -157,7 +157,7 @@ def _slice_direct_parameters(facts: Facts) -> None:
         dims = facts.labels.varying(labels)
         if len(dims) == 1:
             facts.slice(path, dims[0], facts.labels.line(labels, dims[0]))
-        elif len(dims) > 1 and (_is_fixed(facts.labels, labels) or path in changed):
+        elif len(dims) > 1 and (bool(facts.labels.is_fixed(labels).any()) or path in changed):
             facts.use_whole(path, f"{path} is also used outside of its layer")
 
 
@@ -166,11 +166,6 @@ def _meets_channels(known: Labels, labels: Tensor) -> bool:
     first = int(labels.reshape(-1)[0]) if labels.numel() else 0
     roots = known.find(labels)
     return bool(((roots < first) | (roots >= first + labels.numel())).any()) or len(torch.unique(roots)) < roots.numel()
-
-
-def _is_fixed(known: Labels, labels: Tensor) -> bool:
-    roots = torch.unique(known.find(labels))
-    return any(bool(torch.isin(known.find(fixing.labels), roots).any()) for fixing in known.fixings)
 
 
 # --- what else is stored

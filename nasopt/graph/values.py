@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses import fake_tensor as fake
 from torch.utils import _pytree as pytree
 
-from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check
+from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check, is_in_place
 from nasopt.nn.mode import as_list
 
 
@@ -93,6 +93,9 @@ class Evaluator:
             function = self.module(self.root.get_submodule(str(node.target)))
         else:
             raise AssertionError(f"{node.op} node {node.name} has no value of its own")
+        key = self._key(node, args, kwargs)
+        if key is not None and key in _RESULTS:
+            return self._like(*_RESULTS[key])
         owner = (getattr(function, "__self__", None),) if node.op == "call_method" else ()
         before = _fingerprint((owner, args, kwargs))
         try:
@@ -106,9 +109,24 @@ class Evaluator:
             result = self._run_unit(node, args, kwargs) if node.op == "call_module" else UNKNOWN
         if _fingerprint((owner, args, kwargs)) != before:
             node.meta["writes"] = True
+        elif key is not None and isinstance(result, fake.FakeTensor):
+            _remember(key, result, result.device)
         if node.target is as_list:
             self._lists[node] = list(result)
         return result
+
+    def _key(self, node: fx.Node, args: Any, kwargs: Any) -> Hashable | None:
+        """What the result of a function of torch depends on; None where that is not known, or where it may be an input."""
+        if node.op == "call_module" or is_in_place(node) or self._regions or torch.is_autocast_enabled("cpu"):
+            return None
+        if node.op == "call_function" and not _is_torchs(node.target):
+            return None
+        given = node.args[0] if node.op == "call_method" else None
+        owner = self._value(given) if isinstance(given, fx.Node) else given
+        parts: list[Any] = [node.target, torch.get_default_dtype()]
+        if _describe((owner, args, kwargs), parts):
+            return tuple(parts)
+        return None
 
     def _value(self, node: fx.Node) -> Any:
         return self._lists.get(node, node.meta["value"])
@@ -162,9 +180,7 @@ class Evaluator:
                 result = self._any_module(module)(x)
                 if not isinstance(result, fake.FakeTensor) or result is x:
                     return result
-            if len(_RESULTS) >= _MOST_RESULTS:
-                _RESULTS.clear()
-            _RESULTS[key] = (tuple(result.shape), result.stride(), result.dtype, x.device)
+            _remember(key, result, x.device)
         return self._like(*_RESULTS[key])
 
     def _any_module(self, module: nn.Module) -> Callable[..., Any]:
@@ -191,9 +207,43 @@ def annotate(module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
         node.meta["value"] = evaluate.to_fake(next(remaining)) if node.op == "placeholder" else evaluate(node)
 
 
-# (layer, input) -> shape, strides, dtype and device of the output, of the last layers that were evaluated.
+# (layer or function, inputs) -> shape, strides, dtype and device of the output, of the last ones that were evaluated.
 _RESULTS: dict[Hashable, tuple[Any, Any, torch.dtype, torch.device]] = {}
 _MOST_RESULTS = 4096
+_NUMBERS = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, type(Ellipsis))
+
+
+def _remember(key: Hashable, result: Tensor, device: torch.device) -> None:
+    if len(_RESULTS) >= _MOST_RESULTS:
+        _RESULTS.clear()
+    _RESULTS[key] = (tuple(result.shape), result.stride(), result.dtype, device)
+
+
+def _is_torchs(function: Any) -> bool:
+    home = getattr(function, "__module__", None) or ""
+    return home.startswith(("torch.nn.functional", "torch._C")) or home in ("torch", "_operator")
+
+
+def _describe(value: Any, parts: list[Any]) -> bool:
+    """Append what a result can depend on; False where something has more to it."""
+    if type(value) is fake.FakeTensor:
+        if value.layout != torch.strided:
+            return False
+        parts.append((value.shape, value.stride(), value.dtype, value.device))
+    elif type(value) in (tuple, list, torch.Size):
+        parts.append((type(value), len(value)))
+        return all(_describe(item, parts) for item in value)
+    elif type(value) is dict:
+        parts.append((dict, *value))
+        return all(_describe(item, parts) for item in value.values())
+    elif type(value) is slice:
+        parts.append(slice)
+        return _describe((value.start, value.stop, value.step), parts)
+    elif type(value) in _NUMBERS:
+        parts.append((type(value), value))
+    else:
+        return False
+    return True
 
 
 def _layer_kind(module: nn.Module) -> Hashable | None:

@@ -192,7 +192,7 @@ def find_weight(call: Call, position: int, name: str) -> Weight | None:
     value, sources = node.meta["value"], weight_sources(module, node)
     if not sources:
         return None
-    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors = call.parameters
     every = {d for d, size in enumerate(value.shape) if size > 1}
     held = (one.path for one in sources if every <= set(one.dims) and one.path in tensors)
     stored = next((path for path in held if tensors[path].numel() == value.numel()), None)
