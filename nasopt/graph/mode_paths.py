@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses import fake_tensor as fake
-from torch.utils import _pytree as pytree
 
+from nasopt.graph.any_width import takes_any_width
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check, is_counter, is_in_place
 from nasopt.graph.pickling import loading_tracer
 from nasopt.nn import PathByMode
@@ -35,6 +34,7 @@ class Sides:
     Attributes:
         twin_of: node of the train graph -> node of the eval graph.
         train_of: the other way round.
+        returns_other: whether the model returns something else in train mode.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Sides:
         self.twin_of: dict[fx.Node, fx.Node] = {}
         self.train_of: dict[fx.Node, fx.Node] = {}
         self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.returns_other = False
         self.train_order = {node: i for i, node in enumerate(in_training.nodes)}
 
     def match(self, node: fx.Node, twin: fx.Node) -> None:
@@ -114,7 +115,10 @@ def join_paths(sides: Sides, crossings: Sequence[Crossing]) -> tuple[str | None,
     """Put a `PathByMode` wherever the modes differ: (module to keep whole instead, what could not be joined)."""
     problem = ""
     if not any(node.op == "output" and node in sides.train_of for node in sides.graph.nodes):
-        problem = "it returns something else"
+        unit = _common([owner_path(node) for node in _other_results(sides)])
+        if unit:
+            return unit, ""
+        problem, sides.returns_other = "it returns something else", True
     for group in _groups(sides, crossings):
         if not _is_joinable(sides, group):
             paths = [owner_path(node) for node in (*group.evaluation, *group.train)]
@@ -122,11 +126,19 @@ def join_paths(sides: Sides, crossings: Sequence[Crossing]) -> tuple[str | None,
             common = _common(paths)
             if common:
                 return common, ""
+            sides.returns_other |= bool(group.crossings) and all(c.user.op == "output" for c in group.crossings)
             first = min(group.train, key=sides.train_order.__getitem__, default=None)
             problem = f"such as {first.target}" if first is not None else "a part of the model is left out"
         else:
             _join(sides, group)
     return None, problem
+
+
+def _other_results(sides: Sides) -> list[fx.Node]:
+    """What the model returns in one mode only."""
+    graphs = ((sides.graph, sides.train_of), (sides.in_training, sides.twin_of))
+    outputs = [(node, known) for graph, known in graphs for node in graph.nodes if node.op == "output"]
+    return [one for node, known in outputs for one in references(node) if one not in known]
 
 
 def _groups(sides: Sides, crossings: Sequence[Crossing]) -> list[_Group]:
@@ -227,7 +239,7 @@ def _join(sides: Sides, group: _Group) -> None:
     if all(node.target in _PASSING for node in nodes) and results:
         sources = [_source(left, group.evaluation) for left, _ in results]
         unit.passes = tuple(order.index(inputs[node]) for node in sources)
-        unit.keeps_channels = _takes_any_width(unit, order)
+        unit.keeps_channels = takes_any_width(unit, order)
         unit.passes = unit.passes if evaluation is None or train is None else ()
     with graph.inserting_before(place):
         call = graph.call_module(sides.add_module("path_by_mode", unit, like), tuple(order))
@@ -298,39 +310,6 @@ def _body(
     graph.output(tuple(env[node] for node in results))
     graph._tracer_cls = loading_tracer(sides.root, graph)
     return fx.GraphModule(objects, graph, "Path")
-
-
-def _takes_any_width(unit: PathByMode, order: Sequence[fx.Node]) -> bool:
-    """Whether the train path also runs where the passed tensors are narrower, and keeps their shapes."""
-    values = [node.meta["value"] for node in order]
-    kept = [values[i] for i in unit.passes]
-    if unit.train_path is None:
-        return True
-    if any(not isinstance(value, Tensor) for value in kept):
-        return False
-    for dim in range(1, max(value.dim() for value in kept)):
-        sizes = {value.shape[dim] for value in kept if value.dim() > dim}
-        try:
-            with torch.no_grad(), _mode_of(kept):
-                narrower = [_narrow(value, dim, sizes) for value in values]
-                made = unit.train_path(*narrower)
-        except Exception:
-            return False
-        if [tuple(x.shape) for x in made] != [tuple(narrower[i].shape) for i in unit.passes]:
-            return False
-    return True
-
-
-def _mode_of(values: Sequence[Tensor]) -> Any:
-    return next((v.fake_mode for v in values if isinstance(v, fake.FakeTensor)), fake.FakeTensorMode())
-
-
-def _narrow(value: Any, dim: int, sizes: set[int]) -> Any:
-    def narrow(x: Tensor) -> Tensor:
-        fits = x.dim() > dim and x.shape[dim] in sizes and x.shape[dim] > 1
-        return x.narrow(dim, 0, x.shape[dim] - 1) if fits else x
-
-    return pytree.tree_map_only(Tensor, narrow, value)
 
 
 def _replace_reference(user: fx.Node, index: int, by: fx.Node) -> None:

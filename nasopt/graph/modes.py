@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -26,9 +27,22 @@ _DROPOUTS = {
 }
 
 
+@dataclass(frozen=True)
+class ModeResult:
+    """What became of a graph that should follow the mode.
+
+    Attributes:
+        unit: path of a module to keep whole, because its two paths cannot be joined: then trace again. None: all is done.
+        returns_other: whether the model returns something else in train mode, where the graph returns what it does in eval mode.
+    """
+
+    unit: str | None
+    returns_other: bool
+
+
 def follow_mode(
     root: nn.Module, graph: fx.Graph, in_training: fx.Graph | None, constants: Mapping[str, Tensor], model_name: str
-) -> str | None:
+) -> ModeResult:
     """Make `graph`, traced in eval mode, follow the mode of `root` where `in_training` differs from it.
 
     Functional dropout becomes a module, any other constant a call of `ByMode`; counters that only train mode advances
@@ -41,13 +55,11 @@ def follow_mode(
         constants: tensors that the trace in train mode has made.
         model_name: for the warning.
 
-    Returns:
-        The path of a module to keep whole, because its two paths cannot be joined: then trace again. None where all is
-        done; a `TraceWarning` says where the eval path had to be kept.
+    A `TraceWarning` says where the eval path had to be kept.
     """
     if in_training is None:
         _warn(model_name, "cannot be traced in train mode")
-        return None
+        return ModeResult(None, False)
     sides = Sides(root, graph, in_training, constants)
     _align(sides)
     crossings = [
@@ -58,14 +70,14 @@ def follow_mode(
     ]
     unit, problem = join_paths(sides, crossings)
     if unit:
-        return unit
+        return ModeResult(unit, False)
     if problem:
         _warn(model_name, f"takes another path in train mode than in eval mode ({problem})")
     for node, twin in sides.pairs():
         if twin.meta.get("writes"):
             node.meta["writes"] = True
     _follow_constants(sides)
-    return None
+    return ModeResult(None, sides.returns_other)
 
 
 def _warn(model_name: str, what: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from nasopt.graph.facts import Facts, flatten
+from nasopt.graph.facts import Extent, Facts, flatten
 
 
 @dataclass
@@ -41,6 +41,12 @@ class Rewrite:
         """Shape in the smaller network."""
         return tuple(int(self.kept(labels, dim).sum()) for dim in range(labels.dim()))
 
+    def counts_channels(self, size: fx.Node) -> bool:
+        """Whether a size in the smaller graph is a number of channels, which no input size changes."""
+        original = next((n for n in self.original.graph.nodes if n.name == size.name), None)
+        value = self.facts.values.get(original) if original is not None else None
+        return isinstance(value, Extent) and len(value.labels) == 1 and len(value.labels[0]) == int(value)
+
     def is_cut(self) -> bool:
         """Whether some input or output becomes smaller."""
         tensors = flatten([self.labels(list(self.original.args)), self.labels(dict(self.original.kwargs)), self.result])
@@ -52,22 +58,61 @@ def view_sizes(rewrite: Rewrite) -> None:
     node, shape = rewrite.node, rewrite.new_shape(rewrite.result)
     keyword = next((k for k in ("size", "shape", "sizes") if k in node.kwargs), None)
     given = node.kwargs[keyword] if keyword else node.args[1] if len(node.args) == 2 else node.args[1:]
+    if isinstance(given, fx.Node) and isinstance(given.meta["value"], (tuple, list)):
+        if tuple(given.meta["value"]) == shape:
+            return
+        given = _items(node, given)
     if not isinstance(given, (tuple, list)):
         given = (given,)
     if len(given) != len(shape):
         return
-    old = rewrite.result.shape
-    sizes = tuple(_follow(size, new, int(was)) for size, new, was in zip(given, shape, old))
+    sizes = tuple(_follow(rewrite, size, new) for size, new in zip(given, shape))
     if keyword:
         node.update_kwarg(keyword, sizes)
     else:
         node.args = (node.args[0], sizes)
 
 
-def _follow(size: Any, new: int, old: int) -> Any:
-    if isinstance(size, fx.Node):
-        return size if size.meta["value"] in (-1, new) else new
-    return size if new == old or size == -1 else new
+def view_like(rewrite: Rewrite) -> None:
+    """`view_as(x, y)`, where the channels of `y` do not follow those of `x`."""
+    node, shape = rewrite.node, rewrite.new_shape(rewrite.result)
+    like = node.args[1] if len(node.args) > 1 else node.kwargs["other"]
+    if tuple(like.meta["value"].shape) == shape:
+        return
+    with node.graph.inserting_before(node):
+        whole = node.graph.call_function(getattr, (like, "shape"))
+    whole.meta["value"] = tuple(like.meta["value"].shape)
+    sizes = tuple(_follow(rewrite, size, new) for size, new in zip(_items(node, whole), shape))
+    node.op, node.target, node.args, node.kwargs = "call_method", "reshape", (node.args[0], sizes), {}
+
+
+def _items(node: Any, sizes: fx.Node) -> tuple[fx.Node, ...]:
+    """A node for every item of a tuple of sizes, in front of `node`."""
+    items = []
+    with node.graph.inserting_before(node):
+        for i, size in enumerate(sizes.meta["value"]):
+            items.append(node.graph.call_function(operator.getitem, (sizes, i)))
+            items[-1].meta["value"] = size
+    return tuple(items)
+
+
+def _follow(rewrite: Rewrite, size: Any, new: int) -> Any:
+    """A size of the smaller network that keeps following the size of its input, where the given one does."""
+    if not isinstance(size, fx.Node):
+        return new if size != -1 else size
+    found = size.meta["value"]
+    if found in (-1, new):
+        return size
+    if rewrite.counts_channels(size):
+        return new
+    # Some channels of every position: `height * width * channels`.
+    shared = math.gcd(new, found)
+    with rewrite.node.graph.inserting_before(rewrite.node):
+        product = rewrite.node.graph.call_function(operator.mul, (size, new // shared))
+        product.meta["value"] = found * new // shared
+        result = rewrite.node.graph.call_function(operator.floordiv, (product, found // shared))
+    result.meta["value"] = new
+    return result
 
 
 def unflatten_sizes(rewrite: Rewrite) -> None:
@@ -76,8 +121,7 @@ def unflatten_sizes(rewrite: Rewrite) -> None:
     sizes = node.args[2] if len(node.args) > 2 else node.kwargs["sizes"]
     first = first % rewrite.labels(rewrite.original.args[0]).dim()
     shape = rewrite.new_shape(labels)[first : first + len(sizes)]
-    old = labels.shape[first : first + len(sizes)]
-    node.args = (node.args[0], first, tuple(_follow(size, new, int(was)) for size, new, was in zip(sizes, shape, old)))
+    node.args = (node.args[0], first, tuple(_follow(rewrite, size, new) for size, new in zip(sizes, shape)))
     node.kwargs = {}
 
 
@@ -86,7 +130,9 @@ def unflatten_layer(rewrite: Rewrite) -> None:
     assert owner is not None
     layer: Any = owner.get_submodule(str(rewrite.node.target))
     first = layer.dim % rewrite.labels(rewrite.original.args[0]).dim()
-    layer.unflattened_size = rewrite.new_shape(rewrite.result)[first : first + len(layer.unflattened_size)]
+    sizes = layer.unflattened_size
+    shape = rewrite.new_shape(rewrite.result)[first : first + len(sizes)]
+    layer.unflattened_size = tuple(-1 if size == -1 else new for size, new in zip(sizes, shape))
 
 
 def split_sizes(rewrite: Rewrite) -> None:
@@ -95,8 +141,9 @@ def split_sizes(rewrite: Rewrite) -> None:
     x = rewrite.labels(rewrite.original.args[0])
     given = rewrite.original
     dim = _seed_numbers(given.args[2] if len(given.args) > 2 else given.kwargs.get("dim", 0))
+    if bool(rewrite.kept(x, dim).all()):
+        return
     sizes = [rewrite.new_shape(part)[dim] for part in rewrite.result]
-    assert isinstance(x, Tensor)
     node.op, node.target, node.args, node.kwargs = "call_function", torch.split, (node.args[0], sizes, dim), {}
 
 
@@ -218,8 +265,8 @@ def normalized_shape(rewrite: Rewrite) -> None:
     given = node.args[1] if len(node.args) > 1 else node.kwargs["normalized_shape"]
     if isinstance(given, fx.Node):
         return
-    old, new = rewrite.result.shape[len(shape) - len(given) :], shape[len(shape) - len(given) :]
-    sizes = tuple(_follow(size, n, int(was)) for size, n, was in zip(given, new, old))
+    new = shape[len(shape) - len(given) :]
+    sizes = tuple(_follow(rewrite, size, n) for size, n in zip(given, new))
     if len(node.args) > 1:
         node.update_arg(1, sizes)
     else:

@@ -91,16 +91,17 @@ def trace(
             training = None
         evaluation.add_to(root)
         other, constants = (training.graph, training.constants) if training is not None else (None, {})
-        unit = follow_mode(root, evaluation.graph, other, constants, type(model).__name__)
-        if unit is None or (full_name or str)(unit) in units:
+        mode = follow_mode(root, evaluation.graph, other, constants, type(model).__name__)
+        if mode.unit is None or (full_name or str)(mode.unit) in units:
             break
-        units.add((full_name or str)(unit))
+        units.add((full_name or str)(mode.unit))
         state.restore()
     graph = evaluation.graph
     remove_dead_code(graph)
     graph._tracer_cls = loading_tracer(root, graph)
     traced = fx.GraphModule(root, graph, type(model).__name__)
     traced.training = model.training
+    traced.meta["returns_other_in_training"] = mode.returns_other
     for name, module in traced.named_modules():
         if name:
             module.training = root.get_submodule(name).training

@@ -14,6 +14,7 @@ from torch._subclasses import fake_tensor as fake
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check, is_in_place
+from nasopt.graph.state import ModuleState
 from nasopt.nn.mode import as_list
 
 
@@ -191,7 +192,17 @@ class Evaluator:
             held = [(f"{path}.{name}".lstrip("."), t) for path, m in owners for name, t in _own_tensors(m)]
             self._states[module] = {name: self._parameter(tensor) for name, tensor in held}
         state = self._states[module]
-        return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs, tie_weights=False)
+        # What a unit of the user's keeps for its next call would be a fake tensor.
+        kept = None if type(module).__module__.startswith(("torch.nn.modules.", "nasopt.nn.")) else ModuleState(module)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return torch.func.functional_call(module, state, args, kwargs, tie_weights=False)
+            finally:
+                if kept is not None:
+                    kept.restore()
+
+        return run
 
     def _parameter(self, tensor: Tensor) -> Tensor:
         if tensor not in self._parameters:

@@ -40,6 +40,7 @@ from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
 from nasopt.search.settle import Decided
 from nasopt.search.structure import is_chosen, make_structure
+from nasopt.search.trial import try_exports
 from nasopt.search.verify import verify_export, verify_seed, verify_trace
 from nasopt.uncompiled import uncompiled
 
@@ -135,6 +136,7 @@ class SearchModel(ParameterHalves):
         # Cells of NASB are no longer the seed; several kept branches are decided first.
         if verify and origin is None and precision is None and chosen.is_one:
             verify_seed(model, self, self.example, training=chosen.mixes and not draws_otherwise(model))
+            try_exports(self, self._build, self.example)
 
     # --- forward
 
@@ -251,7 +253,7 @@ class SearchModel(ParameterHalves):
                 points = {"smallest": self._smallest(metric), "now": self._found()}
                 known = {name: _plain(self._price(metric, point)) for name, point in points.items()}
                 cost[metric.name] = {**known, "seed": _plain(self._seed_cost(metric))}
-        return {"cost": cost, **searchable_share(self.analysis)}
+        return {"cost": cost, **searchable_share(self.analysis, self._prepared.decisions.masks.axes)}
 
     def settle_budget(self) -> None:
         """From now on, let decisions keep to the limits of the `Budget`; a search does so once it has been inside them.
@@ -343,13 +345,16 @@ class SearchModel(ParameterHalves):
         check_flag("arch_export: verify", verify)
         if self.precision is not None:
             check_calibrated(self.net)
-        with torch.no_grad():
-            network = build(self.net, self.example, self.arch_structure(), self.analysis)
+        network = self._build()
         if verify:
             verify_export(self, network, self.example)
         # On the class that fx makes for this one network: it is neither saved nor copied with it.
         type(network).get_regularization_loss = _search_is_over  # type: ignore[attr-defined]
         return network
+
+    def _build(self) -> nn.Module:
+        with torch.no_grad():
+            return build(self.net, self.example, self.arch_structure(), self.analysis)
 
     def arch_structure(self) -> dict[str, Any]:
         """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""

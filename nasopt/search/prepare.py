@@ -89,7 +89,7 @@ def create_parameters(model: nn.Module, net: nn.Module, prepared: Prepared, has_
 def warn_without_effect(prepared: Prepared, has_masks: bool, has_choices: bool, method: str, stacklevel: int) -> None:
     """A `NoEffectWarning` where a search can change nothing, or little."""
     names, sizes = prepared.decisions.choices.names, prepared.decisions.masks.sizes
-    share = searchable_share(prepared.analysis)
+    share = searchable_share(prepared.analysis, prepared.decisions.masks.axes)
     little = share["searchable_weights"] / max(share["weights"], 1)
     if names:
         return

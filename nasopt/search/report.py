@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
+from nasopt.search.price import KernelAxis
 
 if TYPE_CHECKING:
     from nasopt.search.model import SearchModel
@@ -65,12 +66,16 @@ def _dilation(layer: Any, cut: KernelCut | None) -> list[int]:
     return [d * axis.step for d, axis in zip(dilation, cut)] if cut else dilation
 
 
-def searchable_share(analysis: Analysis) -> dict[str, Any]:
-    """`channels`, `searchable_channels`, `weights`, `searchable_weights` (of layers that can lose something), `unpriced`."""
+def searchable_share(analysis: Analysis, axes: Iterable[KernelAxis] = ()) -> dict[str, Any]:
+    """`channels`, `searchable_channels`, `weights`, `searchable_weights`, `unpriced`.
+
+    Searchable weights are those of layers that can lose channels, or taps along one of `axes`.
+    """
     weights = {path: p.numel() for path, p in analysis.module.named_parameters()}
     cut = {
         path for (path, _), labels in analysis.facts.slices.items() if bool((analysis.channel_index[labels] >= 0).any())
     }
+    cut |= {analysis.facts.canonical(f"{layer}.weight") for layer, _ in axes}
     return {
         "channels": sum(group.size for group in analysis.groups if not group.follows_choice),
         "searchable_channels": sum(group.size for group in analysis.searchable if not group.follows_choice),

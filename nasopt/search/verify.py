@@ -57,6 +57,8 @@ def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: 
     if any(tensor.is_meta for tensor in pytree.tree_leaves(example.inputs) if isinstance(tensor, Tensor)):
         return
     _warn_of_own_train(seed)
+    net: Any = search.get_submodule("net")
+    training = training and not net.meta.get("returns_other_in_training", False)  # a warning has said so
     modes = {module: module.training for module in search.modules()}
     kept = dict(vars(search))
     own = {name: tensor.detach().clone() for name, tensor in _tensors(search).items() if not name.startswith("net.")}
@@ -97,7 +99,7 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
         module.training = training
     problem = ""
     try:
-        inputs = _random_inputs(example)
+        inputs = random_inputs(example)
         wanted = _run_or_none(twin, inputs, example, training)
         if wanted is None or not all(_is_finite(x) for x in wanted.outputs):
             # Random numbers may mean nothing to it (positions, masks, logarithms): the example does.
@@ -153,11 +155,8 @@ def _run(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: 
 
 def _weights(x: Tensor) -> Tensor:
     """Some numbers around 1, one per element, which a sum over a softmax or a norm does not cancel."""
-    return (
-        0.5
-        + (torch.arange(x.numel(), device=x.device) * 37 % _PERIOD).to(x.dtype if not x.is_complex() else None)
-        / _PERIOD
-    )
+    numbers = torch.arange(x.numel(), device=x.device) * 37 % _PERIOD
+    return 0.5 + numbers.to(None if x.is_complex() else x.dtype) / _PERIOD
 
 
 def _difference(wanted: _Run, found: _Run) -> str:
@@ -215,7 +214,8 @@ def _distance(left: Tensor, right: Tensor, floor: float = 0.0) -> float:
     return difference / scale if scale else difference
 
 
-def _random_inputs(example: Example) -> tuple[Any, ...]:
+def random_inputs(example: Example) -> tuple[Any, ...]:
+    """The example with random numbers in place of its floating-point ones."""
     generator = torch.Generator().manual_seed(0)
 
     def random_like(tensor: Tensor) -> Tensor:
@@ -256,16 +256,16 @@ def _devices(model: nn.Module) -> list[torch.device]:
 
 
 @contextmanager
-def _same_chance(devices: list[torch.device]) -> Iterator[None]:
+def _same_chance(devices: list[torch.device], chance: int = 0) -> Iterator[None]:
     """Every generator at a start of its own, and back where it was afterwards."""
     with LOCK, ExitStack() as stack:  # a trace in another thread watches these generators
         state = random_state()
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.callback(set_random_state, state)
-        torch.manual_seed(0)
-        random.seed(0)
+        torch.manual_seed(chance)
+        random.seed(chance)
         if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(0)
+            sys.modules["numpy"].random.seed(chance)
         yield
 
 
@@ -299,33 +299,41 @@ def verify_export(search: nn.Module, network: nn.Module, example: Example) -> No
     if device.type == "meta":
         return
     inputs = pytree.tree_map_only(
-        Tensor, lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype), _random_inputs(example)
+        Tensor, lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype), random_inputs(example)
     )
-    wanted = _run_in_eval_mode(search, inputs, example)
-    found = _run_in_eval_mode(network, inputs, example)
-    if len(wanted) != len(found):
-        raise ExportError(f"the exported network has {len(found)} output tensors, the search model {len(wanted)}")
-    for i, (left, right) in enumerate(zip(wanted, found)):
-        if left.shape != right.shape:
-            raise ExportError(f"output {i}: shape {tuple(right.shape)} where the search model has {tuple(left.shape)}")
+    wanted = outputs_in_eval_mode(search, inputs, example)
+    problem = worst_difference(wanted, outputs_in_eval_mode(network, inputs, example))
+    for i, left in enumerate(wanted):
         if not _is_finite(left):
             raise ExportError(
                 f"output {i} of the search model itself is not finite in eval mode, so the export cannot be compared: "
                 "check weights and norm statistics, or call arch_export(verify=False)"
             )
+    if problem:
+        raise ExportError(
+            f"the exported network is not what the search model computes: {problem}. Random numbers in eval mode are one "
+            "possible reason: then call arch_export(verify=False). Otherwise some operation of the model is misunderstood: "
+            "please report it with explain()"
+        )
+
+
+def worst_difference(wanted: list[Tensor], found: list[Tensor]) -> str:
+    """In which output a network differs from the search model by more than rounding; an empty string if in none."""
+    if len(wanted) != len(found):
+        return f"it has {len(found)} output tensors, the search model {len(wanted)}"
+    for i, (left, right) in enumerate(zip(wanted, found)):
+        if left.shape != right.shape:
+            return f"output {i} has shape {tuple(right.shape)} where the search model has {tuple(left.shape)}"
         difference, tolerance = _distance(left, right), _TOLERANCE.get(left.dtype, 0.0)
         if not difference <= tolerance:
-            raise ExportError(
-                f"output {i} of the exported network differs from the search model's by {difference:.2e} of its largest "
-                f"value (allowed {tolerance:.0e}). Random numbers in eval mode are one possible reason: then call "
-                "arch_export(verify=False). Otherwise some operation of the model is misunderstood: please report it "
-                "with explain()"
-            )
+            return f"output {i} differs by {difference:.2e} of its largest value (allowed {tolerance:.0e})"
+    return ""
 
 
-def _run_in_eval_mode(model: nn.Module, inputs: tuple[Any, ...], example: Example) -> list[Tensor]:
+def outputs_in_eval_mode(model: nn.Module, inputs: tuple[Any, ...], example: Example, chance: int = 0) -> list[Tensor]:
+    """All output tensors; buffers that move are put back, and `chance` says where generators start."""
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    with eval_mode(model), torch.no_grad(), _same_chance(_devices(model)):
+    with eval_mode(model), torch.no_grad(), _same_chance(_devices(model), chance):
         try:
             return _call(model, inputs, example)
         finally:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from nasopt.graph.call import Call
 from nasopt.graph.facts import flatten, no_labels
 from nasopt.graph.registry import function_rule, layer_rule
-from nasopt.graph.rewrite import index, narrow, split_sizes, unflatten_layer, unflatten_sizes, view_sizes
+from nasopt.graph.rewrite import index, narrow, split_sizes, unflatten_layer, unflatten_sizes, view_like, view_sizes
 from nasopt.graph.rules.convolution import unite_groups
 from nasopt.graph.rules.elementwise import meet, named
 
@@ -25,7 +25,7 @@ _MOVEMENT = named(
 )
 # The same elements in the same order, or elements that are read several times where they lie.
 _VIEWS = named(
-    "flatten reshape_as view_as unsqueeze squeeze ravel atleast_1d atleast_2d atleast_3d",
+    "flatten unsqueeze squeeze ravel atleast_1d atleast_2d atleast_3d",
     torch,
 )
 _SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
@@ -33,6 +33,7 @@ _SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
 
 @function_rule(*_VIEWS, takes_sizes=True, memory="view")
 @function_rule(*named("view reshape expand broadcast_to", torch), takes_sizes=True, memory="view", rewrite=view_sizes)
+@function_rule("view_as", "reshape_as", takes_sizes=True, memory="view", rewrite=view_like)
 @function_rule(*named("unflatten", torch), takes_sizes=True, memory="view", rewrite=unflatten_sizes)
 @function_rule(*named("chunk split split_with_sizes tensor_split", torch), takes_sizes=True, rewrite=split_sizes)
 @function_rule(*named("narrow", torch), takes_sizes=True, rewrite=narrow)
