@@ -20,11 +20,9 @@ from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.example import Example
 from nasopt.graph.patches import LOCK
 from nasopt.graph.state import copy_model, random_state, set_random_state
+from nasopt.search.distance import TOLERANCE, distance
 from nasopt.search.first_difference import first_difference
 
-# Largest difference, relative to the largest output; sums in another order differ by this much at most.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-_TOLERANCE |= {torch.complex64: 1e-3, torch.complex128: 1e-9}
 # Gradients below this share of the largest one are rounding.
 _SMALL_GRADIENT = 1e-2
 # Numbers that a loss is made of repeat after so many elements.
@@ -167,8 +165,8 @@ def _difference(wanted: _Run, found: _Run) -> str:
             return (
                 f"output {i} is {tuple(right.shape)} {right.dtype} where the seed has {tuple(left.shape)} {left.dtype}"
             )
-        if not _distance(left, right) <= _TOLERANCE.get(left.dtype, 0.0):
-            return f"output {i} differs by {_distance(left, right):.1e} of its largest value"
+        if not distance(left, right) <= TOLERANCE.get(left.dtype, 0.0):
+            return f"output {i} differs by {distance(left, right):.1e} of its largest value"
     largest = max((float(g.abs().max()) for g in wanted.gradients.values() if g is not None and g.numel()), default=0.0)
     for name, left_gradient in wanted.gradients.items():
         right_gradient = found.gradients.get(name)
@@ -177,10 +175,10 @@ def _difference(wanted: _Run, found: _Run) -> str:
             continue
         left = torch.zeros_like(reference) if left_gradient is None else left_gradient
         right = torch.zeros_like(reference) if right_gradient is None else right_gradient
-        distance = _distance(left, right, _SMALL_GRADIENT * largest)
-        if not distance <= _TOLERANCE.get(reference.dtype, 0.0):
+        off = distance(left, right, _SMALL_GRADIENT * largest)
+        if not off <= TOLERANCE.get(reference.dtype, 0.0):
             gone = " (none here)" if right_gradient is None else " (none in the seed)" if left_gradient is None else ""
-            return f"the gradient of {name} differs by {distance:.1e} of its largest value{gone}"
+            return f"the gradient of {name} differs by {off:.1e} of its largest value{gone}"
     return ""
 
 
@@ -193,25 +191,9 @@ def _moved(seed: nn.Module, twin: nn.Module, search: nn.Module) -> str:
             moved = not torch.equal(left, before[name]) if left.shape == before[name].shape else True
             if moved:
                 return f"{name} is not updated"
-        elif left.shape != right.shape or not _distance(left, right) <= _TOLERANCE.get(left.dtype, 0.0):
+        elif left.shape != right.shape or not distance(left, right) <= TOLERANCE.get(left.dtype, 0.0):
             return f"{name} is another one after the pass"
     return ""
-
-
-def _distance(left: Tensor, right: Tensor, floor: float = 0.0) -> float:
-    """Largest difference relative to the largest value of `left`; what is not finite must be equal."""
-    if left.numel() == 0:
-        return 0.0
-    if not (left.is_floating_point() or left.is_complex()):
-        return 0.0 if torch.equal(left, right) else float("inf")
-    wide = torch.complex128 if left.is_complex() else torch.float64
-    left, right = left.detach().to(wide), right.detach().to(wide)
-    same = (left == right) | (left.isnan() & right.isnan())
-    if bool(same.all()):
-        return 0.0
-    difference = float((left - right).abs().masked_fill(same, 0.0).max())
-    scale = max(float(torch.where(left.isfinite(), left.abs(), torch.zeros((), device=left.device)).max()), floor)
-    return difference / scale if scale else difference
 
 
 def random_inputs(example: Example) -> tuple[Any, ...]:
@@ -324,7 +306,7 @@ def worst_difference(wanted: list[Tensor], found: list[Tensor]) -> str:
     for i, (left, right) in enumerate(zip(wanted, found)):
         if left.shape != right.shape:
             return f"output {i} has shape {tuple(right.shape)} where the search model has {tuple(left.shape)}"
-        difference, tolerance = _distance(left, right), _TOLERANCE.get(left.dtype, 0.0)
+        difference, tolerance = distance(left, right), TOLERANCE.get(left.dtype, 0.0)
         if not difference <= tolerance:
             return f"output {i} differs by {difference:.2e} of its largest value (allowed {tolerance:.0e})"
     return ""
