@@ -64,9 +64,7 @@ def has_proxy(*values: Any) -> bool:
         if kind in _CONTAINERS:
             if has_proxy(*(value.values() if kind is dict else value)):
                 return True
-        elif isinstance_proxy(value) or (
-            kind not in _PLAIN and any(map(isinstance_proxy, pytree.tree_leaves(value)))
-        ):
+        elif isinstance_proxy(value) or (kind not in _PLAIN and any(map(isinstance_proxy, pytree.tree_leaves(value)))):
             return True
     return False
 

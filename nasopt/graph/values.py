@@ -14,6 +14,17 @@ from torch._subclasses import fake_tensor as fake
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check, is_in_place
+from nasopt.graph.known_results import (
+    RESULTS,
+    describe,
+    has_hooks,
+    is_special,
+    is_torchs,
+    layer_kind,
+    on_meta,
+    own_tensors,
+    remember,
+)
 from nasopt.graph.state import ModuleState
 from nasopt.nn.mode import as_list
 
@@ -59,7 +70,7 @@ class Evaluator:
     def _fake(self, tensor: Tensor) -> Tensor:
         if isinstance(tensor, fake.FakeTensor):
             return tensor
-        if type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not _is_special(tensor):
+        if type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not is_special(tensor):
             return self._like(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         return self.mode.from_tensor(tensor.detach())
 
@@ -95,8 +106,8 @@ class Evaluator:
         else:
             raise AssertionError(f"{node.op} node {node.name} has no value of its own")
         key = self._key(node, args, kwargs)
-        if key is not None and key in _RESULTS:
-            return self._like(*_RESULTS[key])
+        if key is not None and key in RESULTS:
+            return self._like(*RESULTS[key])
         owner = (getattr(function, "__self__", None),) if node.op == "call_method" else ()
         before = _fingerprint((owner, args, kwargs))
         try:
@@ -110,8 +121,8 @@ class Evaluator:
             result = self._run_unit(node, args, kwargs) if node.op == "call_module" else UNKNOWN
         if _fingerprint((owner, args, kwargs)) != before:
             node.meta["writes"] = True
-        elif key is not None and isinstance(result, fake.FakeTensor):
-            _remember(key, result, result.device)
+        elif key is not None and isinstance(result, fake.FakeTensor) and not is_special(result):
+            remember(key, result, result.device)
         if node.target is as_list:
             self._lists[node] = list(result)
         return result
@@ -120,12 +131,12 @@ class Evaluator:
         """What the result of a function of torch depends on; None where that is not known, or where it may be an input."""
         if node.op == "call_module" or is_in_place(node) or self._regions or torch.is_autocast_enabled("cpu"):
             return None
-        if node.op == "call_function" and not _is_torchs(node.target):
+        if node.op == "call_function" and not is_torchs(node.target):
             return None
         given = node.args[0] if node.op == "call_method" else None
         owner = self._value(given) if isinstance(given, fx.Node) else given
         parts: list[Any] = [node.target, torch.get_default_dtype()]
-        if _describe((owner, args, kwargs), parts):
+        if describe((owner, args, kwargs), parts):
             return tuple(parts)
         return None
 
@@ -162,9 +173,9 @@ class Evaluator:
 
     def module(self, module: nn.Module) -> Callable[..., Any]:
         """`module` as a function of fake tensors."""
-        if type(module) is nn.Sequential and not _has_hooks(module):
+        if type(module) is nn.Sequential and not has_hooks(module):
             return partial(_one_after_another, [self.module(layer) for layer in module])
-        kind = _layer_kind(module)
+        kind = layer_kind(module)
         return self._any_module(module) if kind is None else partial(self._known_layer, module, kind)
 
     def _known_layer(self, module: nn.Module, kind: Hashable, *args: Any, **kwargs: Any) -> Any:
@@ -175,21 +186,21 @@ class Evaluator:
         if self._regions or torch.is_autocast_enabled(x.device.type if x.device.type != "meta" else "cpu"):
             return self._any_module(module)(x)  # in another dtype than elsewhere
         key = (kind, x.shape, x.stride(), x.dtype, x.device)
-        if key not in _RESULTS:
-            result = _on_meta(module, x)
+        if key not in RESULTS:
+            result = on_meta(module, x)
             if result is None:
                 result = self._any_module(module)(x)
                 if not isinstance(result, fake.FakeTensor) or result is x:
                     return result
-            _remember(key, result, x.device)
-        return self._like(*_RESULTS[key])
+            remember(key, result, x.device)
+        return self._like(*RESULTS[key])
 
     def _any_module(self, module: nn.Module) -> Callable[..., Any]:
         # Fake parameters are made once per module: a call with real ones converts them every time, at ten times the price.
         if module not in self._states:
             # By owner: torch would leave fake tensors in a layer that it finds under two names.
             owners = module.named_modules()
-            held = [(f"{path}.{name}".lstrip("."), t) for path, m in owners for name, t in _own_tensors(m)]
+            held = [(f"{path}.{name}".lstrip("."), t) for path, m in owners for name, t in own_tensors(m)]
             self._states[module] = {name: self._parameter(tensor) for name, tensor in held}
         state = self._states[module]
         # What a unit of the user's keeps for its next call would be a fake tensor.
@@ -218,103 +229,10 @@ def annotate(module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
         node.meta["value"] = evaluate.to_fake(next(remaining)) if node.op == "placeholder" else evaluate(node)
 
 
-# (layer or function, inputs) -> shape, strides, dtype and device of the output, of the last ones that were evaluated.
-_RESULTS: dict[Hashable, tuple[Any, Any, torch.dtype, torch.device]] = {}
-_MOST_RESULTS = 4096
-_NUMBERS = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, type(Ellipsis))
-
-
-def _remember(key: Hashable, result: Tensor, device: torch.device) -> None:
-    if len(_RESULTS) >= _MOST_RESULTS:
-        _RESULTS.clear()
-    _RESULTS[key] = (tuple(result.shape), result.stride(), result.dtype, device)
-
-
-def _is_torchs(function: Any) -> bool:
-    home = getattr(function, "__module__", None) or ""
-    return home.startswith(("torch.nn.functional", "torch._C")) or home in ("torch", "_operator")
-
-
-def _describe(value: Any, parts: list[Any]) -> bool:
-    """Append what a result can depend on; False where something has more to it."""
-    if type(value) is fake.FakeTensor:
-        if value.layout != torch.strided:
-            return False
-        parts.append((value.shape, value.stride(), value.dtype, value.device))
-    elif type(value) in (tuple, list, torch.Size):
-        parts.append((type(value), len(value)))
-        return all(_describe(item, parts) for item in value)
-    elif type(value) is dict:
-        parts.append((dict, *value))
-        return all(_describe(item, parts) for item in value.values())
-    elif type(value) is slice:
-        parts.append(slice)
-        return _describe((value.start, value.stop, value.step), parts)
-    elif type(value) in _NUMBERS:
-        parts.append((type(value), value))
-    else:
-        return False
-    return True
-
-
-def _layer_kind(module: nn.Module) -> Hashable | None:
-    """What the result of a single layer depends on beside its input; None of one that is not known to tell all."""
-    home = type(module).__module__
-    if not home.startswith(("torch.nn.modules.", "nasopt.nn.")) or module._modules or _has_hooks(module):
-        return None
-    tensors = tuple((name, t.shape, t.dtype, t.device) for name, t in _own_tensors(module))
-    return (type(module), module.training, module.extra_repr(), tensors)
-
-
-def _on_meta(module: nn.Module, x: Tensor) -> Tensor | None:
-    """The result of a single layer on the meta device, which takes a tenth of the time; None where it may be another one.
-
-    Which memory format a layer prefers depends on the device, unless all that it takes has the plain one.
-    """
-    held = _own_tensors(module)
-    if not all(_is_in_order(tensor) for tensor in (x, *(tensor for _, tensor in held))):
-        return None
-    try:
-        with fake.unset_fake_temporarily(), torch.no_grad():
-            state = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in held}
-            given = torch.empty(x.shape, dtype=x.dtype, device="meta")
-            result = torch.func.functional_call(module, state, (given,), tie_weights=False)
-    except Exception:
-        return None  # what is wrong is told for the device of the model
-    is_new = type(result) is Tensor and result is not given and result._version == 0 and given._version == 0
-    return result if is_new and _is_in_order(result) else None
-
-
-def _is_in_order(tensor: Tensor) -> bool:
-    """Whether the elements of a tensor lie in the order of its dimensions, as those of a new tensor do."""
-    if tensor.layout != torch.strided:
-        return False
-    expected = 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride())):
-        if stride != expected:
-            return False
-        expected *= max(size, 1)
-    return True
-
-
-def _is_special(tensor: Tensor) -> bool:
-    """Whether more than shape, strides, dtype and device make a tensor what it is."""
-    return tensor.is_conj() or tensor.is_neg() or tensor.is_quantized or tensor.is_nested
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
-
-
 def _one_after_another(functions: list[Callable[..., Any]], *args: Any) -> Any:
     for function in functions:
         args = (function(*args),)
     return args[0]
-
-
-def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    held = {**module._parameters, **module._buffers}
-    return [(name, tensor) for name, tensor in held.items() if tensor is not None]
 
 
 def _plain_containers(value: Any) -> Any:
