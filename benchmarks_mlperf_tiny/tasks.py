@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks_mlperf_tiny.data.images import cifar10, cifar10_subset, digits
+from benchmarks_mlperf_tiny.data.images import cifar10, cifar10_12k, cifar10_subset, digits
 from benchmarks_mlperf_tiny.data.keywords import spoken_digits, synthetic_words
 from benchmarks_mlperf_tiny.data.machines import generated_machines, toycar
 from benchmarks_mlperf_tiny.data.people import person_crops, synthetic_figures, visual_wake_words
@@ -171,6 +171,7 @@ _TASKS = (
         datasets={
             "digits": DataSet(digits, Recipe(3, 13, 8, 64, 2e-3, 6e-3, 1.0, 0.2)),
             "cifar10": DataSet(cifar10, Recipe(10, 30, 20, 128, 2e-3, 2e-3, 0.5, 0.1)),
+            "cifar10_12k": DataSet(cifar10_12k, Recipe(8, 16, 12, 64, 2e-3, 4e-3, 0.5, 0.1)),
             "cifar10_subset": DataSet(cifar10_subset, Recipe(4, 8, 5, 64, 2e-3, 4e-3, 0.3, 0.1)),
         },
     ),
