@@ -11,8 +11,9 @@ Every contestant gets a limit on the size, a share of the seed network's weights
 | --- | --- |
 | `uniform` | the widest network of the seed's shape within the limit, every layer scaled alike |
 | `pit` | channels and kernels by masks, under a `Budget` |
+| `importance`, `importance_channels` | the same with masks set by rank under a falling limit (`Budget(steps=)`); channels alone |
 | `supernet` | one of several layers at each place, under a `Budget` |
-| `pit_supernet` | both at once, under a `Budget` |
+| `pit_supernet`, `importance_supernet` | both at once, under a `Budget` |
 | `taylor` | Torch-Pruning: Taylor importance, global, a piece after every epoch of the search (`pip install torch-pruning`) |
 | `NAME=COMMAND` | any other: the command gets the setting and prints JSON with `size` and `test` as its last line |
 

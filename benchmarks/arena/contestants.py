@@ -118,9 +118,10 @@ def uniform(trainer: Trainer) -> dict[str, Any]:
     return trainer.finish(network)
 
 
-def searched(trainer: Trainer, front: str) -> dict[str, Any]:
-    """A search of nasopt under a budget."""
-    options: dict[str, Any] = {"regularizer": nasopt.Budget(size=trainer.limit)}
+def searched(trainer: Trainer, front: str, ranks: bool = False, **options: Any) -> dict[str, Any]:
+    """A search of nasopt under a budget; with `ranks`, masks are set by importance under a falling limit."""
+    steps = trainer.search * trainer.data.train.steps(trainer.recipe.batch_size) if ranks else None
+    options["regularizer"] = nasopt.Budget(size=trainer.limit, steps=steps)
     seed = trainer.seed
     if front != "PIT":
         torch.manual_seed(trainer.bout.seed)
@@ -133,7 +134,7 @@ def searched(trainer: Trainer, front: str) -> dict[str, Any]:
 
     def before(epoch: int) -> None:
         phases.set_epoch(trainer.warmup + epoch)
-        if epoch >= trainer.search * 3 // 4:
+        if epoch >= trainer.search * 3 // 4 and not ranks:
             with contextlib.suppress(ConfigError):  # where a method decides by its weights alone
                 model.settle_budget()
 
@@ -188,8 +189,11 @@ def by_command(trainer: Trainer) -> dict[str, Any]:
 METHODS: dict[str, Callable[[Trainer], dict[str, Any]]] = {
     "uniform": uniform,
     "pit": lambda trainer: searched(trainer, "PIT"),
+    "importance": lambda trainer: searched(trainer, "PIT", ranks=True),
+    "importance_channels": lambda trainer: searched(trainer, "PIT", ranks=True, kernel_search=False),
     "supernet": lambda trainer: searched(trainer, "SuperNet"),
     "pit_supernet": lambda trainer: searched(trainer, "PITSuperNet"),
+    "importance_supernet": lambda trainer: searched(trainer, "PITSuperNet", ranks=True),
     "taylor": taylor,
 }
 

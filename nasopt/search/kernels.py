@@ -104,7 +104,8 @@ class Ladders:
         # Row i averages the entries of its own ladder from i on.
         same = self.ladder[:, None] == self.ladder[None, :]
         later = (same & (self.item[None, :] >= self.item[:, None])).to(torch.float64)
-        self._constants = Constants(later / later.sum(1, keepdim=True), self.ladder, self.item)
+        mean = later / later.sum(1, keepdim=True)
+        self._constants = Constants(mean, self.ladder, self.item, torch.linalg.inv(mean), later)
 
     def score(self, parameter: Tensor) -> Tensor:
         """Mean of |p_k| over k >= i for every item i, shape `(total,)`."""
@@ -112,10 +113,26 @@ class Ladders:
 
     def mask(self, parameter: Tensor, threshold: float = THRESHOLD) -> Tensor:
         """0 or 1 per item, shape `(total,)`, a prefix of every ladder; straight-through to the scores."""
-        _, ladder, item = self._constants.on(parameter.device, parameter.dtype)
+        ladder, item = self._constants.on(parameter.device, parameter.dtype)[1:3]
         score = self.score(parameter)
         reach = item.new_zeros(len(self.sizes)).scatter_reduce(0, ladder, item * (score.detach() > threshold), "amax")
         return straight_through(item <= reach[ladder], score)
+
+    # --- for scores that are set, not trained
+
+    def parameter(self, scores: Tensor) -> Tensor:
+        """The parameter whose scores these are, `(total,)`; they fall along every ladder, so it is above 0."""
+        return self._constants.on(scores.device, scores.dtype)[3] @ scores
+
+    def item_gradient(self, gradient: Tensor) -> Tensor:
+        """From the gradient of a parameter above 0 to that of every item's mask, shape `(total,)`."""
+        return gradient @ self._constants.on(gradient.device, gradient.dtype)[3]
+
+    def falling(self, scores: Tensor) -> Tensor:
+        """Scores of which those of a ladder fall: an item counts as much as any behind it, item 0 infinitely."""
+        _, _, item, _, later = self._constants.on(scores.device, scores.dtype)
+        own = torch.where(item == 0, torch.inf, scores)
+        return torch.where(later > 0, own, -torch.inf).amax(1) if self.total else own
 
 
 class KernelMasks:

@@ -82,6 +82,8 @@ class Masks:
 
     Attributes:
         sizes: length of every parameter.
+        channels, kernels: units of channels; taps.
+        ladders: of the kernels, by the name of their parameter.
         axes: searched kernel axes.
         total: groups of channels + kernel axes: the length of the counts.
         of_layer, of_node: masks on weights, for `masked_function`; vectors are numbered as `vectors` returns them.
@@ -89,10 +91,11 @@ class Masks:
 
     def __init__(self, analysis: Analysis, settings: MaskSettings, excluded: Sequence[str]) -> None:
         self._analysis = analysis
-        self._channels = ChannelMasks(analysis, settings.channel_block)
-        self._kernels = KernelMasks(tap_axes(analysis, excluded) if settings.kernel_search else [])
-        kernels = self._kernels
-        self.sizes = {"alpha": self._channels.units, "beta": kernels.beta_size, "gamma": kernels.gamma_size}
+        self.channels = ChannelMasks(analysis, settings.channel_block)
+        self.kernels = KernelMasks(tap_axes(analysis, excluded) if settings.kernel_search else [])
+        kernels = self.kernels
+        self.ladders = {"beta": kernels.field, "gamma": kernels.grid}
+        self.sizes = {"alpha": self.channels.units, "beta": kernels.beta_size, "gamma": kernels.gamma_size}
         self.axes: list[KernelAxis] = [axis.axis for axis in kernels.axes]
         self._links = self._make_links()
         index, self._lengths, self.of_layer, self.of_node = self._plan()
@@ -108,7 +111,7 @@ class Masks:
         self, parameters: MaskParameters, branches: Tensor | None = None, thresholds: Thresholds = HALF
     ) -> Tensor:
         """0 or 1 per slot; after choices the mean of the branches' masks, weighted with `branches`, `(branches,)`."""
-        units = self._channels.mask(parameters["alpha"], thresholds.channels)
+        units = self.channels.mask(parameters["alpha"], thresholds.channels)
         return self._fill_followers(F.pad(units, (1, 0), value=1.0), branches)
 
     def branch_masks(self, slots: Tensor) -> list[tuple[str, Tensor]]:
@@ -120,7 +123,7 @@ class Masks:
 
     def any_branch(self, slots: Tensor) -> Tensor:
         """The slots as a mixture of all branches needs them: after a choice lives what lives in any branch; no gradient."""
-        return self._fill_followers(slots[: 1 + self._channels.units], None) if self._links else slots
+        return self._fill_followers(slots[: 1 + self.channels.units], None) if self._links else slots
 
     def vectors(self, slots: Tensor, parameters: MaskParameters, thresholds: Thresholds = HALF) -> tuple[Tensor, ...]:
         """Vectors that the search graph multiplies to weights: channels of every reader, then taps of every axis."""
@@ -128,13 +131,13 @@ class Masks:
         taps = self.taps(parameters, thresholds)
         if taps is None:
             return masks
-        return (*masks, *torch.split(taps, [axis.size for axis in self._kernels.axes]))
+        return (*masks, *torch.split(taps, [axis.size for axis in self.kernels.axes]))
 
     def taps(self, parameters: MaskParameters, thresholds: Thresholds = HALF) -> Tensor | None:
         """0 or 1 per tap of all axes, None where no kernel is searched."""
-        if not self._kernels.axes:
+        if not self.kernels.axes:
             return None
-        return self._kernels.mask(parameters["beta"], parameters.get("gamma"), thresholds.taps)
+        return self.kernels.mask(parameters["beta"], parameters.get("gamma"), thresholds.taps)
 
     def _fill_followers(self, slots: Tensor, branches: Tensor | None) -> Tensor:
         if not self._links:
@@ -156,10 +159,11 @@ class Masks:
 
     def scores(self, parameters: MaskParameters) -> list[Tensor]:
         """What thresholds are compared with: scores of the units of every group, and last those of all taps."""
-        units = self._channels.score(parameters["alpha"])
-        groups = [units[self._channels.unit_group.to(units.device) == group] for group in range(self._channels.groups)]
-        ladders = [(self._kernels.field, "beta"), (self._kernels.grid, "gamma")]
-        taps = [ladder.score(parameters[name].detach()) for ladder, name in ladders if name in parameters]
+        units = self.channels.score(parameters["alpha"])
+        groups = [units[self.channels.unit_group.to(units.device) == group] for group in range(self.channels.groups)]
+        taps = [
+            ladders.score(parameters[name].detach()) for name, ladders in self.ladders.items() if name in parameters
+        ]
         return [*groups, torch.cat([units.new_zeros(0), *taps])]
 
     # --- counts
@@ -176,9 +180,9 @@ class Masks:
 
     def smallest_counts(self, device: torch.device, branches: Tensor | None = None) -> Tensor:
         """The same counts of the smallest network: one block per group, the innermost taps of every axis."""
-        least = self._channels.smallest_units().to(device)
+        least = self.channels.smallest_units().to(device)
         slots = self._fill_followers(F.pad(least, (1, 0), value=1.0), branches)
-        counts = self._sum(torch.cat([slots[1:], slots.new_ones(len(self._kernels.tap_axis))]))
+        counts = self._sum(torch.cat([slots[1:], slots.new_ones(len(self.kernels.tap_axis))]))
         return torch.cat([counts[: self.total - len(self.axes)], self._fewest_taps.to(counts)])
 
     def _sum(self, masks: Tensor) -> Tensor:
@@ -190,10 +194,10 @@ class Masks:
         """For units, followers and taps, one after the other: which count they belong to, and how much they add."""
         groups = len(self._analysis.searchable)
         # Groups that follow a choice have no units: one mask per channel.
-        followers = self._analysis.channel_group[len(self._channels.channel_unit) :]
-        taps = self._kernels.tap_axis
-        index = torch.cat([self._channels.unit_group, followers, groups + taps])
-        sizes = torch.cat([self._channels.unit_size, torch.ones_like(followers), torch.ones_like(taps)])
+        followers = self._analysis.channel_group[len(self.channels.channel_unit) :]
+        taps = self.kernels.tap_axis
+        index = torch.cat([self.channels.unit_group, followers, groups + taps])
+        sizes = torch.cat([self.channels.unit_size, torch.ones_like(followers), torch.ones_like(taps)])
         return index, sizes.to(torch.float64)
 
     # --- what export keeps
@@ -209,15 +213,15 @@ class Masks:
             return {}
         layers = {layer for layer, _ in self.axes}
         sizes = {name: kernel_size(self._analysis.module.get_submodule(name)) for name in layers}
-        return self._kernels.cuts(taps, sizes)
+        return self.kernels.cuts(taps, sizes)
 
     # --- building
 
     def _slot_of_channel(self) -> Tensor:
         """Slot of every searchable channel; those that follow choices come last, one slot each."""
         followers = sum(group.size for group in self._analysis.searchable if group.follows_choice)
-        first = 1 + self._channels.units
-        return torch.cat([1 + self._channels.channel_unit, torch.arange(first, first + followers)])
+        first = 1 + self.channels.units
+        return torch.cat([1 + self.channels.channel_unit, torch.arange(first, first + followers)])
 
     def _slots_of(self, labels: Tensor) -> Tensor:
         """Slots of labels; fixed ones point to the constant."""

@@ -28,9 +28,10 @@ from nasopt.graph.quantised import Widths, has_sites, quantise_network
 from nasopt.search.calibrate import calibrate, check_calibrated, set_first_steps
 from nasopt.search.choices import ChoiceSettings, Draw
 from nasopt.search.forward import run
+from nasopt.search.importance import Importance
 from nasopt.search.masks import HALF, MaskSettings
 from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
-from nasopt.search.parameters import ParameterHalves
+from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.precision import Precision, check_masks, plain_widths, plan
 from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
 from nasopt.search.price import Architecture
@@ -61,12 +62,14 @@ class SearchModel(ParameterHalves):
         alpha, beta, gamma: parameters of the masks: one per block of channels, of receptive fields and rings, of dilations.
         choice_logits: one entry per branch, initially 0, choice after choice (inner ones first).
         budget: of a `Budget`, else None.
+        importance: of a `Budget` with `steps`, else None.
         masks, choices: settings as given.
     """
 
     alpha: nn.Parameter
     choice_logits: nn.Parameter
     budget: BudgetPenalty | None
+    importance: Importance | None
     _prepared: Prepared
 
     def __init__(
@@ -122,6 +125,7 @@ class SearchModel(ParameterHalves):
         self._relate()
         like = next(self.net.parameters(), torch.empty(0))
         self.budget = BudgetPenalty(self.regularizer.limits).to(like.device) if self.regularizer.limits else None
+        self.importance = self._make_importance().to(like.device) if self.regularizer.steps is not None else None
         if precision is None:
             warn_without_effect(self._prepared, masks is not None, choices is not None, method, stacklevel=3)
         if self.budget is not None:
@@ -164,12 +168,15 @@ class SearchModel(ParameterHalves):
     def get_regularization_loss(self) -> Tensor:
         """The configured cost, a scalar, differentiable in the architecture parameters.
 
-        With a `Budget`: the penalty for being outside its limits, whose multipliers move on in the backward pass.
+        With a `Budget`: the penalty for being outside its limits, whose multipliers move on in the backward pass. With its
+        `steps`: 0, but the backward pass takes the masks' gradients and sets the masks, so it belongs to the loss all the same.
 
         Raises:
             ArchitectureError: an architecture parameter is NaN or infinite.
         """
-        if self.budget is not None:
+        if self.importance is not None:
+            total = self.importance.loss(self)
+        elif self.budget is not None:
             unfitted = self._expected(fitted=False)
             total = self.budget([self._price(metric, unfitted) for metric, _ in self.budget.limits])
         else:
@@ -263,6 +270,8 @@ class SearchModel(ParameterHalves):
         """
         if self.budget is None:
             raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
+        if self.importance is not None and not self.importance.is_over:
+            self.importance.set_masks(self, finish=True)
         self.budget.reached.fill_(True)
 
     def _check_priced(self, metric: AnyMetric) -> None:
@@ -410,6 +419,12 @@ class SearchModel(ParameterHalves):
         return describe(self)
 
     # --- prepared state
+
+    def _make_importance(self) -> Importance:
+        sizes = {name: p.numel() for name, p in self.named_arch_parameters() if name in MASKS}
+        assert self.regularizer.steps is not None
+        start = [self._seed_cost(metric) for metric, _ in self.regularizer.limits]
+        return Importance(sizes, self.regularizer.steps, start)
 
     @property
     def analysis(self) -> Analysis:

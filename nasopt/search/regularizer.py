@@ -23,6 +23,8 @@ from nasopt.cost import AnyMetric, Target, get_metric
 from nasopt.cost.latency import energy_metric, latency_metric
 from nasopt.errors import BudgetWarning, ConfigError, NoEffectWarning, nearest
 
+FEWEST = 40
+"""Steps of the shortest search by importance."""
 START = 1e-2
 """First `r`: the pressure on a network at twice its limit, relative to a task loss of the order of 1."""
 _GROWTH = 1.02
@@ -48,15 +50,20 @@ class Budget:
         energy: `(target, microjoules)`, or a list of such pairs.
         named: limits of metrics by name: `size` [weights], `macs` [MAC], `memory` [B], `size_bits` [bit], ...;
             `memory=("tflm", 65_536)` is `{"memory:tflm": 65_536}`, and `flash` alike.
+        steps: length of the search [backward passes], e.g. `epochs * len(loader)`. With it limits fall from the seed's cost to
+            the wanted one over the first three quarters of these steps, and masks are set by importance
+            (`nasopt.search.importance`) instead of walking by their gradients: what is recommended wherever the length is known.
 
     Attributes:
         limits: (metric, limit) pairs.
+        steps: as given.
 
     Raises:
-        ConfigError: no limit, an unknown metric or target, or a limit that is not a finite number above 0.
+        ConfigError: no limit, an unknown metric or target, a limit that is not a finite number above 0, or too few steps.
     """
 
     limits: tuple[tuple[AnyMetric, float], ...]
+    steps: int | None
 
     def __init__(
         self,
@@ -64,6 +71,7 @@ class Budget:
         *,
         latency: TargetLimits = (),
         energy: TargetLimits = (),
+        steps: int | None = None,
         **named: float | tuple[str, float],
     ) -> None:
         if limits is not None and not isinstance(limits, Mapping):
@@ -82,6 +90,7 @@ class Budget:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"Budget: {', '.join(twice)} is limited twice: give the smaller limit")
         object.__setattr__(self, "limits", tuple((metric, float(limit)) for metric, limit in pairs))
+        object.__setattr__(self, "steps", None if steps is None else check_steps(steps))
 
 
 def _of_runtime(metric: Any, limit: Any) -> tuple[AnyMetric, float]:
@@ -124,10 +133,14 @@ class BudgetPenalty(nn.Module):
         self.register_buffer("strengths", torch.full((len(limits),), START))
         self.register_buffer("reached", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, costs: Sequence[Tensor]) -> Tensor:
-        """A scalar: the penalty for `costs`, one scalar per limit; its backward pass takes the dual step."""
-        violations = torch.stack([cost / limit - 1 for cost, (_, limit) in zip(costs, self.limits)])
-        return _Penalty.apply(violations.to(self.multipliers.dtype), self.multipliers, self.strengths, self.reached)
+    def forward(self, costs: Sequence[Tensor], limits: Sequence[tuple[AnyMetric, float]] | None = None) -> Tensor:
+        """A scalar: the penalty for `costs`, one scalar per limit; its backward pass takes the dual step.
+
+        `limits` of this step take the place of the wanted ones: to be inside of them reaches nothing.
+        """
+        violations = torch.stack([cost / limit - 1 for cost, (_, limit) in zip(costs, limits or self.limits)])
+        reached = self.reached if limits is None else self.reached.clone()
+        return _Penalty.apply(violations.to(self.multipliers.dtype), self.multipliers, self.strengths, reached)
 
     def check(self, smallest: Callable[[AnyMetric], float], largest: Callable[[AnyMetric], float]) -> None:
         """Before a search: the `smallest` network must be inside every limit, and the `largest` should not be.
@@ -192,11 +205,13 @@ class Regularizer:
         weights: (metric, weight) pairs.
         relative: whether every metric is divided by its value for the seed.
         limits: (metric, limit) pairs of a budget, which takes the place of the weights.
+        steps: over which these limits fall, if they do.
     """
 
     weights: tuple[tuple[AnyMetric, float], ...]
     relative: bool = False
     limits: tuple[tuple[AnyMetric, float], ...] = ()
+    steps: int | None = None
 
 
 def make_regularizer(regularizer: Any, relative: bool = False) -> Regularizer:
@@ -208,7 +223,8 @@ def make_regularizer(regularizer: Any, relative: bool = False) -> Regularizer:
     if isinstance(regularizer, Budget):
         if relative:
             raise ConfigError("relative=True with a Budget: limits are absolute, so leave relative out")
-        return Regularizer(tuple((metric, 1.0) for metric, _ in regularizer.limits), limits=regularizer.limits)
+        weighted = tuple((metric, 1.0) for metric, _ in regularizer.limits)
+        return Regularizer(weighted, limits=regularizer.limits, steps=regularizer.steps)
     check_flag("relative", relative)
     if isinstance(regularizer, (list, tuple, set)):
         raise ConfigError(
@@ -224,3 +240,18 @@ def make_regularizer(regularizer: Any, relative: bool = False) -> Regularizer:
     if not any(weight for _, weight in weights):
         raise ConfigError("regularizer: every weight is 0, so the search would pay for nothing: give one above 0")
     return Regularizer(tuple(weights), relative)
+
+
+def check_steps(steps: Any) -> int:
+    """A usable length of a search by importance.
+
+    Raises:
+        ConfigError: it is no int, or too short.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < FEWEST:
+        raise ConfigError(
+            f"steps must be an int >= {FEWEST} [backward passes of the search], got {steps!r}: with fewer the masks are set "
+            f"before their gradients are known. Search for more epochs or take smaller batches, so that epochs * len(loader) "
+            f"reaches {FEWEST}"
+        )
+    return steps

@@ -78,20 +78,28 @@ def settle(
         branch_cost: the same as a `Cost`, by which branches are compared.
     """
     branches = dict(likeliest)
-    levers = [torch.unique(scores).flip(0) for scores in mask_scores]
-    nothing = _thresholds(levers, [0] * len(levers))
+    # Where every score is a threshold, the best of a group alone is left.
+    nothing = Thresholds(mask_scores[-1].new_full((len(mask_scores) - 1,), math.inf), math.inf) if mask_scores else HALF
     if branches and use(Decided(branches, nothing)) > 1:
         branches = settle_branches(branches, branch_scores, lambda found: branch_cost(Decided(found, nothing)))
 
+    return Decided(branches, fill(mask_scores, lambda found: use(Decided(branches, found))))
+
+
+def fill(mask_scores: Sequence[Tensor], use: Callable[[Thresholds], float]) -> Thresholds:
+    """Thresholds with `use(thresholds) <= 1`, as far as there are some, and as near to 1 as there are.
+
+    Args:
+        mask_scores: of the units of every group, and last those of all taps; empty where there are no masks.
+        use: the largest share of a limit that a network needs.
+    """
+    if not mask_scores:
+        return HALF
+    levers = [torch.unique(scores).flip(0) for scores in mask_scores]
+    every = torch.unique(torch.cat(levers)).flip(0)
+
     def share(kept: Sequence[int]) -> float:
-        return use(Decided(branches, _thresholds(levers, kept)))
-
-    return Decided(branches, _thresholds(levers, _fill(levers, share)) if levers else HALF)
-
-
-def _fill(levers: Sequence[Tensor], share: Callable[[Sequence[int]], float]) -> list[int]:
-    """How many different scores of every lever, highest first, are kept."""
-    every = torch.unique(torch.cat(list(levers))).flip(0)
+        return use(_thresholds(levers, kept))
 
     def above(k: int) -> list[int]:
         return [int((lever > _threshold(every, k)).sum()) for lever in levers]
@@ -106,12 +114,10 @@ def _fill(levers: Sequence[Tensor], share: Callable[[Sequence[int]], float]) -> 
             return share([*kept[:i], kept[i] + k, *kept[i + 1 :]]) <= 1
 
         kept[i] += _largest(fits, len(levers[i]) - kept[i])
-    return kept
+    return _thresholds(levers, kept)
 
 
 def _thresholds(levers: Sequence[Tensor], kept: Sequence[int]) -> Thresholds:
-    if not levers:
-        return HALF
     found = [_threshold(lever, k) for lever, k in zip(levers, kept)]
     return Thresholds(levers[-1].new_tensor(found[:-1]), found[-1])
 
