@@ -83,6 +83,11 @@ class JointSteps:
         """Whether these are the steps inside `ddp`."""
         return self._ddp() is ddp
 
+    @property
+    def ddp(self) -> weakref.ref[DistributedDataParallel]:
+        """Inside of which they are."""
+        return self._ddp
+
     def check_trainable(self) -> None:
         """Every parameter that takes gradients is known to DDP.
 

@@ -41,8 +41,8 @@ def build(
         module = decide_widths(decide(module, decisions), decisions)
     if decisions or analysis is None:
         analysis = analyse(module, example)
-    keep = _keep(analysis, structure["channels"])
-    kernels = {layer: _kernel_cut(analysis, layer, axes) for layer, axes in structure["kernels"].items()}
+    keep = keep_labels(analysis, structure["channels"])
+    kernels = {layer: kernel_cut(analysis, layer, axes) for layer, axes in structure["kernels"].items()}
     network = slim(analysis, keep, kernels, example.inputs)
     if names:
         return rename(network, names)
@@ -50,7 +50,7 @@ def build(
     return network
 
 
-def _keep(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Tensor:
+def keep_labels(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Tensor:
     """One bool per label, from the positions that layers keep.
 
     Raises:
@@ -85,7 +85,7 @@ def _keep(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Tensor:
     return keep
 
 
-def _kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) -> KernelCut:
+def kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) -> KernelCut:
     modules = dict(analysis.module.named_modules())
     found: Any = modules.get(layer)
     if found is None or not has_searchable_kernel(found):

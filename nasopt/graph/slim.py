@@ -52,10 +52,7 @@ def _slice_tensors(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> N
     paths = [path for path, _ in small.named_parameters(remove_duplicate=False)]
     paths += [path for path, _ in small.named_buffers(remove_duplicate=False)]
     sliced: dict[str, Tensor] = {}
-    dims: dict[str, list[tuple[int, Tensor]]] = {}
-    for (path, dim), labels in analysis.facts.slices.items():
-        if not bool(keep[labels].all()):
-            dims.setdefault(path, []).append((dim, torch.nonzero(keep[labels]).reshape(-1)))
+    dims = sliced_dims(analysis, keep)
     for path in paths:
         canonical = analysis.facts.canonical(path)
         if canonical not in dims:
@@ -72,6 +69,20 @@ def _slice_tensors(analysis: Analysis, keep: Tensor, small: fx.GraphModule) -> N
             owner._parameters[name] = sliced[canonical]  # type: ignore[assignment]
         else:
             owner._buffers[name] = sliced[canonical]
+
+
+def sliced_dims(
+    analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut] | None = None
+) -> dict[str, list[tuple[int, Tensor]]]:
+    """Canonical path of every parameter and buffer that becomes smaller -> (dimension, positions that are kept) pairs."""
+    dims: dict[str, list[tuple[int, Tensor]]] = {}
+    for (path, dim), labels in analysis.facts.slices.items():
+        if not bool(keep[labels].all()):
+            dims.setdefault(path, []).append((dim, torch.nonzero(keep[labels]).reshape(-1)))
+    for layer, cut in (kernels or {}).items():
+        path = analysis.facts.canonical(f"{layer}.weight")
+        dims.setdefault(path, []).extend((2 + i, torch.tensor(axis.taps)) for i, axis in enumerate(cut))
+    return dims
 
 
 def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:

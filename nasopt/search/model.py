@@ -14,6 +14,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.optim import Optimizer
 
 from nasopt.arguments import check_flag, check_no_more, check_number
 from nasopt.cost import AnyMetric, Metric, Target, get_metric
@@ -40,6 +41,8 @@ from nasopt.search.report import Explanation, cost_range, describe, layer_summar
 from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
 from nasopt.search.settle import Decided
+from nasopt.search.shrink import follow, shrink
+from nasopt.search.shrunk import Shrunk
 from nasopt.search.structure import is_chosen, make_structure
 from nasopt.search.trial import try_exports
 from nasopt.search.verify import verify_export, verify_seed, verify_trace
@@ -118,6 +121,7 @@ class SearchModel(ParameterHalves):
         self.training = model.training
         check_layer_patterns(masks.exclude if masks is not None else (), model)
         self._draw: Draw | None = None
+        self.shrunk: Shrunk | None = None
         if choices is not None and isinstance(choices.temperature, Schedule):
             self.temperature_schedule = choices.temperature
         self._prepare()
@@ -157,6 +161,12 @@ class SearchModel(ParameterHalves):
 
     @uncompiled
     def _joint_steps(self, ddp: Any) -> JointSteps:
+        outdated = self._prepared.outdated_ddp
+        if outdated is not None and outdated() is ddp:
+            raise ConfigError(
+                "this DistributedDataParallel was built before the model was shrunk, so it would reduce gradients of other "
+                "shapes: build it anew after every shrink()"
+            )
         steps = self._prepared.joint_steps
         if steps is None or not steps.belong_to(ddp):
             steps = self._prepared.joint_steps = JointSteps(self, ddp)
@@ -292,6 +302,8 @@ class SearchModel(ParameterHalves):
         return self._prepared.decisions.smallest(self._architecture_parameters(), metric)
 
     def _seed_cost(self, metric: AnyMetric) -> float:
+        if self.shrunk is not None and metric.name in self.shrunk.seed_costs:
+            return self.shrunk.seed_costs[metric.name]
         if self.origin is not None:
             return float(self.origin.calls.total(metric))
         with torch.no_grad():
@@ -363,10 +375,13 @@ class SearchModel(ParameterHalves):
 
     def _build(self) -> nn.Module:
         with torch.no_grad():
-            return build(self.net, self.example, self.arch_structure(), self.analysis)
+            return build(self.net, self.example, self._structure(Shrunk()), self.analysis)
 
     def arch_structure(self) -> dict[str, Any]:
         """The found structure as a versioned dict of plain values (JSON); see `nasopt.restore`."""
+        return self._structure(self.shrunk or Shrunk())
+
+    def _structure(self, before: Shrunk) -> dict[str, Any]:
         self.check_architecture()
         decided = self._decide()
         with torch.no_grad():
@@ -376,7 +391,8 @@ class SearchModel(ParameterHalves):
             head["precision"] = plain_widths(self.precision)
         choices = self._prepared.decisions.choices.plain(decided.branches)
         method = type(self).__name__
-        return make_structure(method, self.analysis, self.example, *kept, decided.branches, choices, head)
+        past = (before.channels, before.kernels)
+        return make_structure(method, self.analysis, self.example, *kept, decided.branches, choices, head, *past)
 
     def arch_summary(self) -> dict[str, Any]:
         """What has been decided.
@@ -393,6 +409,8 @@ class SearchModel(ParameterHalves):
         with torch.no_grad():
             kept = self._prepared.decisions.kept(self._architecture_parameters(), decided)
         layers = layer_summary(self.analysis, *kept, searched=self.masks is not None)
+        for name, sizes in (self.shrunk.seed_layers if self.shrunk is not None else {}).items():
+            layers[name].update(sizes)
         return {
             "method": type(self).__name__,
             **({"choices": self.choice_summary()} if self.choices is not None else {}),
@@ -410,6 +428,52 @@ class SearchModel(ParameterHalves):
             return {}
         with torch.no_grad():
             return choices.summary(self.choice_logits, self.temperatures, self._decide().branches)
+
+    def shrink(self, *optimizers: Optimizer, share: float = 0.5, when: str | int | None = None) -> dict[str, Any]:
+        """Remove for good what is off and unlikely to come back, in mid-training: the next steps compute the same, faster.
+
+        Weights, norm statistics and moments of the optimizers are cut along the same channels; parameters stay the same objects
+        under the same names, so optimizers and schedulers go on. Costs of the seed stay those of the seed, and structures are
+        still about the seed. A state dict of a shrunk model loads into a fresh one, which shrinks with it. Taps of kernels leave
+        where nothing trains their masks any more: in a search by importance, or once it is over.
+
+        ```python
+        model.shrink(optimizer)  # after an epoch
+        ```
+
+        A copy of the weights (an average of them) and `DistributedDataParallel` have to be made anew.
+
+        Args:
+            optimizers: all that train the model, with moments per element (SGD, Adam, AdamW).
+            share: units leave whose score is at most this share of the threshold, from 0 to 1: everything that is off.
+            when: noted in the report, e.g. an epoch.
+
+        Returns:
+            `{"when", "channels", "kernels"}`: positions in the seed's layers that left now, and what is left of kernels that
+            lost taps, `[first tap, step, count]` per dimension. All reports so far are in `model.shrunk.history`.
+
+        Raises:
+            ConfigError: the model has no masks, an optimizer holds other parameters or other moments, or an argument is wrong.
+            ExportError: a shape of the model does not follow its channels. Either way nothing has changed.
+        """
+        if self.masks is None:
+            raise ConfigError(
+                f"shrink: {type(self).__name__} has no masks, so no channel is off: use PIT or PITSuperNet"
+            )
+        if check_number("shrink: share", share, 0) > 1:
+            raise ConfigError(f"shrink: share must be a number from 0 to 1, got {share!r}")
+        rests = not any(p.requires_grad for p in self.arch_parameters())
+        return shrink(self, optimizers, float(share), when, kernels=rests or self.importance is not None)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.shrunk is not None:
+            destination[f"{prefix}shrunk"] = self.shrunk.encode()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if (encoded := state_dict.pop(f"{prefix}shrunk", None)) is not None:
+            follow(self, encoded)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def explain(self) -> Explanation:
         """Every group of channels: who writes it, who reads it, searchable or fixed and why."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nasopt.arguments import check_count, check_number
 from nasopt.errors import ConfigError, nearest
 from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.schedule import Schedule, constant
+from nasopt.search.shrink import check_optimizers
+from nasopt.train.distillation import kd_loss
 
 if TYPE_CHECKING:
     from nasopt.search.model import SearchModel
@@ -53,6 +57,10 @@ class PhaseSchedule:
             the search. None: 1, for a model with a `Budget`, which finds its own.
         freeze: what waits for its turn at the start of the search [epochs]: `{"masks": 5}`, so that branches are weighed
             first, or `{"choices": 5}`.
+        shrink: the optimizer of the model, or all of them: with it, units that are off for good leave the model at the end of
+            every epoch of the search, and whatever is off when fine-tuning begins (`SearchModel.shrink`), so steps become faster.
+        teacher: a trained network with the model's outputs, e.g. the seed, from which search and fine-tuning learn in
+            `get_teacher_loss`; it stays as it is.
 
     Attributes:
         epoch: the current one, from 0.
@@ -61,7 +69,8 @@ class PhaseSchedule:
         strength: in this epoch; 0 outside the search.
 
     Raises:
-        ConfigError: the model is no search model, a length is no usable number, or the strength is missing or negative.
+        ConfigError: the model is no search model, a length is no usable number, the strength is missing or negative, an
+            optimizer in `shrink` holds other parameters, or the outputs of the teacher are of another shape.
     """
 
     def __init__(
@@ -73,6 +82,8 @@ class PhaseSchedule:
         finetune: int = 0,
         strength: float | Schedule | None = None,
         freeze: Mapping[str, float] | None = None,
+        shrink: Optimizer | Sequence[Optimizer] = (),
+        teacher: nn.Module | None = None,
     ) -> None:
         if not isinstance(model, ParameterHalves):
             inner = " Pass the model inside it (.module)." if hasattr(model, "module") else ""
@@ -85,7 +96,14 @@ class PhaseSchedule:
         self.warmup, self.search, self.finetune = warmup, search, finetune
         self._strength = _make_strength(strength, model)
         self._freeze = _check_freeze({} if freeze is None else freeze)
-        self.set_epoch(0)
+        self._shrink = (shrink,) if isinstance(shrink, Optimizer) else tuple(shrink)
+        if self._shrink:
+            check_optimizers(model, self._shrink)
+        self.teacher = teacher
+        if teacher is not None:
+            _check_teacher(model, teacher)
+        self.epoch = 0
+        self._go(0)
 
     @property
     def epochs(self) -> int:
@@ -110,11 +128,18 @@ class PhaseSchedule:
         self.set_epoch(self.epoch + 1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to any epoch: in place of `step`, for a loop that counts by itself.
+        """Go to any epoch: in place of `step`, for a loop that counts by itself. A later one ends the current one.
 
         Raises:
             ConfigError: it is no int >= 0.
         """
+        ended = self.epoch
+        self._go(epoch)
+        if self._shrink and epoch > ended and self.phase_of(ended) == "search":
+            share = 1.0 if self.phase == "finetune" else 0.5
+            self.model.shrink(*self._shrink, share=share, when=ended)
+
+    def _go(self, epoch: int) -> None:
         self.phase = self.phase_of(epoch)
         self.epoch = epoch
         of_search = min(max(epoch - self.warmup, 0), self.search)
@@ -136,6 +161,30 @@ class PhaseSchedule:
             return next(self.model.arch_parameters()).new_zeros(())
         return self.strength * self.model.get_regularization_loss()
 
+    def get_teacher_loss(self, outputs: Tensor, *inputs: Any, temperature: float = 4.0) -> Tensor:
+        """`T^2 KL(teacher || student)` of a batch, a scalar to add to the loss or to mix with it; a plain 0 in the warm-up.
+
+        ```python
+        y_hat = model(x)
+        loss = 0.3 * criterion(y_hat, y) + 0.7 * phases.get_teacher_loss(y_hat, x) + phases.get_regularization_loss()
+        ```
+
+        Args:
+            outputs: of the model, logits `(N, classes, ...)`.
+            inputs: from which they come; the teacher runs on them in eval mode.
+            temperature: T > 0 of `nasopt.train.kd_loss`.
+
+        Raises:
+            ConfigError: there is no teacher, or the temperature is not above 0.
+        """
+        if self.teacher is None:
+            raise ConfigError("get_teacher_loss: there is no teacher: PhaseSchedule(..., teacher=trained_seed)")
+        if self.phase == "warmup":
+            return outputs.new_zeros(())
+        with torch.no_grad():
+            answers = self.teacher.eval()(*inputs)
+        return kd_loss(outputs, answers, None, temperature=temperature, share=1.0)
+
     # --- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,7 +199,7 @@ class PhaseSchedule:
         """
         if not isinstance(state, Mapping) or set(state) != {"epoch"}:
             raise ConfigError(f"PhaseSchedule: a state is a dict with the one key 'epoch', got {state!r}")
-        self.set_epoch(state["epoch"])
+        self._go(state["epoch"])
 
     def __repr__(self) -> str:
         lengths = f"warmup={self.warmup}, search={self.search}, finetune={self.finetune}"
@@ -173,6 +222,32 @@ def _make_strength(strength: float | Schedule | None, model: SearchModel) -> Sch
                 f"PhaseSchedule: strength must be a number >= 0 or a schedule of such numbers, got {strength!r}"
             )
     return strength if isinstance(strength, Schedule) else constant(float(strength))
+
+
+def _check_teacher(model: SearchModel, teacher: Any) -> None:
+    if not isinstance(teacher, nn.Module):
+        raise ConfigError(f"PhaseSchedule: teacher must be an nn.Module, got {type(teacher).__name__}")
+    example, found = model.example, []
+    for network in (model, teacher):
+        modes = {module: module.training for module in network.modules()}
+        try:
+            with torch.no_grad():
+                found.append(network.eval()(*example.inputs))
+        except Exception as error:
+            raise ConfigError(f"PhaseSchedule: the teacher does not take the model's inputs: {error}") from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+    own, theirs = (getattr(output, "shape", type(output).__name__) for output in found)
+    if own != theirs:
+        raise ConfigError(
+            f"PhaseSchedule: the teacher's outputs are {_form(theirs)} where the model's are {_form(own)}: it has to judge the "
+            "same classes. Take a teacher of this task, or give it another head"
+        )
+
+
+def _form(shape: Any) -> str:
+    return str(tuple(shape)) if isinstance(shape, torch.Size) else str(shape)
 
 
 def _check_freeze(freeze: Mapping[str, float]) -> dict[str, float]:

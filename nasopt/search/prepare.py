@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ class Prepared:
         forward: `(net, vectors of masks, [paths,] *inputs) -> output`.
         seed_costs: what relative costs are divided by.
         joint_steps: inside of `DistributedDataParallel`.
+        outdated_ddp: one that was built for larger parameters.
     """
 
     analysis: Analysis
@@ -43,6 +45,7 @@ class Prepared:
     forward: Callable[..., Any]
     seed_costs: dict[str, float] = field(default_factory=dict)
     joint_steps: JointSteps | None = None
+    outdated_ddp: weakref.ref[Any] | None = None
 
 
 def prepare(

@@ -42,26 +42,44 @@ def make_structure(
     decisions: Decisions,
     plain_choices: Mapping[str, int | list[int]],
     head: Mapping[str, Any],
+    channels_before: Mapping[str, Sequence[int]],
+    kernels_before: Mapping[str, Sequence[Sequence[int]]],
 ) -> dict[str, Any]:
     """`{"format", "version", "method", "inputs", "choices", "channels", "kernels", "sha256"}` of plain values.
 
     `channels` holds for every layer that loses some the positions of those it keeps; `kernels` holds for every layer
     and spatial dimension `[first tap, step, count]`; `choices` holds for every layer with branches the index of the one
-    that remains, or a list where several may. Layers of other branches are left out. `head` is put in front.
+    that remains, or a list where several may. Layers of other branches are left out. `head` is put in front. Positions are those
+    of the seed, of which a model that has been shrunk has had `channels_before` and `kernels_before`.
     """
     decided = dict(decisions)
     channels: dict[str, list[int]] = {}
     for layer, labels in analysis.facts.writers:
-        if layer not in decided and _runs(analysis, layer, decided) and not bool(keep[labels].all()):
-            channels[layer] = torch.nonzero(keep[labels]).reshape(-1).tolist()
-    cut = {
+        is_cut = layer in channels_before or not bool(keep[labels].all())
+        if layer not in decided and is_cut and _runs(analysis, layer, decided):
+            kept = torch.nonzero(keep[labels]).reshape(-1).tolist()
+            before = channels_before.get(layer)
+            channels[layer] = kept if before is None else [before[position] for position in kept]
+    own = {
         name: [[axis.first, axis.step, axis.count] for axis in axes]
         for name, axes in kernels.items()
         if _runs(analysis, name, decided)
         and any(axis.count != size for axis, size in zip(axes, analysis.module.get_submodule(name).kernel_size))  # type: ignore[arg-type]
     }
+    cut = {name: compose(kernels_before.get(name), axes) for name, axes in own.items()}
+    cut |= {
+        name: [list(axis) for axis in axes]
+        for name, axes in kernels_before.items()
+        if name not in own and _runs(analysis, name, decided)
+    }
     parts = {"choices": dict(plain_choices), "channels": channels, "kernels": cut}
     return sealed({**structure_head(method, example), **head, **parts})
+
+
+def compose(before: Sequence[Sequence[int]] | None, axes: Sequence[Sequence[int]]) -> list[list[int]]:
+    """`[first tap, step, count]` in the seed's kernel of taps that are left of those that were left `before`."""
+    starts = before or [(0, 1, 0)] * len(axes)
+    return [[start + step * f, step * s, count] for (start, step, _), (f, s, count) in zip(starts, axes)]
 
 
 def rebuild(

@@ -59,6 +59,7 @@ def nasb(cell: str, **options: Any) -> NASB:
 CASES: dict[str, Callable[[], Any]] = {
     "pit_norms": lambda: PIT(with_norms(), SHAPE, relative=True),
     "pit_budget": lambda: PIT(without_norms(), SHAPE, regularizer=Budget(size=300, macs=40_000)),
+    "pit_importance": lambda: PIT(without_norms(), SHAPE, regularizer=Budget(size=300, macs=40_000, steps=40)),
     "supernet_gumbel": lambda: SuperNet(choices(), SHAPE, relative=True, gumbel_softmax=True),
     "supernet_sampled": lambda: SuperNet(choices(), SHAPE, relative=True, hard_softmax=True, paths="sampled"),
     "supernet_two": lambda: SuperNet(choices(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),

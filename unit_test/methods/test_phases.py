@@ -143,6 +143,61 @@ def test_a_budget_needs_no_strength_and_is_settled_before_fine_tuning() -> None:
     assert cells.get_cost("ops", discrete=True) == 4_224 - 81
 
 
+def test_decided_units_leave_at_the_ends_of_epochs() -> None:
+    runs = []
+    for shrinks in (False, True):
+        torch.manual_seed(0)
+        model = PIT(convnet(), SHAPE, regularizer=Budget(size=60)).double()
+        optimizer = torch.optim.Adam(model.param_groups(lr=1e-2, arch_lr=0.2))
+        phases = PhaseSchedule(model, warmup=1, search=4, finetune=2, shrink=optimizer if shrinks else ())
+        sizes = []
+        for _ in range(phases.epochs):
+            torch.manual_seed(100 + phases.epoch)
+            x, y = batch()
+            model.train()
+            optimizer.zero_grad()
+            # A task that pulls no mask back: what is off stays off.
+            (F.cross_entropy(model(x.double()), y) + 1e3 * phases.get_regularization_loss()).backward()
+            optimizer.step()
+            phases.step()
+            sizes.append(sum(p.numel() for p in model.net_parameters()))
+        runs.append((model, model(x.double()), sizes))
+    (masked, expected, before), (small, found, after) = runs
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert masked.arch_structure() == small.arch_structure()
+    assert len(set(before)) == 1
+    assert after == sorted(after, reverse=True)
+    # In fine-tuning nothing is left that export would not take.
+    assert after[-1] == sum(p.numel() for p in small.eval().arch_export().parameters()) < before[-1]
+    assert [report["when"] for report in small.shrunk.history] == sorted({r["when"] for r in small.shrunk.history})
+    assert small.shrunk.history[-1]["when"] == 4
+
+
+def test_a_teacher_is_heard_after_the_warm_up() -> None:
+    model, teacher = METHODS["pit"](), convnet().train()
+    phases = PhaseSchedule(model, warmup=1, search=1, strength=1.0, teacher=teacher)
+    x, _ = batch()
+    outputs = model(x)
+    assert float(phases.get_teacher_loss(outputs, x)) == 0
+    phases.step()
+    loss = phases.get_teacher_loss(outputs, x, temperature=2.0)
+    p, q = (torch.softmax(logits / 2, 1) for logits in (teacher.eval()(x), outputs))
+    expected = 4 * (p * (p.log() - q.log())).sum(1).mean()  # T^2 KL, mean over the batch
+    torch.testing.assert_close(loss, expected)
+    assert next(teacher.parameters()).grad is None
+    with pytest.raises(ConfigError, match="there is no teacher"):
+        PhaseSchedule(model, search=1, strength=1.0).get_teacher_loss(outputs, x)
+    wider = nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 5))
+    for stranger, message in (
+        (wider, r"outputs are \(2, 5\) where the model's are \(2, 3\)"),
+        (nn.Linear(2, 2), "does not take"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            PhaseSchedule(model, search=1, strength=1.0, teacher=stranger)
+    with pytest.raises(ConfigError, match="holds no parameter of this PIT"):
+        PhaseSchedule(model, search=1, strength=1.0, shrink=torch.optim.SGD(teacher.parameters(), 0.1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

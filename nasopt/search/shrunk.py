@@ -1,0 +1,75 @@
+"""The record of what has left a search model by shrinking, in plain values and in positions of the seed's layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nasopt.cost import get_metric
+from nasopt.graph.groups import Analysis
+from nasopt.graph.kernels import KernelCut
+from nasopt.search.report import layer_summary
+from nasopt.search.structure import compose
+
+if TYPE_CHECKING:
+    from nasopt.search.model import SearchModel
+
+Channels = dict[str, list[int]]
+Kernels = dict[str, list[list[int]]]
+_SEED_FIELDS = ("seed_in_channels", "seed_out_channels", "seed_kernel_size")
+
+
+@dataclass
+class Shrunk:
+    """What is left of the seed of a model that has been shrunk, in plain values.
+
+    Attributes:
+        channels: positions in the seed that layers keep, of those that have lost some.
+        kernels: `[first tap, step, count]` per spatial dimension, of kernels that have lost taps.
+        history: of every shrinking `{"when", "channels", "kernels"}`: positions in the seed that left, and kernels since then.
+        seed_costs: of the seed, by metric.
+        seed_layers: sizes of the seed's layers, for summaries.
+    """
+
+    channels: Channels = field(default_factory=dict)
+    kernels: Kernels = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seed_costs: dict[str, float] = field(default_factory=dict)
+    seed_layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def encode(self) -> Tensor:
+        """For a state dict: a vector of bytes."""
+        plain = {key: value for key, value in asdict(self).items() if key in ("channels", "kernels", "history")}
+        return torch.tensor(list(json.dumps(plain).encode()), dtype=torch.uint8)
+
+
+def beginning(model: SearchModel) -> Shrunk:
+    """The record of a model that is about to be shrunk for the first time."""
+    analysis = model.analysis
+    metrics = [*(metric for metric, _ in model.regularizer.weights), get_metric("size"), get_metric("macs")]
+    costs = {metric.name: model._seed_cost(metric) for metric in metrics}
+    layers = layer_summary(analysis, torch.ones(len(analysis.labels), dtype=torch.bool), {})
+    return Shrunk(seed_costs=costs, seed_layers={n: {k: layer[k] for k in _SEED_FIELDS} for n, layer in layers.items()})
+
+
+def note(shrunk: Shrunk, analysis: Analysis, keep: Tensor, cuts: Mapping[str, KernelCut], when: Any) -> dict[str, Any]:
+    gone: Channels = {}
+    for layer, labels in dict(analysis.facts.writers).items():
+        if bool(keep[labels].all()):
+            continue
+        before = shrunk.channels.get(layer, list(range(len(labels))))
+        shrunk.channels[layer] = [position for position, kept in zip(before, keep[labels].tolist()) if kept]
+        gone[layer] = [position for position, kept in zip(before, keep[labels].tolist()) if not kept]
+    changed: Kernels = {}
+    for layer, axes in cuts.items():
+        shrunk.kernels[layer] = changed[layer] = compose(
+            shrunk.kernels.get(layer), [[a.first, a.step, a.count] for a in axes]
+        )
+    report = {"when": when, "channels": gone, "kernels": changed}
+    shrunk.history.append(report)
+    return report
