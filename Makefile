@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --n
 # Tests start processes of their own, which would compile nasopt again each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test lint types proofs litert executorch clean
+.PHONY: search test lint types proofs litert executorch matrix wheel clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
@@ -35,11 +35,13 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# torchvision's own requirements would draw another torch: it is a test dependency and comes without them.
+# torchvision's models are test seeds. Its own requirements would draw another torch, and its compiled operators fit that one alone: it
+# comes without them and lies beside the environment, where Lightning, which imports it wherever it is installed, does not find it.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,onnx,lightning,optuna,ray,dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/torchvision torchvision
 	touch $(STAMP)
 
 # LiteRT's and ExecuTorch's packages take 1 GB each beside torch, and disagree: each has an environment of its own. Elsewhere
@@ -62,5 +64,13 @@ $(EXECUTORCH)/.installed: pyproject.toml constraints.txt
 	$(EXECUTORCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,executorch,dev]'
 	touch $(EXECUTORCH)/.installed
 
+# Oldest and newest torch, Python and numpy: see .ci/matrix (also without a network). Minutes per row.
+matrix:
+	.ci/matrix $(ARGS)
+
+# The wheel in an environment of its own, and the first steps of a new user.
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
+
 clean:
-	rm -rf $(VENV) $(LITERT) $(EXECUTORCH) results build *.egg-info
+	rm -rf $(VENV) .venv-matrix $(LITERT) $(EXECUTORCH) results build *.egg-info

@@ -47,7 +47,8 @@ INPUT_SIZE = {"vit": 224, "maxvit": 224, "inception": 128, "alexnet": 96}
 
 
 def load_torchvision() -> Any:
-    """torchvision without its compiled operators: their names must exist before the import."""
+    """torchvision without its compiled operators: their names must exist before the import. The Makefile puts it beside."""
+    sys.path.append(f"{sys.prefix}/torchvision")
     for name in () if "torchvision" in sys.modules else ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
     import torchvision

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+from nasopt.compiled import njit
 
 # Sums may be reordered, which vectorises them; values that are not finite keep their meaning.
 _FAST = {"reassoc", "nsz", "contract"}
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def distances(x: Any, weight: Any, out: Any) -> None:
     """`out[g, n, t] = -sum_k |x[g, n, k] - weight[g, t, k]|` for `(G, N, K), (G, T, K)`."""
     groups, count, taps = x.shape
@@ -23,7 +23,7 @@ def distances(x: Any, weight: Any, out: Any) -> None:
                 out[g, n, t] = -total
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def to_inputs(gradient: Any, x: Any, weight: Any, out: Any) -> None:
     """`out[g, n, k] += sum_t gradient[g, n, t] clip(weight[g, t, k] - x[g, n, k], -1, 1)`."""
     groups, count, taps = x.shape
@@ -36,7 +36,7 @@ def to_inputs(gradient: Any, x: Any, weight: Any, out: Any) -> None:
                     out[g, n, k] += factor * min(max(weight[g, t, k] - x[g, n, k], -one), one)
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def per_tap(gradient: Any, x: Any, weight: Any, out: Any) -> None:
     """`out[k] += sum_{g, n, t} gradient[g, n, t] |weight[g, t, k] - x[g, n, k]|`."""
     groups, count, taps = x.shape

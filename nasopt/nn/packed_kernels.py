@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from nasopt.compiled import njit, numba
 
 WORD = 64
 
@@ -24,13 +24,13 @@ def _popcount(_typing_context: Any, word: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
-    return types.uint64(types.uint64), generate
+    return numba.types.uint64(numba.types.uint64), generate
 
 
-popcount: Any = intrinsic(_popcount)
+popcount: Any = numba.extending.intrinsic(_popcount)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def pack_signs(x: NDArray[Any], words: NDArray[np.uint64], top: int, left: int) -> None:
     """Signs of `x` (B, C, H, W) into `words` (B, ceil(C / 64), H', W'), zeros at first, from row `top`, column `left`."""
     batch, channels, height, width = x.shape
@@ -47,7 +47,7 @@ def pack_signs(x: NDArray[Any], words: NDArray[np.uint64], top: int, left: int) 
                     row[j] |= negative << bit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def convolve(
     words: NDArray[np.uint64],
     weight: NDArray[np.uint64],
@@ -112,7 +112,7 @@ def convolve(
                 _take_border_away(out[b, o], padded, sizes, scale)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count_3x3(
     plane: NDArray[np.uint64], weight: NDArray[np.uint64], down: int, right: int, counts: NDArray[np.uint64]
 ) -> None:
@@ -143,7 +143,7 @@ def _count_3x3(
         counts[p] += popcount(one) + (twos << np.uint64(1)) + (popcount(two_four) << np.uint64(2))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _take_border_away(
     out: NDArray[np.float32],
     padded: NDArray[np.int64],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import torch
@@ -94,7 +95,9 @@ SEEDS: dict[str, tuple[Any, list[str]]] = {
 
 
 def torchvision_models() -> Any:
-    """torchvision's models; it is installed without its compiled operators, which it declares when imported."""
+    """torchvision's models; it lies beside the environment (Makefile), without its operators, which it declares when imported."""
+    if (place := f"{sys.prefix}/torchvision") not in sys.path:
+        sys.path.append(place)
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")

@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from numba import njit
-
+from nasopt.compiled import njit
 from nasopt.cost.targets.rows import KIND_CODES, Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 
@@ -50,7 +49,7 @@ def cortex_law(prices: Mapping[str, float]) -> tuple[int, ...]:
     return tuple(round(1000 * prices[name]) for name in PRICES)
 
 
-@njit(KERNEL_SIGNATURE, cache=True)
+@njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the prices in the order of `PRICES` [1/1000 cycle]."""
     kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits = row

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import int64, njit, types
-
+from nasopt.compiled import njit, numba
 from nasopt.cost.targets.rows import Row
 
+int64, types = numba.int64, numba.types
 _ROW = types.NamedUniTuple(int64, len(Row._fields), Row)
 
 KERNEL_SIGNATURE = int64(_ROW, int64[::1])
@@ -16,7 +16,7 @@ KERNEL_SIGNATURE = int64(_ROW, int64[::1])
 _KERNEL = types.FunctionType(KERNEL_SIGNATURE)
 
 
-@njit([types.void(_KERNEL, int64[:, :, ::1], int64[::1], int64[::1])], cache=True)
+@njit([types.void(_KERNEL, int64[:, :, ::1], int64[::1], int64[::1])])
 def sum_rows(kernel: Any, rows: Any, law: Any, totals: Any) -> None:
     """Fill `totals` (n,) with the sums of the kernel's values over the rows of `rows` (n, l, 11)."""
     for n in range(rows.shape[0]):

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from nasopt.compiled import njit
 from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
@@ -35,7 +34,7 @@ LAW = (
 # fmt: on
 
 
-@njit(KERNEL_SIGNATURE, cache=True)
+@njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call: accelerator and CPU one after the other."""
     kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from nasopt.compiled import njit
 from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
@@ -27,7 +26,7 @@ CONV_CYCLES_PER_1000_WEIGHTS = 600
 LINEAR_CYCLES_PER_1000_WEIGHTS = 750
 
 
-@njit(KERNEL_SIGNATURE, cache=True)
+@njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is cycles per 1000 weights of a convolution and of a linear layer."""
     kind, cin, cout, k0, k1, h, w, _, _, groups, _ = row

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from nasopt.compiled import njit
 from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
@@ -27,7 +26,7 @@ DMA_BYTES_PER_CYCLE = 8
 DMA_START_CYCLES = 100
 
 
-@njit(cache=True)
+@njit
 def _compute(kind: int, cin: int, cout: int, k0: int, k1: int, h: int, w: int) -> int:
     """Cycles of a layer, or of a tile, that lies in L1."""
     if kind == 0:
@@ -39,7 +38,7 @@ def _compute(kind: int, cin: int, cout: int, k0: int, k1: int, h: int, w: int) -
     return -(-cin // 2) * -(-cout // 4) * h * w
 
 
-@njit(KERNEL_SIGNATURE, cache=True)
+@njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the size of L1 [B], DMA bytes per cycle and the cycles to start one transfer."""
     kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row

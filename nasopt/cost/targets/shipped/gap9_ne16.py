@@ -21,8 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from nasopt.compiled import njit
 from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
@@ -31,7 +30,7 @@ L2_BYTES_PER_CYCLE = 8
 CALL_CYCLES = 500
 
 
-@njit(KERNEL_SIGNATURE, cache=True)
+@njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the bandwidth between L2 and L1 [B/cycle] and the cycles of a call."""
     kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits = row

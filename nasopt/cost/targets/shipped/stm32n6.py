@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from nasopt.compiled import njit
 from nasopt.cost.targets.rows import Row
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.cost.targets.target import Target
@@ -22,7 +21,7 @@ LAW = (3203, 11_549_280, 2802, 1027)
 """Prices of a step, a call, a byte of weights and an output [1/1000 cycle]."""
 
 
-@njit(KERNEL_SIGNATURE, cache=True)
+@njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call."""
     kind, cin, cout, k0, k1, h, w, _, _, groups, bits = row
