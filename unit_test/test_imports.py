@@ -21,10 +21,11 @@ BELOW = {
     "ste": {"errors"},
     "nn": {"errors", "ste"},
     "distributed": {"errors"},
+    "train": {"errors"},
     "graph": {"errors", "ste", "nn", "distributed"},
 }
 BELOW["cost"] = {"graph", *BELOW["graph"]}
-BELOW["search"] = {"cost", *BELOW["cost"]}
+BELOW["search"] = {"cost", "train", *BELOW["cost"]}
 BELOW["methods"] = {"search", *BELOW["search"]}
 BELOW["export"] = {"methods", *BELOW["methods"]}
 # Helpers that know nothing of nasopt.
