@@ -53,25 +53,20 @@ def main() -> None:
         again.load_state_dict(torch.load(Path(folder, "found.pt"), weights_only=True))
         x = torch.randn(2, 3, 8, 8)
         assert torch.equal(again.eval()(x), found.eval()(x))
-        Path(folder, "my_nets.py").write_text(
-            "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))\n"
-        )
-        for words in (
-            ["--version"],
-            ["cost", "my_nets.py:build", "--input", "3,8,8"],
-            ["explain", "my_nets.py:build", "--input", "3,8,8"],
-        ):
-            program = Path(sys.executable).with_name("nasopt")
-            subprocess.run([program, *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        code = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))\n"
+        Path(folder, "my_nets.py").write_text(code)
+        for command in ("cost", "explain"):
+            words = [Path(sys.executable).with_name("nasopt"), command, "my_nets.py:build", "--input", "3,8,8"]
+            subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     branches = nn.Sequential(SuperNetModule([nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)]))
     SuperNet(branches, (3, 8, 8), regularizer=Budget(size=100)).arch_export()
     print(cost_report(found, (3, 8, 8)))
+    message = ""
     try:
         get_target("cortex_m4")
     except MissingExtraError as error:
-        assert 'pip install "nasopt[latency]"' in str(error)
-    else:
-        assert "numba" in sys.modules, "a target without numba"
+        message = str(error)
+    assert 'pip install "nasopt[latency]"' in message
     print(
         f"nasopt {nasopt.__version__}, torch {torch.__version__}, numpy {version('numpy')}: first steps done",
         os.linesep,
