@@ -21,6 +21,7 @@ from nasopt.search.phases import PhaseSchedule
 from nasopt.search.precision import Precision
 from nasopt.search.recalibrate import recalibrate
 from nasopt.search.regularizer import Budget
+from nasopt.searching import search
 
 if TYPE_CHECKING:
     from nasopt import export
@@ -51,6 +52,7 @@ __all__ = [
     "recalibrate",
     "restore",
     "schedule",
+    "search",
     "supernet_candidates",
     "with_candidates",
 ]

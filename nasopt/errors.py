@@ -37,6 +37,18 @@ class ArchitectureError(NasoptError, ValueError):
     """Architecture parameters hold values that describe no network (NaN, infinity)."""
 
 
+class DivergedError(NasoptError, ArithmeticError):
+    """A training loss is not finite any more.
+
+    Attributes:
+        model: the search model of the last good epoch.
+    """
+
+    def __init__(self, message: str, model: object) -> None:
+        super().__init__(message)
+        self.model = model
+
+
 class MissingExtraError(NasoptError, ImportError):
     """An optional package is not installed: the message names the command that installs it."""
 

@@ -36,6 +36,7 @@ from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.precision import Precision, check_masks, plain_widths, plan
 from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
 from nasopt.search.price import Architecture
+from nasopt.search.recalibrate import recalibrate as estimate_statistics
 from nasopt.search.regularizer import BudgetPenalty, make_regularizer
 from nasopt.search.report import Explanation, cost_range, describe, layer_summary, searchable_share
 from nasopt.search.schedule import Schedule
@@ -345,10 +346,12 @@ class SearchModel(ParameterHalves):
 
     # --- take
 
-    def arch_export(self, verify: bool = True) -> nn.Module:
+    def arch_export(self, verify: bool = True, *, recalibrate: Iterable[Any] | None = None) -> nn.Module:
         """The found network: an `fx.GraphModule` of plain torch layers, trained weights and statistics carried over.
 
-        The search model is untouched. With `verify`, both run once in eval mode on random inputs.
+        The search model is untouched. With `verify`, both run once in eval mode on random inputs. With batches in `recalibrate`,
+        the norm statistics of the network are then estimated from them (`nasopt.recalibrate`): those of the search lag behind
+        masks that have just moved.
 
         Raises:
             ExportError: the outputs differ, or a shape of the model does not follow its channels.
@@ -371,6 +374,8 @@ class SearchModel(ParameterHalves):
             verify_export(self, network, self.example)
         # On the class that fx makes for this one network: it is neither saved nor copied with it.
         type(network).get_regularization_loss = _search_is_over  # type: ignore[attr-defined]
+        if recalibrate is not None:
+            estimate_statistics(network, recalibrate)
         return network
 
     def _build(self) -> nn.Module:

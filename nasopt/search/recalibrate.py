@@ -66,7 +66,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
             norm.train()
         is_empty = True
         for batch in batches:
-            arguments, keywords = pytree.tree_map_only(Tensor, lambda x: x.to(device), _inputs(batch))
+            arguments, keywords = pytree.tree_map_only(Tensor, lambda x: x.to(device), batch_inputs(batch))
             try:
                 model(*arguments, **keywords)
             except (RuntimeError, TypeError, ValueError) as error:
@@ -93,7 +93,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
             module.training = mode
 
 
-def _inputs(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def batch_inputs(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of `forward`: positional ones and by name."""
     if isinstance(batch, Mapping):
         return (), dict(batch)

@@ -139,3 +139,15 @@ def test_bad_batches_leave_everything_as_it_was(batches: list[Any], message: str
 def test_without_norms_it_says_so(model: nn.Module) -> None:
     with pytest.warns(NoEffectWarning, match="changes nothing"):
         nasopt.recalibrate(model, some())
+
+
+def test_an_export_may_carry_statistics_of_its_own() -> None:
+    model = nasopt.PIT(convnet(), SHAPE)
+    with torch.no_grad():
+        model.alpha[:2] = 0
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    found, expected = model.arch_export(recalibrate=some()), model.arch_export()
+    nasopt.recalibrate(expected, some())
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())
+    assert not torch.equal(found.state_dict()["1.running_mean"], model.arch_export().state_dict()["1.running_mean"])
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -154,14 +154,21 @@ class NASB(SearchModel):
             }
         return cells
 
-    def arch_export(self, verify: bool = True, precision: Literal["binary", "full"] = "binary") -> nn.Module:
+    def arch_export(
+        self,
+        verify: bool = True,
+        precision: Literal["binary", "full"] = "binary",
+        *,
+        recalibrate: Iterable[Any] | None = None,
+    ) -> nn.Module:
         """The found network: one graph of layers of torch and `nasopt.nn`; see `SearchModel.arch_export`.
 
         Args:
             verify: run it and the search model once in eval mode on random inputs and compare.
+            recalibrate: batches from which norm statistics are estimated.
             precision: deprecated: `full_precision(model.arch_export())` is the twin for pre-training.
         """
-        network = super().arch_export(verify)
+        network = super().arch_export(verify, recalibrate=recalibrate)
         if precision not in ("binary", "full"):
             raise ConfigError(f"precision must be 'binary' or 'full', got {precision!r}")
         if precision == "binary":

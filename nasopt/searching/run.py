@@ -1,0 +1,318 @@
+"""One search from its arguments to its result: epochs of training, figures on the val split, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from nasopt.arguments import check_count, check_number, short
+from nasopt.errors import ConfigError, DivergedError
+from nasopt.search.model import SearchModel
+from nasopt.search.parameters import ParameterHalves
+from nasopt.search.phases import PhaseSchedule
+from nasopt.search.recalibrate import batch_inputs, recalibrate
+from nasopt.search.regularizer import FEWEST, Budget
+
+Loss = Callable[[Any, Any], Tensor]
+Figure = Callable[[Any, Any], float]
+_SHARES = (2 / 9, 4 / 9)  # of warm-up and search in all epochs
+_RECALIBRATION = 8  # batches, from which norm statistics are estimated before a search model is judged
+_LEARNED = 0.7  # share of the teacher in the loss
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found.
+
+    Attributes:
+        network: plain layers, trained, in eval mode.
+        structure: for `nasopt.restore`, with the network's state dict.
+        costs: per metric of the budget `{"seed", "found", "limit"}`.
+        val: figure on the val split.
+        history: one record per epoch: `epoch`, `phase`, `loss`, `val`, `seconds`, and per metric the cost of what would be
+            exported.
+        removed: what left the model when: `model.shrunk.history`.
+    """
+
+    network: nn.Module
+    structure: dict[str, Any]
+    costs: dict[str, dict[str, float]]
+    val: float
+    history: list[dict[str, Any]]
+    removed: list[dict[str, Any]]
+
+
+@dataclass
+class _State:
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    best_val: float = -math.inf
+
+
+class Run:
+    """One search; what it is made of, and one epoch after the other."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_loader: Iterable[Any],
+        val_loader: Iterable[Any],
+        budget: Any,
+        lengths: tuple[int, int, int],
+        method: Callable[..., SearchModel],
+        loss: Loss,
+        figure: Figure | None,
+        teacher: nn.Module | None,
+        lr: float,
+        checkpoint: str | Path | None,
+    ) -> None:
+        self.train_loader, self.val_loader, self.loss, self.figure = train_loader, val_loader, loss, figure
+        self.lr = check_number("search: lr", lr, above=0)
+        if isinstance(model, ParameterHalves):
+            raise ConfigError(
+                f"search: the model is a {type(model).__name__} already: pass the seed, which is wrapped here; "
+                "method=lambda seed, **options: PIT(seed, exclude_names=..., **options) for options of its own"
+            )
+        steps = _length(train_loader) * lengths[1]
+        if steps < FEWEST:
+            per_epoch = _length(train_loader)
+            raise ConfigError(
+                f"search: {lengths[1]} epochs of search of {per_epoch} batches are {steps} steps, too few to know what matters: "
+                f"{FEWEST} are the least. Give epochs >= {_enough(per_epoch)}, or smaller batches"
+            )
+        first = _first(train_loader, "train_loader")
+        _first(val_loader, "val_loader")
+        given = budget if isinstance(budget, Budget) else Budget(budget)
+        arguments, keywords = batch_inputs(first)
+        like = next(model.parameters(), torch.empty(0))
+        example = pytree.tree_map_only(Tensor, lambda x: x[:2].to(like.device), keywords or arguments)
+        self.model: Any = method(model, input_example=example, regularizer=Budget(dict(given.limits), steps=steps))
+        # Masks are set, not trained: their rate moves nothing, and branches follow that of the weights.
+        self.optimizer = torch.optim.Adam(self.model.param_groups(lr=lr, arch_lr=lr))
+        warmup, search_epochs, finetune = lengths
+        self.phases = PhaseSchedule(
+            self.model, warmup=warmup, search=search_epochs, finetune=finetune, shrink=self.optimizer, teacher=teacher
+        )
+        self.has_norms = any(getattr(module, "running_mean", None) is not None for module in self.model.modules())
+        self.state = _State()
+        self.device = like.device
+        self.settings = {
+            "limits": {m.name: limit for m, limit in given.limits},
+            "lengths": list(lengths),
+            "steps": steps,
+        }
+        self.path = self._writable(checkpoint) if checkpoint is not None else None
+        self.good = copy.deepcopy(self.model.state_dict())
+
+    # --- one epoch
+
+    def epoch(self) -> None:
+        """Train, judge, note, go to the next epoch, save."""
+        phases, started, total, count = self.phases, time.monotonic(), 0.0, 0
+        phase = phases.phase
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * self._rate()
+        self.model.train()
+        for batch in self.train_loader:
+            self.optimizer.zero_grad(set_to_none=True)
+            task, extra = self._loss(batch)
+            value = float(task.detach())
+            if not math.isfinite(value):
+                self._diverged(value)
+            (task + extra).backward()
+            self.optimizer.step()
+            total, count = total + value, count + 1
+        seconds = time.monotonic() - started
+        if phase == "search" and self.has_norms:
+            recalibrate(self.model, itertools.islice(self.train_loader, _RECALIBRATION))
+        val = self.judge()
+        record: dict[str, Any] = {"epoch": phases.epoch, "phase": phase, "loss": total / max(count, 1), "val": val}
+        record["seconds"] = seconds
+        record |= {m.name: self.model.get_cost(m, discrete=True) for m, _ in self.model.budget.limits}
+        self.state.history.append(record)
+        phases.step()
+        if phase == "finetune" and val >= self.state.best_val:
+            self.state.best_val, self.state.best = val, copy.deepcopy(self.model.state_dict())
+        self.good = copy.deepcopy(self.model.state_dict())
+        self.save()
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        outputs, labels, arguments = self._run(batch)
+        task = self.loss(outputs, labels)
+        if self.phases.teacher is not None and self.phases.phase != "warmup":
+            taught = self.phases.get_teacher_loss(outputs, *arguments)
+            task = (1 - _LEARNED) * task + _LEARNED * taught
+        return task, self.phases.get_regularization_loss()
+
+    def _run(self, batch: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ConfigError(f"search: a batch must be (inputs, labels), got {short(type(batch).__name__)}")
+        arguments, keywords = batch_inputs(batch)
+        arguments, keywords, labels = pytree.tree_map_only(
+            Tensor, lambda x: x.to(self.device), (arguments, keywords, batch[1])
+        )
+        return self.model(*arguments, **keywords), labels, arguments or tuple(keywords.values())
+
+    def _rate(self) -> float:
+        """Learning rate of this epoch over that of the weights: constant, then half a cosine."""
+        phases = self.phases
+        done = phases.epoch - phases.warmup - phases.search
+        return 0.5 * (1 + math.cos(math.pi * done / phases.finetune)) if done > 0 else 1.0
+
+    @torch.no_grad()
+    def judge(self) -> float:
+        """The figure on the val split, a mean over the samples; of the network that would be exported."""
+        total, samples = 0.0, 0
+        self.model.eval()
+        for batch in self.val_loader:
+            outputs, labels, arguments = self._run(batch)
+            count = len(arguments[0])
+            total += count * (self.figure or self._figure)(outputs, labels)
+            samples += count
+        if not samples:
+            raise ConfigError("search: val_loader has become empty: it has to yield the same batches every time")
+        return total / samples
+
+    def _figure(self, outputs: Any, labels: Any) -> float:
+        is_classes = (
+            isinstance(outputs, Tensor) and outputs.dim() == 2 and isinstance(labels, Tensor) and labels.dim() == 1
+        )
+        if is_classes and not labels.is_floating_point():
+            return float((outputs.argmax(1) == labels).float().mean())
+        return -float(self.loss(outputs, labels))
+
+    def is_worn_out(self, patience: int | None) -> bool:
+        """Whether the last epochs of fine-tuning brought nothing."""
+        values = [record["val"] for record in self.state.history if record["phase"] == "finetune"]
+        return patience is not None and len(values) > patience and max(values[:-patience]) >= max(values[-patience:])
+
+    def line(self) -> str:
+        """What is printed of the last epoch."""
+        last = self.state.history[-1]
+        costs = ", ".join(f"{m.name} {last[m.name]:,g} of {limit:,g}" for m, limit in self.model.budget.limits)
+        head = f"{last['phase']} {last['epoch'] + 1}/{self.phases.epochs}"
+        return f"{head}: loss {last['loss']:.3f}, val {last['val']:.4f}, {costs}, {last['seconds']:.1f} s"
+
+    def _diverged(self, value: float) -> None:
+        self.model.load_state_dict(self.good)
+        where = f"; {self.path} holds it" if self.path is not None and self.state.history else ""
+        raise DivergedError(
+            f"search: the loss is {value} in epoch {self.phases.epoch + 1}. The model is back where it was before that "
+            f"epoch{where}. Try a smaller lr than {self.lr:g}, or look for a NaN in the data",
+            self.model,
+        )
+
+    def result(self) -> SearchResult:
+        """Take the network."""
+        if self.state.best is not None:
+            self.model.load_state_dict(self.state.best)
+        model, history = self.model, self.state.history
+        space = model.search_space()["cost"]
+        costs = {
+            m.name: {"seed": space[m.name]["seed"], "found": space[m.name]["now"], "limit": limit}
+            for m, limit in model.budget.limits
+        }
+        val = self.state.best_val if self.state.best is not None else history[-1]["val"]
+        removed = [] if model.shrunk is None else model.shrunk.history
+        network = model.eval().arch_export()
+        return SearchResult(network, model.arch_structure(), costs, val, history, removed)
+
+    # --- checkpoints
+
+    def _writable(self, checkpoint: str | Path) -> Path:
+        from nasopt.export.file import writable
+
+        return writable(checkpoint)
+
+    def save(self) -> None:
+        """Replace the checkpoint, atomically."""
+        if self.path is None:
+            return
+        from nasopt.export.file import write_checked
+
+        buffer = io.BytesIO()
+        content = {
+            "format": _FORMAT,
+            "settings": self.settings,
+            "model": self.good,
+            "optimizer": self.optimizer.state_dict(),
+            "phases": self.phases.state_dict(),
+            "state": vars(self.state),
+            "random": torch.get_rng_state(),
+        }
+        torch.save(content, buffer)
+        write_checked(self.path, buffer.getvalue(), lambda draft: torch.load(draft, weights_only=True))
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            content = torch.load(self.path, map_location=self.device, weights_only=True)
+            settings, version = content["settings"], content["format"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            raise ConfigError(
+                f"search: {self.path} is no checkpoint of a search, or damaged ({type(error).__name__}): remove it to begin anew"
+            ) from error
+        if settings != self.settings or version != _FORMAT:
+            raise ConfigError(
+                f"search: {self.path} is of another search, {settings} there, {self.settings} here: remove it, or name another"
+            )
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.phases.load_state_dict(content["phases"])
+        self.state = _State(**content["state"])
+        self.good = copy.deepcopy(self.model.state_dict())
+        torch.set_rng_state(content["random"].cpu())
+
+
+def lengths_of(epochs: Any) -> tuple[int, int, int]:
+    if isinstance(epochs, Sequence) and not isinstance(epochs, str):
+        if len(epochs) != 3:
+            raise ConfigError(f"search: epochs are one number or (warm-up, search, fine-tuning), got {short(epochs)}")
+        names = ("warm-up", "search", "fine-tuning")
+        found = [check_count(f"search: epochs of {name}", n, int(name == "search")) for name, n in zip(names, epochs)]
+        return found[0], found[1], found[2]
+    check_count("search: epochs", epochs, 3)
+    warmup, searching = (max(1, round(share * epochs)) for share in _SHARES)
+    return warmup, searching, epochs - warmup - searching
+
+
+def _enough(per_epoch: int) -> int:
+    """The least number of epochs of which a search gets enough steps."""
+    needed = math.ceil(FEWEST / per_epoch)
+    return next(epochs for epochs in itertools.count(3) if lengths_of(epochs)[1] >= needed)
+
+
+def _length(loader: Any) -> int:
+    try:
+        count = len(loader)
+    except TypeError as error:
+        raise ConfigError(
+            "search: train_loader has no length, and limits fall over a known number of steps: pass a DataLoader of a dataset "
+            "with a length, or a list of batches"
+        ) from error
+    if not count:
+        raise ConfigError("search: train_loader is empty: there is nothing to train on")
+    return count
+
+
+def _first(loader: Iterable[Any], name: str) -> Any:
+    for batch in loader:
+        return batch
+    raise ConfigError(
+        f"search: {name} is empty: without a batch {'networks cannot be judged' if 'val' in name else 'nothing'}"
+    )
