@@ -3,6 +3,7 @@
 from nasopt.export.accuracy import top1
 from nasopt.export.executorch import to_executorch
 from nasopt.export.int8 import to_int8_onnx
+from nasopt.export.integer import IntegerProgram, integer_program
 from nasopt.export.onnx_file import to_onnx
 from nasopt.export.program import to_exported_program
 from nasopt.export.report import ExportReport, TargetCost
@@ -13,8 +14,10 @@ from nasopt.export.vela import VelaCost, vela_cost
 
 __all__ = [
     "ExportReport",
+    "IntegerProgram",
     "TargetCost",
     "VelaCost",
+    "integer_program",
     "open_session",
     "to_executorch",
     "to_exported_program",

@@ -204,8 +204,9 @@ class QuantisedWeight(_Widths):
         weight, step = self.weight.double(), self._spread(self.weight_step().double())
         turn = self.orientation()
         weight = weight if turn is None else weight * self._spread(turn.double())
-        if self.bits == 1:
-            return signs(self.weight if turn is None else self.weight * self._spread(turn)).long()
+        if self.bits == 1:  # as in the forward pass, where 0 counts as + before it is turned
+            levels = signs(self.weight)
+            return (levels if turn is None else levels * self._spread(turn)).long()
         return (weight / step).clamp(*weight_range(self.bits)).round().long()
 
     def grid(self, active: Sequence[Active] | None, of_source: Sequence[Active] | None) -> Tensor | None:
@@ -283,10 +284,6 @@ class _QuantConvTranspose(QuantisedWeight):
     @property
     def _copies(self) -> int:
         return self.groups
-
-    def orientation(self) -> Tensor | None:
-        # Groups share rows of the weight, so one sign would have to serve several norms.
-        return None
 
     def _apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function: Any = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[weight.dim() - 2]

@@ -1,0 +1,223 @@
+"""Integer programs: what a quantised network computes, as steps over arrays of integers, run by NumPy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasopt.errors import ConfigError
+from nasopt.export.integer.arithmetic import NUDGE, Array
+from nasopt.export.integer.kernels import KERNELS
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of integers.
+
+    Attributes:
+        shape: of one sample: that of a batch of one.
+        bits: 1 to 16 on a grid, 32 of accumulators.
+        low, high: smallest and largest integer that it may hold.
+        step: real value of 1; 0 of accumulators, where it depends on the channel.
+    """
+
+    shape: tuple[int, ...]
+    bits: int
+    low: int
+    high: int
+    step: float
+
+    @property
+    def elements(self) -> int:
+        """Of one sample."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the network, rounded to the grid of `value`; `position` among the arguments."""
+
+    name: str
+    position: int
+    value: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on integers.
+
+    Attributes:
+        kind: name of its kernel.
+        inputs: values that it reads.
+        output: value that it writes.
+        settings: plain numbers and words.
+        arrays: weights, biases, multipliers, tables.
+        layer: path of the layer that it stems from, or name of the node.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of the network in real numbers: `clip(sum of scale value, low, high)`, or entries of a table.
+
+    Attributes:
+        terms: `(value, scale)`; a scale broadcasts to the shape of one sample.
+        low, high: bounds.
+        table: real values of `value - first`, of the only term; else None.
+        batch_dim: dimension along which samples lie.
+    """
+
+    terms: tuple[tuple[str, Array], ...]
+    shape: tuple[int, ...]
+    low: float = -float("inf")
+    high: float = float("inf")
+    table: Array | None = None
+    first: int = 0
+    batch_dim: int = 0
+
+
+@dataclass(frozen=True)
+class IntegerProgram:
+    """What a quantised network computes, in integers; `nasopt.export.integer_program` makes it.
+
+    ```python
+    program(x)            # real outputs, float64, as the network returns them
+    program(x, raw=True)  # the integers behind them
+    program.values(x)     # integers at every point, by name
+    ```
+
+    Attributes:
+        inputs, values_by_name, steps, outputs: what happens, in order.
+        structure: of what the network returns: nested lists and dicts of numbers of outputs.
+        arguments: names of the arguments of the network's `forward`.
+        left_out: names of calls behind the last integer that are not part of it.
+    """
+
+    inputs: tuple[Input, ...]
+    values_by_name: Mapping[str, Value]
+    steps: tuple[Step, ...]
+    outputs: tuple[Output, ...]
+    structure: Any
+    arguments: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    def __call__(self, *inputs: Any, raw: bool = False) -> Any:
+        """Outputs as the network structures them: NumPy arrays of any number of samples.
+
+        Args:
+            inputs: arrays or tensors, samples along their first dimension.
+            raw: integers, int64, in place of real numbers; several where an output is a sum of values on several grids.
+
+        Raises:
+            ConfigError: inputs of another number or shape, or not finite.
+        """
+        values = self.values(*inputs)
+        found = [_integers(output, values) if raw else _real(output, values) for output in self.outputs]
+        return _structured(self.structure, found)
+
+    def values(self, *inputs: Any) -> dict[str, Array]:
+        """Integers of every value by name, `(samples, *shape of one sample)`, int64.
+
+        Raises:
+            ConfigError: as of a call.
+        """
+        if len(inputs) != len(self.arguments):
+            raise ConfigError(
+                f"the program takes {len(self.arguments)} inputs ({', '.join(self.arguments)}), got {len(inputs)}"
+            )
+        found = {one.value: self._rounded(one, inputs[one.position]) for one in self.inputs}
+        for step in self.steps:
+            found[step.output] = KERNELS[step.kind](step, *(found[name] for name in step.inputs))
+        return found
+
+    def _rounded(self, given: Input, x: Any) -> Array:
+        value = self.values_by_name[given.value]
+        array = np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x, np.float64)
+        if array.shape[1:] != value.shape[1:] or not array.ndim or array.shape[0] % (value.shape[0] or 1):
+            raise ConfigError(
+                f"input {given.name!r} has shape {array.shape}: give (samples, {', '.join(map(str, value.shape[1:]))})"
+            )
+        if not np.isfinite(array).all():
+            raise ConfigError(f"input {given.name!r} is not finite everywhere")
+        levels = np.clip(array / value.step, value.low, value.high)
+        return np.floor(levels + (0.5 + NUDGE)).astype(np.int64).reshape(-1, *value.shape)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as one `.npz` of plain arrays, described by JSON; nothing in it is run when it is loaded.
+
+        Raises:
+            ConfigError: the path cannot be written.
+        """
+        from nasopt.export.integer.files import save_program
+
+        return save_program(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> IntegerProgram:
+        """What `save` wrote.
+
+        Raises:
+            ConfigError: there is no such file, or it is none of ours, or damaged.
+        """
+        from nasopt.export.integer.files import load_program
+
+        return load_program(path)
+
+    def __str__(self) -> str:
+        lines = []
+        for one in self.inputs:
+            lines.append(f"{one.value}: {_described(self.values_by_name[one.value])} = input {one.name}")
+        for step in self.steps:
+            value = self.values_by_name[step.output]
+            lines.append(f"{step.output}: {_described(value)} = {step.kind}({', '.join(step.inputs)})")
+        return "\n".join(lines + [f"output {i}: {', '.join(n for n, _ in o.terms)}" for i, o in enumerate(self.outputs)])
+
+
+def _described(value: Value) -> str:
+    return f"{'x'.join(map(str, value.shape[1:] or value.shape))} of {value.bits} bits"
+
+
+def _integers(output: Output, values: Mapping[str, Array]) -> Any:
+    found = [_samples(values[name], output) for name, _ in output.terms]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _real(output: Output, values: Mapping[str, Array]) -> Array:
+    if output.table is not None:
+        return _samples(output.table[values[output.terms[0][0]] - output.first], output)
+    total: Any = 0.0
+    for name, scale in output.terms:
+        value = values[name]
+        missing = len(output.shape) + 1 - value.ndim
+        total = total + value.reshape(len(value), *[1] * missing, *value.shape[1:]) * scale
+    return _samples(np.clip(total, output.low, output.high), output)
+
+
+def _samples(value: Array, output: Output) -> Array:
+    """Samples along the dimension where the network has them."""
+    rank = value.ndim - 1
+    if not rank:
+        return value
+    dim = min(output.batch_dim, rank - 1)
+    moved = np.moveaxis(value, 0, dim)
+    return moved.reshape(*moved.shape[:dim], -1, *moved.shape[dim + 2 :])
+
+
+def _structured(structure: Any, found: Sequence[Any]) -> Any:
+    if isinstance(structure, Mapping):
+        return {key: _structured(one, found) for key, one in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return tuple(_structured(one, found) for one in structure)
+    return None if structure is None else found[structure]
