@@ -34,7 +34,7 @@ def best_step(x: Tensor, low: int, high: int, fractions: Tensor) -> Tensor:
     """Steps of the least squared error among fractions of the largest one; `x`: `(channels, values)`, result `(channels,)`."""
     x = x.detach().double()
     largest = x.abs().amax(1)
-    candidates = largest[:, None] * fractions.to(x) / high  # (channels, fractions)
+    candidates = largest[:, None] * fractions.to(x) / max(high, 1)  # (channels, fractions); signed of 1 bit: -1 and 0
     errors = torch.stack(
         [
             (x - (x / step[:, None].clamp(min=SMALLEST_STEP)).clamp(low, high).round() * step[:, None]).square().sum(1)

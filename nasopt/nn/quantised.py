@@ -103,7 +103,7 @@ class Quantise(_Widths):
         total: Any = None
         for width, weight, *_ in self.active(active):
             low, high = self.range(width)
-            scale = 1 / math.sqrt(max(x[0].numel() if x.dim() else 1, 1) * high)
+            scale = 1 / math.sqrt(max(x[0].numel() if x.dim() else 1, 1) * max(high, 1))
             rounded = quantise(x, self.step(width).to(x.dtype), low, high, scale, half_up=True)
             rounded = rounded if weight is None else rounded * weight.to(x.dtype)
             total = rounded if total is None else total + rounded

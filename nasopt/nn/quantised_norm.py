@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from nasopt.nn.grids import to_grid
 from nasopt.nn.quantised import Active, Quantise, QuantisedWeight
 
+# In steps of the scaled integers.
+LARGEST_SHIFT = 2.0**30
+
 
 class QuantBatchNorm(nn.modules.batchnorm._BatchNorm):
     """A batch norm of any rank whose shift lies on the accumulator's grid while its statistics are fixed.
@@ -39,6 +42,27 @@ class QuantBatchNorm(nn.modules.batchnorm._BatchNorm):
         shift = scale * shift
         return scale, shift if self.bias is None else shift + self.bias
 
+    def grid(
+        self, active: Sequence[Active] | None = None, of_source: Sequence[Active] | None = None
+    ) -> Tensor | None:
+        """The step of what it scales; None where there is no single one."""
+        if self.layer is not None:
+            return self.layer.grid(active, of_source)
+        read = [] if self.source is None else self.source.active(of_source)
+        return self.source.step(read[0][0]) if self.source is not None and len(read) == 1 else None
+
+    def folded(self, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `scale_and_shift`, B on the grid of the scaled integers.
+
+        A scale so small that B has more than 30 bits there is 0: the channel is a constant.
+        """
+        scale, shift = self.scale_and_shift()
+        if grid is None:
+            return scale, shift
+        scale = torch.where(shift.abs() > LARGEST_SHIFT * grid * scale.abs(), 0.0, scale)
+        own = grid * scale.abs()
+        return scale, torch.where(own > 0, to_grid(shift, own.clamp(min=torch.finfo(own.dtype).tiny)), shift)
+
     def run(
         self,
         x: Tensor,
@@ -49,18 +73,10 @@ class QuantBatchNorm(nn.modules.batchnorm._BatchNorm):
         """The norm, behind a layer with the widths that a search has activated."""
         if self.training or self.running_mean is None:
             return super().forward(x)
-        scale, shift = self.scale_and_shift()
-        if self.layer is not None:
-            grid = self.layer.grid(active, of_source)
-            # The layer has added its bias already.
-            bias = self.layer.bias
-        else:
-            read = [] if self.source is None else self.source.active(of_source)
-            grid = self.source.step(read[0][0]) if self.source is not None and len(read) == 1 else None
-            bias = None
-        if grid is not None:
-            grid = grid * scale.abs()
-            shift = torch.where(grid > 0, to_grid(shift, grid.clamp(min=torch.finfo(grid.dtype).tiny)), shift)
+        grid = self.grid(active, of_source)
+        scale, shift = self.folded(grid)
+        # The layer has added its bias already.
+        bias = None if self.layer is None else self.layer.bias
         if bias is not None:
             shift = shift - scale * bias
         spread = (1, -1, *(1,) * (x.dim() - 2))

@@ -51,7 +51,7 @@ def rescale(values: Array, mult: ArrayLike, shift: ArrayLike) -> Array:
 
 def sum_multipliers(first: float, second: float) -> tuple[int, int, int]:
     """`(a, b, n)` of `(x a + y b + 2^(n-1)) >> n`: the larger factor has 30 bits; signs are kept."""
-    n = min(29 - math.frexp(max(abs(first), abs(second)))[1], 62)
+    n = min(30 - math.frexp(max(abs(first), abs(second)))[1], 62)
     return round(first * 2.0**n), round(second * 2.0**n), n
 
 

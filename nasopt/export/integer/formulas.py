@@ -147,17 +147,19 @@ def of_layer(layer: Any, inputs: tuple[str, ...], read: Value, shape: tuple[int,
         step = layer.weight_step()
         spread = step.reshape([-1 if dim == layer.output_dim else 1 for dim in range(layer.weight.dim())])
         weight = torch.round(layer.quantised_weight() / spread).long()
-        scale, shift = (torch.ones_like(step.repeat(layer._copies)), layer.bias)
+        grid = layer.grid(None, None)
+        scale, shift = torch.ones_like(grid), layer.rounded_bias(grid)
         if layer.norm is not None:
-            scale, shift = layer.norm.scale_and_shift()
+            scale, shift = layer.norm.folded(grid)
             turn = torch.where(scale < 0, -1, torch.where(scale > 0, 1, 0))
             weight = weight * _rows_first(turn, layer)
-        grid = layer.grid(None, None) * scale.abs()
-        constant = torch.where(scale == 0, torch.zeros_like(scale) if shift is None else shift, torch.nan)
-        bias = torch.zeros_like(grid) if shift is None else torch.round(shift / torch.where(grid > 0, grid, 1.0))
-    integers = weight.numpy()
-    rows = np.abs(integers if not layer.output_dim else np.moveaxis(integers, 1, 0)).reshape(len(step), -1).sum(1)
-    largest = np.tile(rows, layer._copies) * max(read.high, -read.low)
+        integers = weight.numpy()
+        rows = np.abs(integers if not layer.output_dim else np.moveaxis(integers, 1, 0)).reshape(len(step), -1).sum(1)
+        largest = np.tile(rows, layer._copies) * max(read.high, -read.low)
+        grid = grid * scale.abs()
+        shift = torch.zeros_like(grid) if shift is None else shift
+        constant = torch.where((scale == 0) | torch.from_numpy(largest == 0), shift, torch.nan)
+        bias = torch.round(shift / torch.where(grid > 0, grid, 1.0))
     biases = np.clip(bias.numpy(), -(2.0**62), 2.0**62).astype(np.int64)
     if (largest + np.minimum(np.abs(biases), LARGEST_BIAS) >= LIMIT).any():
         raise ExportError(
@@ -205,8 +207,8 @@ def _settings(layer: Any, shape: tuple[int, ...]) -> dict[str, Any]:
 def of_norm(norm: Any, inputs: tuple[str, ...], read: Value, shape: tuple[int, ...], name: str) -> Formula:
     """A batch norm that no layer absorbs."""
     with torch.no_grad():
-        scale, shift = norm.scale_and_shift()
-        grid = norm.source.step() * scale.abs()
+        scale, shift = norm.folded(norm.grid())
+        grid = norm.grid() * scale.abs()
         bias = torch.round(shift / torch.where(grid > 0, grid, 1.0))
         constant = torch.where(scale == 0, shift, torch.nan)
     return Formula(
