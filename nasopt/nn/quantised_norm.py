@@ -42,9 +42,7 @@ class QuantBatchNorm(nn.modules.batchnorm._BatchNorm):
         shift = scale * shift
         return scale, shift if self.bias is None else shift + self.bias
 
-    def grid(
-        self, active: Sequence[Active] | None = None, of_source: Sequence[Active] | None = None
-    ) -> Tensor | None:
+    def grid(self, active: Sequence[Active] | None = None, of_source: Sequence[Active] | None = None) -> Tensor | None:
         """The step of what it scales; None where there is no single one."""
         if self.layer is not None:
             return self.layer.grid(active, of_source)

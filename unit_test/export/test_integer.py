@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,6 @@ from torch.nn import functional as F
 from toys import TOYS
 
 from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8
-from nasopt import MixedPrecision
-from nasopt.errors import ConfigError, ExportError
-from nasopt.export import IntegerProgram, integer_program
 from nasopt.export.integer.arithmetic import multiplier, multipliers, rescale, rescale_sum, sum_multipliers
 from nasopt.export.integer.kernels import accumulate
 from nasopt.export.integer.program import Step
@@ -82,7 +78,9 @@ def test_convolution_of_one_window() -> None:
     weight = np.array([[1, -2, 3], [0, 4, -1], [2, -3, 1]], np.int8)[None, None]
     arrays = {"weight": weight, "bias": np.array([17]), "multiplier": mult, "shift": shift}
     x = np.arange(9).reshape(1, 1, 1, 3, 3)
-    assert accumulate(Step("accumulate", ("x",), "y", settings, {"weight": weight, "bias": np.array([0])}), x).item() == 14
+    assert (
+        accumulate(Step("accumulate", ("x",), "y", settings, {"weight": weight, "bias": np.array([0])}), x).item() == 14
+    )
     assert accumulate(Step("accumulate", ("x",), "y", {**settings, "low": -8, "high": 7}, arrays), x).item() == 1
 
 
@@ -100,7 +98,10 @@ class TwoInputs(nn.Module):
         y = self.norm(self.right(y))
         both = self.shared(x) - self.shared(y)
         pooled = F.max_pool2d(F.relu6(both), 2).flatten(2).amax(2)
-        return {"classes": self.head(pooled), "gate": torch.sigmoid(F.avg_pool2d(both, 3, 2, 1, count_include_pad=False))}
+        return {
+            "classes": self.head(pooled),
+            "gate": torch.sigmoid(F.avg_pool2d(both, 3, 2, 1, count_include_pad=False)),
+        }
 
 
 class PreActivation(nn.Module):

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, ExportError
-from nasopt.export.integer.arithmetic import Array
-from nasopt.export.integer.formulas import Formula, kept, of_layer, of_norm, rounded
+from nasopt.export.integer.formulas import Formula, of_layer, of_norm, rounded
+from nasopt.export.integer.operations import Draft, Integers, extended, kept, moved, table, written
 from nasopt.export.integer.program import Input, IntegerProgram, Output, Step, Value
-from nasopt.export.integer.windows import Windows, windows_of
 from nasopt.graph.edit import is_in_place
-from nasopt.graph.execute import activation_nodes, layer_of, node_values, run_node
-from nasopt.graph.integer_roles import BATCH_NORMS, is_addition, is_product, is_subtraction, role_of
+from nasopt.graph.execute import activation_nodes, layer_of, node_values
+from nasopt.graph.integer_roles import BATCH_NORMS, role_of
 from nasopt.nn.quantised import Quantise, QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
 from nasopt.search.calibrate import check_calibrated
-
-
-@dataclass(frozen=True)
-class Integers:
-    """A value of the program on a grid; `point` made it."""
-
-    name: str
-    point: Quantise
-
-
-@dataclass(frozen=True)
-class Real:
-    """Integers of accumulators: `clip(scale value, low, high)`."""
-
-    name: str
-    scale: Array
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,8 @@ def integer_program(found: nn.Module, example: Any = None, leave_out_tail: bool 
     Args:
         found: what `arch_export()` of a model with `precision=` returned; it stays as it is.
         example: inputs of one sample or several, a tensor or a tuple; needed where the network was pickled.
-        leave_out_tail: end the program before calls that only floats can do (a softmax), where no integer layer stands behind them.
+        leave_out_tail: end the program before calls that only floats can do, such as a softmax, where no integer layer
+            stands behind them.
 
     Raises:
         ConfigError: nothing in `found` is quantised, or an example is needed.
@@ -84,7 +64,8 @@ def integer_program(found: nn.Module, example: Any = None, leave_out_tail: bool 
     found = export() if callable(export) else found
     if not isinstance(found, nn.Module) or not any(isinstance(m, QuantisedWeight) for m in found.modules()):
         raise ConfigError(
-            "integer_program: nothing in this network is quantised: pass what arch_export() of a model with precision=... returned"
+            "integer_program: nothing in this network is quantised: pass what arch_export() of a model with precision=... "
+            "returned"
         )
     check_calibrated(found)
     network: Any = copy.deepcopy(found).cpu().double().eval()
@@ -115,34 +96,33 @@ class _Builder:
     def __init__(self, network: Any, inputs: list[Any], leave_out_tail: bool) -> None:
         self.network, self.leave_out_tail = network, leave_out_tail
         self.nodes = list(network.graph.nodes)
-        self.concrete = node_values(network, inputs)
-        self.twice = node_values(network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs])
+        self.draft = Draft(network, node_values(network, inputs))
+        self.twice = node_values(
+            network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs]
+        )
         for node in self.nodes:
-            node.meta["value"] = self.concrete[node]
+            node.meta["value"] = self.draft.concrete[node]
         self.activations = activation_nodes(network)
-        self.env: dict[Any, Any] = {}
         self.inputs: list[Input] = []
-        self.values: dict[str, Value] = {}
-        self.steps: list[Step] = []
         self.left_out: list[str] = []
 
     def run(self) -> IntegerProgram:
         arguments = [node.name for node in self.nodes if node.op == "placeholder"]
         for node in self.nodes:
             if node.op == "placeholder":
-                self.env[node] = Given(arguments.index(node.name))
+                self.draft.known[node] = Given(arguments.index(node.name))
             elif node in self.activations:
-                self.env[node] = self._visit(node)
+                self.draft.known[node] = self._visit(node)
                 if is_in_place(node):
-                    self.env[node.all_input_nodes[0]] = self.env[node]
+                    self.draft.known[node.all_input_nodes[0]] = self.draft.known[node]
         outputs, structure = self._outputs(self.nodes[-1])
-        steps = _needed(self.steps, [name for output in outputs for name, _ in output.terms])
+        steps = _needed(self.draft.steps, [name for output in outputs for name, _ in output.terms])
         used = {name for step in steps for name in (*step.inputs, step.output)} | {
             name for output in outputs for name, _ in output.terms
         }
         return IntegerProgram(
             tuple(one for one in self.inputs if one.value in used),
-            {name: value for name, value in self.values.items() if name in used},
+            {name: value for name, value in self.draft.values.items() if name in used},
             tuple(steps),
             tuple(outputs),
             structure,
@@ -155,7 +135,7 @@ class _Builder:
     def _visit(self, node: Any) -> Any:
         layer = layer_of(self.network, node)
         given = [one for one in node.all_input_nodes if one in self.activations]
-        read = [self.env[one] for one in given]
+        read = [self.draft.known[one] for one in given]
         if isinstance(layer, Quantise):
             return self._point(node, layer, read[0])
         broken = next((one for one in read if isinstance(one, Floats)), None)
@@ -165,22 +145,24 @@ class _Builder:
             return self._floats(node, given, broken.node, broken.reason)
         if isinstance(layer, QuantisedWeight) and layer.source is not None and isinstance(read[0], Integers):
             assert layer.source is read[0].point
-            value = self.values[read[0].name]
-            return of_layer(layer, (read[0].name,), value, self._shape(node), str(node.target))
+            value = self.draft.values[read[0].name]
+            return of_layer(layer, (read[0].name,), value, self.draft.shape(node), str(node.target))
         if isinstance(layer, QuantBatchNorm) and layer.layer is not None and isinstance(read[0], Formula):
             return read[0]  # taken into the layer already
         if isinstance(layer, QuantBatchNorm) and layer.source is not None and isinstance(read[0], Integers):
-            return of_norm(layer, (read[0].name,), self.values[read[0].name], self._shape(node), str(node.target))
+            return of_norm(
+                layer, (read[0].name,), self.draft.values[read[0].name], self.draft.shape(node), str(node.target)
+            )
         role = role_of(self.network, node, self.activations)
         found = None
         if role == "extends" and len(read) == 1:
-            found = self._extended(node, given[0], read[0])
+            found = extended(self.draft, node, given[0], read[0])
         elif role in ("passes", "joins"):
-            found = self._moved(node, layer, given, read)
+            found = moved(self.draft, node, layer, given, read)
         elif role == "writes" and not isinstance(layer, (QuantisedWeight, *BATCH_NORMS)):
-            found = self._written(node, layer, given, read)
+            found = written(self.draft, node, layer, given, read)
         elif role == "table" and isinstance(read[0], Integers):
-            found = self._table(node, given[0], read[0])
+            found = table(self.draft, node, given[0], read[0])
         if found is not None:
             return found
         what = type(layer).__name__ if layer is not None else getattr(node.target, "__name__", node.target)
@@ -192,7 +174,7 @@ class _Builder:
         self.left_out.append(node.name)
         before: dict[Any, None] = {}
         for one in given:
-            known = self.env[one]
+            known = self.draft.known[one]
             before.update(dict.fromkeys(known.before if isinstance(known, Floats) else (one,)))
         return Floats(first, reason, tuple(before))
 
@@ -204,11 +186,11 @@ class _Builder:
         )
 
     def _shape(self, node: Any) -> tuple[int, ...]:
-        return tuple(self.concrete[node].shape)
+        return tuple(self.draft.concrete[node].shape)
 
     def _add(self, step: Step, value: Value) -> str:
-        self.steps.append(step)
-        self.values[step.output] = value
+        self.draft.steps.append(step)
+        self.draft.values[step.output] = value
         return step.output
 
     def _grid(self, point: Quantise, shape: tuple[int, ...]) -> Value:
@@ -216,170 +198,23 @@ class _Builder:
         return Value(shape, point.bits, low, high, float(point.step().detach()))
 
     def _point(self, node: Any, point: Quantise, read: Any) -> Any:
-        grid = self._grid(point, self._shape(node))
+        grid = self._grid(point, self.draft.shape(node))
         if isinstance(read, Given):
-            name = next(one.name for one in self.nodes if one.op == "placeholder" and self.env.get(one) == read)
+            name = next(one.name for one in self.nodes if one.op == "placeholder" and self.draft.known.get(one) == read)
             self.inputs.append(Input(name, read.position, node.name))
-            self.values[node.name] = grid
+            self.draft.values[node.name] = grid
             return Integers(node.name, point)
         if isinstance(read, Integers):
             if read.point is point:
                 return read
-            step = self.values[read.name].step
+            step = self.draft.values[read.name].step
             read = Formula("requantise", (read.name,), grid.shape, node.name, (np.array(step),))
         if isinstance(read, Formula):
-            return Integers(self._add(rounded(read, node.name, grid), grid), point)
+            return Integers(self.draft.add(rounded(read, node.name, grid), grid), point)
         broken = read if isinstance(read, Floats) else Floats(node.name, "what it rounds is no sum of integers")
         raise ExportError(self._island(broken))
 
-    # --- kinds of nodes
-
-    def _run_on(self, node: Any, **replaced: Any) -> Any:
-        """The node with another value in place of its activations."""
-        values = {**self.concrete, **replaced["values"]}
-        with torch.no_grad():
-            return run_node(self.network, node, values)
-
-    def _extended(self, node: Any, given: Any, read: Any) -> Any:
-        ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
-        try:
-            ends = self._run_on(node, values={given: ends})
-        except (RuntimeError, TypeError, ValueError):
-            return None
-        if ends.shape != (2,) or not bool(ends[0] <= ends[1]):
-            return None
-        low, high = float(ends[0]), float(ends[1])
-        if isinstance(read, (Formula, Real)):
-            return replace(read, low=min(max(read.low, low), high), high=max(min(read.high, high), low))
-        if not isinstance(read, Integers) or (low, high) == (-math.inf, math.inf):
-            return read if isinstance(read, Integers) else None
-        value = self.values[read.name]
-        if (low, high) == (0, math.inf):  # exact
-            if value.low >= 0:
-                return read
-            step = Step("requantise", (read.name,), node.name, {"low": 0, "high": value.high}, {}, node.name)
-            return Integers(self._add(step, replace(value, low=0)), read.point)
-        return Formula("requantise", (read.name,), value.shape, node.name, (np.array(value.step),), low=low, high=high)
-
-    def _pooled(self, node: Any, layer: nn.Module | None, given: Any) -> Windows | None:
-        word = type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
-        args, kwargs = pytree.tree_map(lambda x: self.concrete.get(x, x) if hasattr(x, "op") else x, (node.args, node.kwargs))
-        run = lambda x: self._run_on(node, values={given: x})  # noqa: E731
-        return windows_of(layer, word, args, dict(kwargs), self.concrete[given], run)
-
-    def _pool_step(self, node: Any, windows: Windows) -> tuple[dict[str, Any], dict[str, Array]]:
-        settings = {
-            "function": windows.function,
-            "dims": list(windows.dims),
-            "dilation": list(windows.dilation),
-            "shape": list(self._shape(node)),
-        }
-        arrays = {}
-        for axis, (starts, ends) in enumerate(windows.ranges):
-            arrays[f"start{axis}"], arrays[f"end{axis}"] = np.array(starts, np.int32), np.array(ends, np.int32)
-        return settings, arrays
-
-    def _written(self, node: Any, layer: nn.Module | None, given: list[Any], read: list[Any]) -> Formula | None:
-        if not all(isinstance(one, Integers) for one in read):
-            return None
-        shape, values = self._shape(node), [self.values[one.name] for one in read]
-        if is_addition(self.network, node) or is_product(self.network, node):
-            both = [self.env[one] for one in node.args]
-            first, second = (self.values[one.name].step for one in both)
-            names = tuple(one.name for one in both)
-            if is_product(self.network, node):
-                return Formula("multiply", names, shape, node.name, (np.array(first * second),))
-            second = -second if is_subtraction(self.network, node) else second
-            return Formula("add", names, shape, node.name, (np.array(first), np.array(second)))
-        windows = self._pooled(node, layer, given[0])
-        if windows is None or windows.function != "sum":
-            return None
-        settings, arrays = self._pool_step(node, windows)
-        scale = values[0].step / windows.divisor.double().numpy()
-        return Formula("pool", (read[0].name,), shape, node.name, (np.asarray(scale),), settings, arrays)
-
-    def _table(self, node: Any, given: Any, read: Integers) -> Formula:
-        value = self.values[read.name]
-        x = torch.arange(value.low, value.high + 1, dtype=torch.float64) * value.step
-        entries = self._run_on(node, values={given: x}).numpy()
-        settings = {"first": value.low}
-        return Formula("table", (read.name,), value.shape, node.name, (), settings, entries=entries)
-
-    def _moved(self, node: Any, layer: nn.Module | None, given: list[Any], read: list[Any]) -> Any:
-        if isinstance(read[0], tuple):  # an item of several
-            return read[0][node.args[1]]
-        if any(isinstance(one, Formula) for one in read):
-            read = [self._kept(one) if isinstance(one, Formula) else one for one in read]
-            if any(one is None for one in read):
-                return None
-        if len(read) == 1 and isinstance(read[0], Given):
-            return None
-        if not all(isinstance(one, Integers) for one in read) and not (len(read) == 1 and isinstance(read[0], Real)):
-            return None
-        if any(isinstance(one, Integers) and one.point is not read[0].point for one in read):
-            return None
-        if str(getattr(node.target, "__name__", node.target)) in ("maximum", "minimum"):
-            return self._extreme(node, read)
-        windows = self._pooled(node, layer, given[0]) if len(read) == 1 else None
-        if windows is not None:
-            if windows.function != "max" or not isinstance(read[0], Integers):
-                return None
-            settings, arrays = self._pool_step(node, windows)
-            step = Step("pool", (read[0].name,), node.name, settings, arrays, node.name)
-            return Integers(self._add(step, replace(self.values[read[0].name], shape=self._shape(node))), read[0].point)
-        return self._indexed(node, given, read)
-
-    def _extreme(self, node: Any, read: list[Any]) -> Integers | None:
-        names = [self.env[one].name for one in node.args if one in self.activations]
-        if len(names) != 2:
-            return None
-        function = "max" if "max" in str(getattr(node.target, "__name__", node.target)) else "min"
-        step = Step("extreme", tuple(names), node.name, {"function": function}, {}, node.name)
-        return Integers(self._add(step, replace(self.values[names[0]], shape=self._shape(node))), read[0].point)
-
-    def _indexed(self, node: Any, given: list[Any], read: list[Any]) -> Any:
-        """Where every element comes from, by moving the numbers of elements."""
-        position, marks = 1, {}
-        for one in given:
-            count = self.concrete[one].numel()
-            marks[one] = torch.arange(position, position + count, dtype=torch.float64).reshape(self.concrete[one].shape)
-            position += count
-        moved = self._run_on(node, values=marks)
-        if isinstance(moved, Tensor):
-            return self._move(node.name, moved.long(), read)
-        return tuple(self._move(f"{node.name}_{i}", part.long(), read) for i, part in enumerate(moved))
-
-    def _move(self, name: str, index: Tensor, read: list[Any]) -> Any:
-        names = tuple(one.name for one in read)
-        shape = tuple(index.shape)
-        value = replace(self.values[names[0]], shape=shape)
-        value = replace(value, low=min(self.values[n].low for n in names), high=max(self.values[n].high for n in names))
-        same = len(names) == 1 and torch.equal(index.flatten(), torch.arange(1, self.values[names[0]].elements + 1))
-        if same:
-            step = Step("reshape", names, name, {"shape": list(shape)}, {}, name)
-        else:
-            step = Step("move", names, name, {}, {"index": index.numpy().astype(np.int32)}, name)
-        old_shape = self.values[names[0]].shape
-        self._add(step, value)
-        if isinstance(read[0], Integers):
-            return Integers(name, read[0].point)
-        scale = np.broadcast_to(read[0].scale, old_shape).reshape(-1)
-        return replace(read[0], name=name, scale=np.concatenate([[0.0], scale])[index.numpy()])
-
     # --- outputs
-
-    def _kept(self, formula: Formula) -> Real | None:
-        """A formula as integers of its accumulators; None where it has no single scale."""
-        if formula.entries is not None or len(formula.scales) != 1:
-            return None
-        if formula.kind == "requantise":
-            return Real(formula.inputs[0], formula.scales[0], formula.low, formula.high)
-        name = f"{formula.layer.replace('.', '_')}_sum"
-        if name not in self.values:
-            step, value, scale = kept(formula, name)
-            self._add(step, value)
-            formula = replace(formula, scales=(scale,))
-        return Real(name, formula.scales[0], formula.low, formula.high)
 
     def _outputs(self, node: Any) -> tuple[list[Output], Any]:
         outputs: list[Output] = []
@@ -393,9 +228,11 @@ class _Builder:
             if value is None:
                 return None
             if value not in self.activations:
-                raise ExportError(f"the network returns {value}, which is no activation: integer programs return tensors only")
-            if isinstance(self.env[value], Floats):
-                before = self._tail(self.env[value])
+                raise ExportError(
+                    f"the network returns {value}, which is no activation: integer programs return tensors only"
+                )
+            if isinstance(self.draft.known[value], Floats):
+                before = self._tail(self.draft.known[value])
                 return visit(before[0] if len(before) == 1 else list(before))
             if value not in made:
                 made[value] = len(outputs)
@@ -415,19 +252,25 @@ class _Builder:
         return broken.before
 
     def _output(self, node: Any) -> Output:
-        found = self.env[node]
+        found = self.draft.known[node]
         if isinstance(found, Given):
             raise ExportError(f"output {node.name!r} is an input as it was given: no integer layer is on the way")
-        shape, batch_dim = self._shape(node), _batch_dim(self.concrete[node], self.twice[node])
+        shape, batch_dim = self.draft.shape(node), _batch_dim(self.draft.concrete[node], self.twice[node])
         if isinstance(found, tuple):
             raise ExportError(f"{node.name!r} is several tensors: return them one by one")
         if isinstance(found, Integers):
-            return Output(((found.name, np.array(self.values[found.name].step)),), shape, batch_dim=batch_dim)
+            return Output(((found.name, np.array(self.draft.values[found.name].step)),), shape, batch_dim=batch_dim)
         if isinstance(found, Formula) and found.entries is not None:
             entries = np.clip(found.entries, found.low, found.high)
-            return Output(((found.inputs[0], np.array(1.0)),), shape, table=entries, first=found.settings["first"], batch_dim=batch_dim)
+            return Output(
+                ((found.inputs[0], np.array(1.0)),),
+                shape,
+                table=entries,
+                first=found.settings["first"],
+                batch_dim=batch_dim,
+            )
         if isinstance(found, Formula):
-            real = self._kept(found)
+            real = kept(self.draft, found)
             if real is None:
                 terms = tuple(zip(found.inputs, found.scales))
                 return Output(terms, shape, found.low, found.high, batch_dim=batch_dim)

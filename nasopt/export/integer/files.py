@@ -57,7 +57,16 @@ def load_program(path: str | os.PathLike[str]) -> IntegerProgram:
         if text["format"] != FORMAT or text["version"] != VERSION:
             raise ConfigError(f"{path}: {text['format']!r}, version {text['version']!r}: wanted {FORMAT!r}, {VERSION}")
         return _program(text, arrays)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path} is no integer program, or damaged ({error}): save it again") from error
@@ -117,7 +126,8 @@ def _listed(structure: Any) -> Any:
 
 def _program(text: Mapping[str, Any], arrays: Mapping[str, Array]) -> IntegerProgram:
     values = {
-        name: Value(tuple(shape), bits, low, high, step) for name, (shape, bits, low, high, step) in text["values"].items()
+        name: Value(tuple(shape), bits, low, high, step)
+        for name, (shape, bits, low, high, step) in text["values"].items()
     }
     steps = tuple(
         Step(
@@ -150,4 +160,6 @@ def _program(text: Mapping[str, Any], arrays: Mapping[str, Array]) -> IntegerPro
     )
     if not all(name in known for output in outputs for name, _ in output.terms):
         raise ConfigError("an output is written by no step")
-    return IntegerProgram(inputs, values, steps, outputs, text["structure"], tuple(text["arguments"]), tuple(text["left_out"]))
+    return IntegerProgram(
+        inputs, values, steps, outputs, text["structure"], tuple(text["arguments"]), tuple(text["left_out"])
+    )

@@ -79,7 +79,7 @@ def rounded(formula: Formula, output: str, grid: Value) -> Step:
     return Step(formula.kind, formula.inputs, output, settings, arrays, formula.layer)
 
 
-def kept(formula: Formula, output: str) -> tuple[Step, Value, Array]:
+def kept_in_accumulators(formula: Formula, output: str) -> tuple[Step, Value, Array]:
     """The step that leaves a formula of one term in its accumulators, the value, and its scale.
 
     Raises:
@@ -101,9 +101,11 @@ def kept(formula: Formula, output: str) -> tuple[Step, Value, Array]:
     if formula.low == 0:
         low = settings["low"] = 0
         settings["high"] = high
-    return Step(formula.kind, formula.inputs, output, settings, arrays, formula.layer), Value(
-        formula.shape, 32, low, high, 0.0
-    ), scale
+    return (
+        Step(formula.kind, formula.inputs, output, settings, arrays, formula.layer),
+        Value(formula.shape, 32, low, high, 0.0),
+        scale,
+    )
 
 
 def _bounds(formula: Formula, grid: Value) -> tuple[int, int]:

@@ -182,7 +182,9 @@ class IntegerProgram:
         for step in self.steps:
             value = self.values_by_name[step.output]
             lines.append(f"{step.output}: {_described(value)} = {step.kind}({', '.join(step.inputs)})")
-        return "\n".join(lines + [f"output {i}: {', '.join(n for n, _ in o.terms)}" for i, o in enumerate(self.outputs)])
+        return "\n".join(
+            lines + [f"output {i}: {', '.join(n for n, _ in o.terms)}" for i, o in enumerate(self.outputs)]
+        )
 
 
 def _described(value: Value) -> str:

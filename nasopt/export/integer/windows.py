@@ -55,7 +55,11 @@ def windows_of(
     dims = tuple(range(x.dim() - spatial, x.dim()))
     given: dict[str, Any]
     if "adaptive" in word:
-        size = layer.output_size if layer is not None else dict(zip(("input", "output_size"), args), **kwargs)["output_size"]
+        size = (
+            layer.output_size
+            if layer is not None
+            else dict(zip(("input", "output_size"), args), **kwargs)["output_size"]
+        )
         sizes = _each(size, spatial)
         ranges = []
         for dim, out in zip(dims, sizes):

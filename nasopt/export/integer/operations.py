@@ -1,0 +1,228 @@
+"""What calls of a network's graph make of integers: steps of the program under construction, or formulas to round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from nasopt.export.integer.arithmetic import Array
+from nasopt.export.integer.formulas import Formula, kept_in_accumulators
+from nasopt.export.integer.program import Step, Value
+from nasopt.export.integer.windows import Windows, windows_of
+from nasopt.graph.execute import run_node
+from nasopt.graph.integer_roles import is_addition, is_product, is_subtraction
+from nasopt.nn.quantised import Quantise
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A value of the program on a grid; `point` made it."""
+
+    name: str
+    point: Quantise
+
+
+@dataclass(frozen=True)
+class Real:
+    """Integers of accumulators: `clip(scale value, low, high)`."""
+
+    name: str
+    scale: Array
+    low: float
+    high: float
+
+
+@dataclass
+class Draft:
+    """A program under construction.
+
+    Attributes:
+        network: the found network, in double precision.
+        concrete: values of all nodes for one sample.
+        known: what is known of the value of a node: `Integers`, `Real`, a `Formula`, ...
+        values, steps: of the program.
+    """
+
+    network: Any
+    concrete: Mapping[Any, Any]
+    known: dict[Any, Any] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    def shape(self, node: Any) -> tuple[int, ...]:
+        """Of one sample."""
+        return tuple(self.concrete[node].shape)
+
+    def add(self, step: Step, value: Value) -> str:
+        """Append a step; the name of its value."""
+        self.steps.append(step)
+        self.values[step.output] = value
+        return step.output
+
+    def run_on(self, node: Any, replaced: Mapping[Any, Tensor]) -> Any:
+        """A node with other values in place of some that it reads."""
+        with torch.no_grad():
+            return run_node(self.network, node, {**self.concrete, **replaced})
+
+
+def extended(draft: Draft, node: Any, given: Any, read: Any) -> Any:
+    """Clipping and dropout: bounds of a formula, or a step where the value is rounded already."""
+    ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
+    try:
+        ends = draft.run_on(node, {given: ends})
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    if ends.shape != (2,) or not bool(ends[0] <= ends[1]):
+        return None
+    low, high = float(ends[0]), float(ends[1])
+    if isinstance(read, (Formula, Real)):
+        return replace(read, low=min(max(read.low, low), high), high=max(min(read.high, high), low))
+    if not isinstance(read, Integers) or (low, high) == (-math.inf, math.inf):
+        return read if isinstance(read, Integers) else None
+    value = draft.values[read.name]
+    if (low, high) == (0, math.inf):  # exact
+        if value.low >= 0:
+            return read
+        step = Step("requantise", (read.name,), node.name, {"low": 0, "high": value.high}, {}, node.name)
+        return Integers(draft.add(step, replace(value, low=0)), read.point)
+    return Formula("requantise", (read.name,), value.shape, node.name, (np.array(value.step),), low=low, high=high)
+
+
+def pooled(draft: Draft, node: Any, layer: nn.Module | None, given: Any) -> Windows | None:
+    """Windows of a call; None where it is no pooling and no reduction."""
+    word = type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
+    args, kwargs = pytree.tree_map(
+        lambda x: draft.concrete.get(x, x) if hasattr(x, "op") else x, (node.args, node.kwargs)
+    )
+    run = lambda x: draft.run_on(node, {given: x})  # noqa: E731
+    return windows_of(layer, word, args, dict(kwargs), draft.concrete[given], run)
+
+
+def pool_step(draft: Draft, node: Any, windows: Windows) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Settings and arrays of its step."""
+    settings = {
+        "function": windows.function,
+        "dims": list(windows.dims),
+        "dilation": list(windows.dilation),
+        "shape": list(draft.shape(node)),
+    }
+    arrays = {}
+    for axis, (starts, ends) in enumerate(windows.ranges):
+        arrays[f"start{axis}"], arrays[f"end{axis}"] = np.array(starts, np.int32), np.array(ends, np.int32)
+    return settings, arrays
+
+
+def written(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], read: list[Any]) -> Formula | None:
+    """Sums, differences, products and averages of activations."""
+    if not all(isinstance(one, Integers) for one in read):
+        return None
+    shape, values = draft.shape(node), [draft.values[one.name] for one in read]
+    if is_addition(draft.network, node) or is_product(draft.network, node):
+        both = [draft.known[one] for one in node.args]
+        first, second = (draft.values[one.name].step for one in both)
+        names = tuple(one.name for one in both)
+        if is_product(draft.network, node):
+            return Formula("multiply", names, shape, node.name, (np.array(first * second),))
+        second = -second if is_subtraction(draft.network, node) else second
+        return Formula("add", names, shape, node.name, (np.array(first), np.array(second)))
+    windows = pooled(draft, node, layer, given[0])
+    if windows is None or windows.function != "sum":
+        return None
+    settings, arrays = pool_step(draft, node, windows)
+    scale = values[0].step / windows.divisor.double().numpy()
+    return Formula("pool", (read[0].name,), shape, node.name, (np.asarray(scale),), settings, arrays)
+
+
+def table(draft: Draft, node: Any, given: Any, read: Integers) -> Formula:
+    """A function of one value: what it makes of every integer."""
+    value = draft.values[read.name]
+    x = torch.arange(value.low, value.high + 1, dtype=torch.float64) * value.step
+    entries = draft.run_on(node, {given: x}).numpy()
+    settings = {"first": value.low}
+    return Formula("table", (read.name,), value.shape, node.name, (), settings, entries=entries)
+
+
+def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], read: list[Any]) -> Any:
+    """What only moves numbers, joins them, or takes the largest."""
+    if isinstance(read[0], tuple):  # an item of several
+        return read[0][node.args[1]]
+    if any(isinstance(one, Formula) for one in read):
+        read = [kept(draft, one) if isinstance(one, Formula) else one for one in read]
+        if any(one is None for one in read):
+            return None
+    if not all(isinstance(one, Integers) for one in read) and not (len(read) == 1 and isinstance(read[0], Real)):
+        return None
+    if any(isinstance(one, Integers) and one.point is not read[0].point for one in read):
+        return None
+    if str(getattr(node.target, "__name__", node.target)) in ("maximum", "minimum"):
+        return extreme(draft, node, read)
+    windows = pooled(draft, node, layer, given[0]) if len(read) == 1 else None
+    if windows is not None:
+        if windows.function != "max" or not isinstance(read[0], Integers):
+            return None
+        settings, arrays = pool_step(draft, node, windows)
+        step = Step("pool", (read[0].name,), node.name, settings, arrays, node.name)
+        return Integers(draft.add(step, replace(draft.values[read[0].name], shape=draft.shape(node))), read[0].point)
+    return indexed(draft, node, given, read)
+
+
+def extreme(draft: Draft, node: Any, read: list[Any]) -> Integers | None:
+    """The larger or smaller of two values."""
+    if len(node.args) != 2 or len(read) != len(set(node.args)):
+        return None
+    names = [draft.known[one].name for one in node.args]
+    function = "max" if "max" in str(getattr(node.target, "__name__", node.target)) else "min"
+    step = Step("extreme", tuple(names), node.name, {"function": function}, {}, node.name)
+    return Integers(draft.add(step, replace(draft.values[names[0]], shape=draft.shape(node))), read[0].point)
+
+
+def indexed(draft: Draft, node: Any, given: list[Any], read: list[Any]) -> Any:
+    """Where every element comes from, by moving the numbers of elements."""
+    position, marks = 1, {}
+    for one in given:
+        count = draft.concrete[one].numel()
+        marks[one] = torch.arange(position, position + count, dtype=torch.float64).reshape(draft.concrete[one].shape)
+        position += count
+    moved = draft.run_on(node, marks)
+    if isinstance(moved, Tensor):
+        return move(draft, node.name, moved.long(), read)
+    return tuple(move(draft, f"{node.name}_{i}", part.long(), read) for i, part in enumerate(moved))
+
+
+def move(draft: Draft, name: str, index: Tensor, read: list[Any]) -> Any:
+    names = tuple(one.name for one in read)
+    shape = tuple(index.shape)
+    value = replace(draft.values[names[0]], shape=shape)
+    value = replace(value, low=min(draft.values[n].low for n in names), high=max(draft.values[n].high for n in names))
+    same = len(names) == 1 and torch.equal(index.flatten(), torch.arange(1, draft.values[names[0]].elements + 1))
+    if same:
+        step = Step("reshape", names, name, {"shape": list(shape)}, {}, name)
+    else:
+        step = Step("move", names, name, {}, {"index": index.numpy().astype(np.int32)}, name)
+    old_shape = draft.values[names[0]].shape
+    draft.add(step, value)
+    if isinstance(read[0], Integers):
+        return Integers(name, read[0].point)
+    scale = np.broadcast_to(read[0].scale, old_shape).reshape(-1)
+    return replace(read[0], name=name, scale=np.concatenate([[0.0], scale])[index.numpy()])
+
+
+def kept(draft: Draft, formula: Formula) -> Real | None:
+    """A formula as integers of its accumulators; None where it has no single scale."""
+    if formula.entries is not None or len(formula.scales) != 1:
+        return None
+    if formula.kind == "requantise":
+        return Real(formula.inputs[0], formula.scales[0], formula.low, formula.high)
+    name = f"{formula.layer.replace('.', '_')}_sum"
+    if name not in draft.values:
+        step, value, scale = kept_in_accumulators(formula, name)
+        draft.add(step, value)
+        formula = replace(formula, scales=(scale,))
+    return Real(name, formula.scales[0], formula.low, formula.high)
