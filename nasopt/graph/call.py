@@ -26,6 +26,7 @@ from nasopt.graph.facts import (
     flatten,
     no_labels,
 )
+from nasopt.graph.folded import folded_parameters, folded_path
 from nasopt.graph.layer_shape import Kind, facts_of
 from nasopt.nn.grids import FLOAT_BITS
 from nasopt.nn.quantised import QuantisedWeight
@@ -208,6 +209,16 @@ class Call:
         path = self._path(parameter)
         tensor = self._facts.tensor(path)
         return () if tensor is None else (Source(path, {dim: dim for dim in range(tensor.dim())}),)
+
+    def folded(self, node: fx.Node) -> Weight:
+        """A computed weight that an export holds as a parameter; what it is made of is priced with it."""
+        facts, value = self._facts, node.meta["value"]
+        parts = folded_parameters(node)
+        if node.name not in facts.folded:
+            facts.folded[node.name] = folded_path(node, facts.names_but(parts) | set(facts.folded.values()))
+        path = facts.folded[node.name]
+        facts.mark_priced(self.node, parts)
+        return Weight(node.name, value, (Source(path, {dim: dim for dim in range(value.dim())}),), path)
 
     def attribute(self, name: str | int, labels: Tensor, factor: int = 1) -> None:
         """An int attribute of the layer (or argument of the function) is `factor` times the number of kept labels."""

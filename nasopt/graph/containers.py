@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from nasopt.graph.state import without_history
+
 _CONTAINERS, _ATTRIBUTES = "nasopt_containers", "nasopt_attributes"
 _KINDS: dict[str, type[nn.Module]] = {
     "Sequential": nn.Sequential,
@@ -43,7 +45,7 @@ def like_seed(network: fx.GraphModule, renamed: Callable[[str], str] = str) -> N
     for path, (kind, order) in noted.items():
         given = modules.get(path)
         # A layer of the graph that is a container itself, such as a list of parametrizations, is whole.
-        if given is None or type(given) not in (nn.Module, _KINDS[kind]):
+        if given is None or type(given) not in (nn.Module, _KINDS[kind]) or given._parameters or given._buffers:
             continue
         made = _KINDS[kind]()
         # What is not called any more leaves an Identity, so that the others keep their numbers.
@@ -65,6 +67,7 @@ def plain_attributes(network: fx.GraphModule) -> dict[str, Any]:
 
 
 def _deepcopy(network: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
+    memo.update(without_history(network))
     twin = fx.GraphModule.__deepcopy__(network, memo)
     like_seed(twin)
     return twin

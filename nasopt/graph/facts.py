@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -197,6 +198,7 @@ class Facts:
         attributes: ints that follow the number of channels.
         costs: what the calls cost.
         priced: canonical path of a parameter -> regions in which those costs cover it.
+        folded: names of nodes that compute weights -> paths of the parameters that take their places in exports.
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
         activations: nodes that depend on the inputs of the model.
@@ -218,6 +220,7 @@ class Facts:
         self.attributes: list[Attribute] = []
         self.costs: list[CostTerm] = []
         self.priced: dict[str, list[Region]] = {}
+        self.folded: dict[str, str] = {}
         self.unpriced: list[str] = []
         self.unknown: list[str] = []
         self.activations: set[fx.Node] = set()
@@ -287,6 +290,11 @@ class Facts:
     def tensor(self, path: str) -> Tensor | None:
         """Parameter or buffer of that path, None where there is none."""
         return self._tensors.get(path)
+
+    def names_but(self, paths: Collection[str]) -> set[str]:
+        """All paths of parameters and buffers without these, as far as they are the only ones of theirs."""
+        tied = Counter(self._canonical.values())
+        return {path for path in self._tensors if path not in paths or tied[self.canonical(path)] > 1}
 
     def slice(self, path: str, dim: int, labels: Tensor) -> None:
         """Register that a parameter is sliced along `dim`; a second registration unites the labels."""

@@ -225,6 +225,9 @@ def _join(sides: Sides, group: _Group) -> None:
             else:
                 inputs[node] = _attribute(sides, node)
     order = list(dict.fromkeys(inputs.values()))
+    for node in order:
+        if node.op == "get_attr" and sides.order.get(node, -1) > sides.order.get(place, -1):
+            place.prepend(node)
     evaluation = _body(sides, nodes, inputs, order, [left for left, _ in results]) if nodes else None
     train = None
     if train_nodes or evaluation is None:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from nasopt.errors import ExportError
 from nasopt.graph.edit import remove_dead_code
 from nasopt.graph.facts import flatten
+from nasopt.graph.folded import fold
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, cut_kernel
 from nasopt.graph.registry import find_rule
@@ -36,6 +37,7 @@ def slim(
         ExportError: a shape in the smaller graph does not follow the channels; names the node.
     """
     small = copy.deepcopy(analysis.module)
+    fold(small, analysis.facts.folded)
     _slice_tensors(analysis, keep, small)
     _set_attributes(analysis, keep, small)
     for name, cut in (kernels or {}).items():

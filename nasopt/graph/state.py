@@ -22,18 +22,23 @@ def copy_model(model: nn.Module) -> nn.Module:
     Raises:
         TraceError: something in it cannot be copied; names the attribute.
     """
-    memo: dict[int, Any] = {}
-    for module, _, value in _attributes(model):
-        for tensor in pytree.tree_leaves(value):
-            # A weight that a hook computes at every call would stop the next copy: that of the search model.
-            if isinstance(tensor, Tensor) and not tensor.is_leaf and not module._forward_pre_hooks:
-                memo[id(tensor)] = tensor.detach().clone()
+    memo = without_history(model)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be copied (copy.deepcopy): {_culprit(model, memo)}{type(error).__name__}: {error}"
         ) from error
+
+
+def without_history(model: nn.Module) -> dict[int, Any]:
+    """For `copy.deepcopy`: copies of tensors that modules have kept, such as a weight that a hook computes at every call."""
+    return {
+        id(tensor): tensor.detach().clone()
+        for _, _, value in _attributes(model)
+        for tensor in pytree.tree_leaves(value)
+        if isinstance(tensor, Tensor) and not tensor.is_leaf
+    }
 
 
 def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:

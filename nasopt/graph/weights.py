@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from nasopt.graph.call import Call
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.facts import Source, Weight
+from nasopt.graph.folded import can_fold
 from nasopt.graph.registry import find_rule
 from nasopt.graph.rules.elementwise import arithmetic, unary_function
 
@@ -190,6 +191,9 @@ def find_weight(call: Call, position: int, name: str) -> Weight | None:
         return None
     node, module = call.argument_node(position, name), call.graph_module
     value, sources = node.meta["value"], weight_sources(module, node)
+    cannot_be_cut = sources is None or any(one.whole or one.blocked for one in sources)
+    if cannot_be_cut and can_fold(module, node):
+        return call.folded(node)
     if not sources:
         return None
     tensors = call.parameters

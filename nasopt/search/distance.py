@@ -1,9 +1,14 @@
-"""How far two tensors are apart that should be equal, and how far they may be."""
+"""How far tensors and passes of two networks are apart that should be equal, and how far they may be."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+# Gradients below this share of the largest one are rounding.
+_SMALL_GRADIENT = 1e-2
 
 # Largest difference, relative to the largest output; sums in another order differ by this much at most.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -24,3 +29,66 @@ def distance(left: Tensor, right: Tensor, floor: float = 0.0) -> float:
     difference = float((left - right).abs().masked_fill(same, 0.0).max())
     scale = max(float(torch.where(left.isfinite(), left.abs(), torch.zeros((), device=left.device)).max()), floor)
     return difference / scale if scale else difference
+
+
+@dataclass
+class Run:
+    """What one pass has shown: outputs, gradients and tensors of the model by the seed's names."""
+
+    outputs: list[Tensor]
+    gradients: dict[str, Tensor | None] = field(default_factory=dict)
+
+
+def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those with several names under all of them."""
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found.update(model.named_buffers(remove_duplicate=False))
+    return found
+
+
+def other_names(seed: nn.Module) -> dict[str, list[str]]:
+    """All names of a tensor, by each of them: a layer that is registered twice has one in the graph."""
+    by_tensor: dict[int, list[str]] = {}
+    for name, tensor in tensors_by_name(seed).items():
+        by_tensor.setdefault(id(tensor), []).append(name)
+    return {name: names for names in by_tensor.values() for name in names}
+
+
+def difference_of_runs(wanted: Run, found: Run, others: dict[str, list[str]]) -> str:
+    """In which output or gradient two passes differ; an empty string if in none. `others` are from `other_names`."""
+    if len(wanted.outputs) != len(found.outputs):
+        return f"it returns {len(found.outputs)} tensors, the seed {len(wanted.outputs)}"
+    for i, (left, right) in enumerate(zip(wanted.outputs, found.outputs)):
+        if left.shape != right.shape or left.dtype != right.dtype:
+            return (
+                f"output {i} is {tuple(right.shape)} {right.dtype} where the seed has {tuple(left.shape)} {left.dtype}"
+            )
+        if not distance(left, right) <= TOLERANCE.get(left.dtype, 0.0):
+            return f"output {i} differs by {distance(left, right):.1e} of its largest value"
+    largest = max((float(g.abs().max()) for g in wanted.gradients.values() if g is not None and g.numel()), default=0.0)
+    for name, left_gradient in wanted.gradients.items():
+        right_gradient = next((found.gradients[n] for n in others[name] if n in found.gradients), None)
+        reference = left_gradient if left_gradient is not None else right_gradient
+        if reference is None or not reference.numel():
+            continue
+        left = torch.zeros_like(reference) if left_gradient is None else left_gradient
+        right = torch.zeros_like(reference) if right_gradient is None else right_gradient
+        off = distance(left, right, _SMALL_GRADIENT * largest)
+        if not off <= TOLERANCE.get(reference.dtype, 0.0):
+            gone = " (none here)" if right_gradient is None else " (none in the seed)" if left_gradient is None else ""
+            return f"the gradient of {name} differs by {off:.1e} of its largest value{gone}"
+    return ""
+
+
+def moved_differently(seed: nn.Module, twin: nn.Module, search: nn.Module, others: dict[str, list[str]]) -> str:
+    """Which parameter or buffer is another one after the pass, a buffer of the twin that did not move left aside."""
+    before, wanted, found = tensors_by_name(seed), tensors_by_name(twin), tensors_by_name(search)
+    for name, left in wanted.items():
+        right = next((found[f"net.{n}"] for n in others[name] if f"net.{n}" in found), None)
+        if right is None:
+            moved = not torch.equal(left, before[name]) if left.shape == before[name].shape else True
+            if moved:
+                return f"{name} is not updated"
+        elif left.shape != right.shape or not distance(left, right) <= TOLERANCE.get(left.dtype, 0.0):
+            return f"{name} is another one after the pass"
+    return ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from nasopt.graph.folded import folded_parameters
 from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.price import KernelAxis
@@ -75,6 +76,8 @@ def searchable_share(analysis: Analysis, axes: Iterable[KernelAxis] = ()) -> dic
     cut = {
         path for (path, _), labels in analysis.facts.slices.items() if bool((analysis.channel_index[labels] >= 0).any())
     }
+    for name, path in analysis.facts.folded.items():
+        cut |= set(folded_parameters(analysis.nodes[name])) if path in cut else set()
     cut |= {analysis.facts.canonical(f"{layer}.weight") for layer, _ in axes}
     return {
         "channels": sum(group.size for group in analysis.groups if not group.follows_choice),

@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,21 +19,19 @@ from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.example import Example
 from nasopt.graph.patches import LOCK
 from nasopt.graph.state import copy_model, random_state, set_random_state
-from nasopt.search.distance import TOLERANCE, distance
+from nasopt.search.distance import (
+    TOLERANCE,
+    Run,
+    difference_of_runs,
+    distance,
+    moved_differently,
+    other_names,
+    tensors_by_name,
+)
 from nasopt.search.first_difference import first_difference
 
-# Gradients below this share of the largest one are rounding.
-_SMALL_GRADIENT = 1e-2
 # Numbers that a loss is made of repeat after so many elements.
 _PERIOD = 1009
-
-
-@dataclass
-class _Run:
-    """What one pass has shown: outputs, gradients and tensors of the model by the seed's names."""
-
-    outputs: list[Tensor]
-    gradients: dict[str, Tensor | None] = field(default_factory=dict)
 
 
 def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: bool = True) -> None:
@@ -59,12 +56,14 @@ def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: 
     training = training and not net.meta.get("returns_other_in_training", False)  # a warning has said so
     modes = {module: module.training for module in search.modules()}
     kept = dict(vars(search))
-    own = {name: tensor.detach().clone() for name, tensor in _tensors(search).items() if not name.startswith("net.")}
+    own = {
+        name: tensor.detach().clone() for name, tensor in tensors_by_name(search).items() if not name.startswith("net.")
+    }
     try:
         for mode in (False, True) if training else (False,):
             _compare_with_seed(seed, search, example, mode)
     finally:
-        _copy_tensors(own, _tensors(search))
+        _copy_tensors(own, tensors_by_name(search))
         for module, was in modes.items():
             module.training = was
         vars(search).update(kept)
@@ -110,7 +109,8 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
         cause: Exception | None = None
         try:
             found = _run(search, inputs, example, training, "net.")
-            problem = _difference(wanted, found) or _moved(seed, twin, search)
+            others = other_names(twin)
+            problem = difference_of_runs(wanted, found, others) or moved_differently(seed, twin, search, others)
         except Exception as error:
             problem, cause = f"it fails there with {type(error).__name__}: {error}", error
         if not problem:
@@ -125,75 +125,37 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
         ) from cause
     finally:
         _copy_tensors(
-            _tensors(seed), {n.removeprefix("net."): t for n, t in _tensors(search).items() if n[:4] == "net."}
+            tensors_by_name(seed),
+            {n.removeprefix("net."): t for n, t in tensors_by_name(search).items() if n[:4] == "net."},
         )
 
 
-def _run_or_none(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool) -> _Run | None:
+def _run_or_none(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool) -> Run | None:
     try:
         return _run(model, inputs, example, training)
     except Exception:
         return None
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool, prefix: str = "") -> _Run:
+def _run(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool, prefix: str = "") -> Run:
     with _same_chance(_devices(model)), torch.set_grad_enabled(training):
         outputs = _call(model, inputs, example)
         if not training:
-            return _Run([x.detach() for x in outputs])
+            return Run([x.detach() for x in outputs])
         parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if n.startswith(prefix)}
         parameters = {n.removeprefix(prefix): p for n, p in parameters.items() if p.requires_grad}
         terms = [(x.abs() if x.is_complex() else x) for x in outputs if x.requires_grad]
         if not terms or not parameters:
-            return _Run([x.detach() for x in outputs])
+            return Run([x.detach() for x in outputs])
         loss = torch.stack([(x.flatten() * _weights(x)).sum().double() for x in terms]).sum()
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return _Run([x.detach() for x in outputs], dict(zip(parameters, gradients)))
+    return Run([x.detach() for x in outputs], dict(zip(parameters, gradients)))
 
 
 def _weights(x: Tensor) -> Tensor:
     """Some numbers around 1, one per element, which a sum over a softmax or a norm does not cancel."""
     numbers = torch.arange(x.numel(), device=x.device) * 37 % _PERIOD
     return 0.5 + numbers.to(None if x.is_complex() else x.dtype) / _PERIOD
-
-
-def _difference(wanted: _Run, found: _Run) -> str:
-    if len(wanted.outputs) != len(found.outputs):
-        return f"it returns {len(found.outputs)} tensors, the seed {len(wanted.outputs)}"
-    for i, (left, right) in enumerate(zip(wanted.outputs, found.outputs)):
-        if left.shape != right.shape or left.dtype != right.dtype:
-            return (
-                f"output {i} is {tuple(right.shape)} {right.dtype} where the seed has {tuple(left.shape)} {left.dtype}"
-            )
-        if not distance(left, right) <= TOLERANCE.get(left.dtype, 0.0):
-            return f"output {i} differs by {distance(left, right):.1e} of its largest value"
-    largest = max((float(g.abs().max()) for g in wanted.gradients.values() if g is not None and g.numel()), default=0.0)
-    for name, left_gradient in wanted.gradients.items():
-        right_gradient = found.gradients.get(name)
-        reference = left_gradient if left_gradient is not None else right_gradient
-        if reference is None or not reference.numel():
-            continue
-        left = torch.zeros_like(reference) if left_gradient is None else left_gradient
-        right = torch.zeros_like(reference) if right_gradient is None else right_gradient
-        off = distance(left, right, _SMALL_GRADIENT * largest)
-        if not off <= TOLERANCE.get(reference.dtype, 0.0):
-            gone = " (none here)" if right_gradient is None else " (none in the seed)" if left_gradient is None else ""
-            return f"the gradient of {name} differs by {off:.1e} of its largest value{gone}"
-    return ""
-
-
-def _moved(seed: nn.Module, twin: nn.Module, search: nn.Module) -> str:
-    """Which parameter or buffer is another one after the pass, a buffer of the twin that did not move left aside."""
-    before, wanted, found = _tensors(seed), _tensors(twin), _tensors(search)
-    for name, left in wanted.items():
-        right = found.get(f"net.{name}")
-        if right is None:
-            moved = not torch.equal(left, before[name]) if left.shape == before[name].shape else True
-            if moved:
-                return f"{name} is not updated"
-        elif left.shape != right.shape or not distance(left, right) <= TOLERANCE.get(left.dtype, 0.0):
-            return f"{name} is another one after the pass"
-    return ""
 
 
 def random_inputs(example: Example) -> tuple[Any, ...]:
@@ -217,12 +179,6 @@ def _is_finite(x: Tensor) -> bool:
     return bool(torch.isfinite(x).all())
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
-    return found
-
-
 def _copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
     """Give back to the target what a pass has changed."""
     with torch.no_grad():
@@ -233,7 +189,7 @@ def _copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
 
 
 def _devices(model: nn.Module) -> list[torch.device]:
-    devices = {tensor.device for tensor in _tensors(model).values()}
+    devices = {tensor.device for tensor in tensors_by_name(model).values()}
     return [device for device in devices if device.type == "cuda"]
 
 

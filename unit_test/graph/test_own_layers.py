@@ -125,19 +125,15 @@ def test_forward_of_the_instance_is_the_one_that_counts() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("alter", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.orthogonal])
-def test_altered_weights_stay_whole(alter: Callable[[nn.Module], nn.Module]) -> None:
+@pytest.mark.parametrize(
+    "alter",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.orthogonal, nn.utils.weight_norm],
+)
+def test_altered_weights_are_searched(alter: Callable[[nn.Module], nn.Module]) -> None:
     seed = around(alter(nn.Conv2d(6, 6, 1)))
     model = PIT(seed, (3, 6, 6))
-    assert sizes(model) == [4]
+    assert sizes(model) == [6, 6, 4]
     assert_exact(model, seed)
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_older_weight_norm_is_refused() -> None:
-    """Torch cannot copy such a layer: an error, never a wrong network."""
-    with pytest.raises(TraceError, match=r"cannot be copied \(copy.deepcopy\)"):
-        PIT(around(nn.utils.weight_norm(nn.Conv2d(6, 6, 1))), (3, 6, 6))
 
 
 @dataclass

@@ -119,8 +119,8 @@ class ComputedWeights(nn.Module):
         return self.head(F.linear(x, (self.rounded * 4).round() / 4).sigmoid())
 
 
-# A weight is standardised over what it reads, so that what it reads stays: the 4 of the first layer.
-@toy("standardised_weights", (3, 6, 6), channels=5 + 6)
+# A weight is standardised over what it reads; the export holds its values.
+@toy("standardised_weights", (3, 6, 6), channels=4 + 5 + 6)
 class StandardisedWeights(nn.Module):
     """Mean and deviation over all but the output channels."""
 

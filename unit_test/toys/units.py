@@ -108,9 +108,9 @@ class Embedding(nn.Module):
         return self.head(self.conv(self.table(tokens).transpose(1, 2)).amax(-1))
 
 
-@toy("parametrized", (3, 8, 8), channels=5)
+@toy("parametrized", (3, 8, 8), channels=4 + 5)
 def parametrized() -> nn.Module:
-    """Weights that are computed at every call: such a layer stays whole, its neighbours do not."""
+    """Weights that are computed at every call: what changes in train mode stays whole, its neighbours do not."""
     normed = parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
     spectral = parametrizations.spectral_norm(nn.Conv2d(4, 6, 1))
     middle = [nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 1)]

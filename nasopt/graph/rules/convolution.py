@@ -126,30 +126,63 @@ def transposed_convolution(call: Call) -> Any:
     if len(call.args) + len(call.kwargs) > 1:
         call.unpriced()
         return call.fixed_unit("a transposed convolution with output_size is not followed")
-    weight, groups = layer.weight, layer.groups
-    spatial = weight.dim() - 2
-    x = call.args[0]
+    bias = "bias" if layer.bias is not None else None
+    read, written = _transposed(call, "weight", bias, layer.weight, layer.groups, layer.stride)
+    call.attribute("in_channels", read)
+    call.attribute("out_channels", written)
+    if _is_transposed_depthwise(layer.weight, layer.groups):
+        call.attribute("groups", read)
+    return call.spread(written, 1 - layer.weight.dim())
+
+
+@function_rule(
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+)
+def transposed_convolution_function(call: Call) -> Any:
+    weight, bias = find_weight(call, 1, "weight"), find_weight(call, 2, "bias")
+    tensor = call.argument_node(1, "weight").meta["value"]
+    stride, groups = call.argument(3, "stride", 1), call.argument(6, "groups", 1)
+    if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
+        positions = call.argument(0, "input").shape[2 - tensor.dim() :].numel()
+        call.cost("matmul", tensor.shape[0] // groups, tensor[0].numel() * groups, positions=positions)
+        return call.fixed_unit(NOT_FOLLOWED)
+    strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * (tensor.dim() - 2)
+    read, written = _transposed(call, weight, bias, tensor, groups, strides)
+    if _is_transposed_depthwise(tensor, groups):
+        call.attribute("groups" if "groups" in call.node.kwargs else 6, read)
+    return call.spread(written, 1 - tensor.dim())
+
+
+def _is_transposed_depthwise(weight: Tensor, groups: int) -> bool:
+    return groups > 1 and groups == weight.shape[0]
+
+
+def _transposed(
+    call: Call, weight: str | Weight, bias: str | Weight | None, tensor: Tensor, groups: int, stride: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Channels read and written, shapes `(in,)` and `(out,)`."""
+    spatial = tensor.dim() - 2
+    x = call.argument(0, "input")
     read = call.channels(x, -spatial - 1)
-    sizes = {
-        "kernel": tuple(weight.shape[2:]),
+    sizes: dict[str, Any] = {
+        "kernel": tuple(tensor.shape[2:]),
         "positions": x.shape[-spatial:].numel(),
         "output_size": tuple(call.value.shape[-spatial:]),
-        "stride": tuple(layer.stride),
-        "bias": layer.bias is not None,
-        "weight": "weight",
+        "stride": tuple(stride),
+        "bias": bias if isinstance(bias, Weight) else bias is not None,
+        "weight": weight,
     }
-    if groups > 1 and groups == layer.in_channels:
-        written = read.repeat_interleave(weight.shape[1])
-        call.slices("weight", 0, read)
-        call.cost("conv_transpose", read, written, groups=read, **sizes)
-        call.attribute("groups", read)
+    if _is_transposed_depthwise(tensor, groups):
+        written = read.repeat_interleave(tensor.shape[1])
+        call.slices(weight, 0, read)
+        price_layer(call, "conv_transpose", read, written, groups=read, **sizes)
     else:
         unite_groups(call, read, groups)
         # The weight holds the output channels of one group only: position j is the same in every group.
-        written = call.writes("weight", 1, weight.shape[1]).repeat(groups)
-        call.reads("weight", 0, read)
-        call.cost("conv_transpose", read, written, groups=groups, **sizes)
-    call.attribute("in_channels", read)
-    call.attribute("out_channels", written)
-    call.slices("bias", 0, written)
-    return call.spread(written, -spatial - 1)
+        written = call.writes(weight, 1, tensor.shape[1]).repeat(groups)
+        call.reads(weight, 0, read)
+        price_layer(call, "conv_transpose", read, written, groups=groups, **sizes)
+    if bias is not None:
+        call.slices(bias, 0, written)
+    return read, written
