@@ -29,7 +29,7 @@ BELOW["search"] = {"cost", "train", *BELOW["cost"]}
 BELOW["methods"] = {"search", *BELOW["search"]}
 BELOW["export"] = {"methods", *BELOW["methods"]}
 # Helpers that know nothing of nasopt.
-ANYWHERE = {"arguments", "compiled", "extras", "seal", "uncompiled"}
+ANYWHERE = {"arguments", "compiled", "extras", "seal", "tables", "uncompiled"}
 # Circles that are known, by their modules (without "nasopt."); empty them one by one.
 CIRCLES: list[set[str]] = []
 

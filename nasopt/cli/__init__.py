@@ -19,8 +19,8 @@ from nasopt.cli.calibrate import add_calibrate, calibrate
 from nasopt.cli.export import add_export, export
 from nasopt.cli.models import input_shape, load_model
 from nasopt.cost import chip_names, cost_report, get_target, target_names
-from nasopt.cost.report import align
 from nasopt.errors import ConfigError, NasoptError
+from nasopt.tables import align
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

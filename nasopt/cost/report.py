@@ -21,6 +21,7 @@ from nasopt.cost.runtime import Runtime, get_runtime
 from nasopt.cost.targets import Target, get_target
 from nasopt.errors import ConfigError
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.tables import align, html_table, listed
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,10 @@ class CostReport:
         return json.dumps(content, indent=2)
 
     def __str__(self) -> str:
-        return _text(self)
+        return "\n".join([*align(_table(self), left=3), "", *_notes(self)])
+
+    def _repr_html_(self) -> str:
+        return html_table(_table(self), left=3, notes=_notes(self))
 
 
 def cost_report(
@@ -255,8 +259,8 @@ def _percent(part: int | None, whole: int) -> float | None:
     return None if part is None or not whole else round(100 * part / whole, 2)
 
 
-def _text(report: CostReport) -> str:
-    """Table of the layers, then totals, peak memory, and everything that has no price."""
+def _table(report: CostReport) -> list[list[str]]:
+    """Header, layers, totals."""
     totals = report.totals()
     header = ["layer", "kind", "shape", "params", "MACs", "%", "live B"]
     for target in report.targets:
@@ -273,8 +277,12 @@ def _text(report: CostReport) -> str:
     last = ["total", "", "", f"{totals['params']:,}", f"{totals['macs']:,}", "", _whole(totals["memory"])]
     for target in report.targets:
         last += [_whole(totals["cycles"][target.name]), f"{totals['ms'][target.name]:.3f}", ""]
-    text = align([*lines, last], left=3)
-    text += ["", _memory(report)]
+    return [*lines, last]
+
+
+def _notes(report: CostReport) -> list[str]:
+    """Peak memory, intervals, what fits where, and everything that has no price."""
+    totals, text = report.totals(), [_memory(report)]
     for name, (low, high) in report.intervals().items():
         text.append(f"90 % interval of the time on {name}: {low:.3f} to {high:.3f} ms")
     if report.deployment is not None:
@@ -289,7 +297,7 @@ def _text(report: CostReport) -> str:
         text.append(f"without a price, in no total: {listed(report.unpriced)}")
     if report.free:
         text.append(f"free by convention: {listed(report.free)}")
-    return "\n".join(text)
+    return text
 
 
 def _memory(report: CostReport) -> str:
@@ -299,20 +307,6 @@ def _memory(report: CostReport) -> str:
         proof = "the smallest there is" if report.memory.exact else "found by a greedy search"
         text += f"; {_whole(best.size)} B in another order, {proof}"
     return text
-
-
-def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Rows as lines of equal columns; the first `left` columns are flush left, numbers flush right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
-        for row in rows
-    ]
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Names after another, the first few."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _shape(row: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nasopt.cost import Target, cost_report, get_target
-from nasopt.cost.report import align, listed
 from nasopt.export.subject import Subject
 from nasopt.export.tflite_model import Port
+from nasopt.tables import align, html_table, listed
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,15 @@ class ExportReport:
     program: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:
+        return "\n".join([self._title(), *("  " + line for line in align(self._rows(), left=2))])
+
+    def _repr_html_(self) -> str:
+        return html_table([("", ""), *self._rows()], left=2, title=self._title())
+
+    def _title(self) -> str:
+        return self.form if self.path is None else f"{self.path}: {self.form}"
+
+    def _rows(self) -> list[tuple[str, str]]:
         if self.device is not None:
             samples = "one sample per run"
         elif self.batch is None:
@@ -164,9 +173,7 @@ class ExportReport:
         if self.device is not None:
             rows += self.device.rows()
         rows += [(cost.target, str(cost)) for cost in self.costs]
-        rows += [("note", note) for note in self.notes]
-        title = self.form if self.path is None else f"{self.path}: {self.form}"
-        return "\n".join([title, *("  " + line for line in align(rows, left=2))])
+        return rows + [("note", note) for note in self.notes]
 
     def _figure(self, value: float) -> str:
         return f"{value:.2%}" if self.metric == "top1" else f"{value:.4f}"

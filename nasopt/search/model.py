@@ -38,7 +38,15 @@ from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_wit
 from nasopt.search.price import Architecture
 from nasopt.search.recalibrate import recalibrate as estimate_statistics
 from nasopt.search.regularizer import BudgetPenalty, make_regularizer
-from nasopt.search.report import Explanation, cost_range, describe, layer_summary, searchable_share
+from nasopt.search.report import (
+    Explanation,
+    SearchSpace,
+    cost_range,
+    describe,
+    describe_html,
+    layer_summary,
+    searchable_share,
+)
 from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
 from nasopt.search.settle import Decided
@@ -255,12 +263,13 @@ class SearchModel(ParameterHalves):
         self.check_architecture()
         return self._prepared.decisions.choices.polarisation(self.choice_logits, self.temperatures, eps)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> SearchSpace:
         """Before a search: the smallest and the seed's cost per metric, and how much is searchable.
 
         Returns:
             `{"cost": {metric: {"smallest", "now", "seed"}}, "channels", "searchable_channels", "weights",
-            "searchable_weights", "unpriced"}`; `searchable_weights` are those in layers that can lose something.
+            "searchable_weights", "unpriced"}`; `searchable_weights` are those in layers that can lose something. `print` shows
+            it with units.
         """
         self.check_architecture()
         metrics = [metric for metric, _ in self.regularizer.weights]
@@ -271,7 +280,7 @@ class SearchModel(ParameterHalves):
                 points = {"smallest": self._smallest(metric), "now": self._found()}
                 known = {name: _plain(self._price(metric, point)) for name, point in points.items()}
                 cost[metric.name] = {**known, "seed": _plain(self._seed_cost(metric))}
-        return {"cost": cost, **searchable_share(self.analysis, self._prepared.decisions.masks.axes)}
+        return SearchSpace({"cost": cost, **searchable_share(self.analysis, self._prepared.decisions.masks.axes)})
 
     def settle_budget(self) -> None:
         """From now on, let decisions keep to the limits of the `Budget`; a search does so once it has been inside them.
@@ -486,6 +495,9 @@ class SearchModel(ParameterHalves):
 
     def __repr__(self) -> str:
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        return describe_html(self)
 
     # --- prepared state
 

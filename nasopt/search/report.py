@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from nasopt.cost import get_metric
 from nasopt.graph.folded import folded_parameters
 from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.price import KernelAxis
+from nasopt.tables import align, figure, html_table
 
 if TYPE_CHECKING:
     from nasopt.search.model import SearchModel
@@ -105,9 +107,33 @@ def _choice_line(name: str, choice: Mapping[str, Any]) -> str:
     return f"  {name}: {of_all}; entropy {choice['entropy']:.2f}" + ("" if choice["runs"] else " (not reached)")
 
 
-def describe(model: SearchModel) -> str:
-    """A table of the layers, and the costs: smallest, now, seed."""
-    space = model.search_space()
+class SearchSpace(dict[str, Any]):
+    """What `search_space()` returns: a dict of plain values that is printed as a table with units."""
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Header, and the smallest, present and seed's cost of every metric."""
+        lines = [("cost", "smallest", "now", "seed")]
+        for name, cost in self["cost"].items():
+            unit = get_metric(name).unit
+            lines.append((name, *(figure(cost[point], unit) for point in ("smallest", "now", "seed"))))
+        return lines
+
+    def notes(self) -> list[str]:
+        """How much is searchable, and what has no price."""
+        text = (
+            f"searchable: {self['searchable_channels']:,} of {self['channels']:,} channels, "
+            f"{self['searchable_weights']:,} of {self['weights']:,} weights"
+        )
+        return [text, *([f"without a price: {', '.join(self['unpriced'])}"] if self["unpriced"] else [])]
+
+    def __str__(self) -> str:
+        return "\n".join([*align(self.rows(), left=1), *self.notes()])
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows(), notes=self.notes())
+
+
+def _layer_rows(model: SearchModel) -> list[tuple[str, str, str, str, str]]:
     rows = [("layer", "type", "channels", "kernel", "")]
     for name, layer in model.arch_summary()["layers"].items():
         kernel = "x".join(str(size) for size in layer["kernel_size"])
@@ -115,19 +141,29 @@ def describe(model: SearchModel) -> str:
             kernel += " of " + "x".join(str(size) for size in layer["seed_kernel_size"])
         channels = f"{layer['out_channels']} of {layer['seed_out_channels']}"
         rows.append((name, layer["type"], channels, kernel, "" if not layer["reason"] else f"fixed: {layer['reason']}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [f"{type(model).__name__} of {type(model.net).__name__}"]
-    lines += ["  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[4]]).rstrip() for row in rows]
-    lines += [_choice_line(name, choice) for name, choice in model.arch_summary().get("choices", {}).items()]
-    for name, cost in space["cost"].items():
-        lines.append(f"  {name}: {cost['now']:,} now; {cost['smallest']:,} (smallest) to {cost['seed']:,} (seed)")
-    lines.append(
-        f"  searchable: {space['searchable_channels']:,} of {space['channels']:,} channels, "
-        f"{space['searchable_weights']:,} of {space['weights']:,} weights"
+    return rows
+
+
+def _title(model: SearchModel) -> str:
+    return f"{type(model).__name__} of {type(model.net).__name__}"
+
+
+def describe(model: SearchModel) -> str:
+    """A table of the layers, the choices, and the costs: smallest, now, seed."""
+    space = model.search_space()
+    lines = [_title(model), *("  " + line for line in align(_layer_rows(model), left=5))]
+    lines += [_choice_line(name, choice) for name, choice in model.choice_summary().items()]
+    for name, smallest, now, seed in space.rows()[1:]:
+        lines.append(f"  {name}: {now} now; {smallest} (smallest) to {seed} (seed)")
+    return "\n".join([*lines, *("  " + note for note in space.notes())])
+
+
+def describe_html(model: SearchModel) -> str:
+    """The same for a notebook."""
+    choices = [_choice_line(name, choice).strip() for name, choice in model.choice_summary().items()]
+    return (
+        html_table(_layer_rows(model), left=5, title=_title(model), notes=choices) + model.search_space()._repr_html_()
     )
-    if space["unpriced"]:
-        lines.append(f"  without a price: {', '.join(space['unpriced'])}")
-    return "\n".join(lines)
 
 
 class Explanation:
@@ -173,6 +209,14 @@ class Explanation:
         return "\n".join(lines) or "no layer of this model writes channels"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [("group", "channels", "", "written by", "read by")]
+        for group in self.groups:
+            state = "searchable" if group.searchable else f"fixed: {group.reason}"
+            rows.append((group.name, str(group.size), state, _listed(group.writers), _listed(group.readers)))
+        notes = [f"without a rule (their channels are fixed): {_listed(tuple(self.unknown))}"] if self.unknown else []
+        return html_table(rows, notes=notes)
 
 
 def _listed(names: tuple[str, ...], most: int = 6) -> str:

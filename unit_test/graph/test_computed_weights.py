@@ -9,7 +9,7 @@ import pytest
 import torch
 from same import assert_same
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import weight_norm as weight_norm_by_hook
 
 import nasopt

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 import nasopt
 from nasopt import PIT
-from nasopt.errors import TraceError
 from nasopt.graph import registry
 
 

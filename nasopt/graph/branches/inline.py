@@ -248,7 +248,16 @@ def _make_choice(layer: Alternatives) -> Choice:
 
 
 def _kind(branch: nn.Module) -> str:
-    """`"Conv2d"`, `"Conv2d, BatchNorm2d, ReLU"`: what a table shows of a branch."""
+    """`"Conv2d 3x3"`, `"Conv2d 5x5 depthwise, BatchNorm2d, ReLU"`: what a table shows of a branch."""
     if isinstance(branch, nn.Sequential):
         return ", ".join(_kind(layer) for layer in branch) or "Identity"
-    return type(branch).__name__
+    size, groups = getattr(branch, "kernel_size", None), getattr(branch, "groups", 1)
+    text = type(branch).__name__
+    if isinstance(size, int) or (isinstance(size, tuple) and all(isinstance(taps, int) for taps in size)):
+        text += " " + "x".join(map(str, size if isinstance(size, tuple) else (size,)))
+    stride = getattr(branch, "stride", 1)
+    if isinstance(stride, tuple) and stride != (1,) * len(stride):
+        text += f"/{'x'.join(map(str, stride if len(set(stride)) > 1 else stride[:1]))}"
+    if groups != 1:
+        text += " depthwise" if groups == getattr(branch, "in_channels", None) else f" in {groups} groups"
+    return text
