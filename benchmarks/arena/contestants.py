@@ -81,7 +81,7 @@ class Trainer:
     ) -> None:
         """Some epochs; `before` and `after` are called with the number of each."""
         set_norm_momentum(model, self.recipe.norm_momentum)
-        optimizer = torch.optim.Adam(groups, lr=self.recipe.lr)
+        self.optimizer = optimizer = torch.optim.Adam(groups, lr=self.recipe.lr)
         rates = [rate_of(kind, is_arch=index > 0, epochs=epochs) for index in range(len(optimizer.param_groups))]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         step = self.engine.plain_step(model, optimizer, penalty)
@@ -119,7 +119,7 @@ def uniform(trainer: Trainer) -> dict[str, Any]:
 
 
 def searched(trainer: Trainer, front: str, ranks: bool = False, **options: Any) -> dict[str, Any]:
-    """A search of nasopt under a budget; with `ranks`, masks are set by importance under a falling limit."""
+    """A search of nasopt under a budget; with `ranks`, masks are set by importance, and what is off leaves the model."""
     steps = trainer.search * trainer.data.train.steps(trainer.recipe.batch_size) if ranks else None
     options["regularizer"] = nasopt.Budget(size=trainer.limit, steps=steps)
     seed = trainer.seed
@@ -139,7 +139,12 @@ def searched(trainer: Trainer, front: str, ranks: bool = False, **options: Any) 
                 model.settle_budget()
 
     trainer.train(model, groups, trainer.warmup, 0, before=phases.set_epoch)
-    trainer.train(model, groups, trainer.search, 1, "search", phases.get_regularization_loss, before)
+
+    def after(epoch: int) -> None:
+        if ranks:
+            model.shrink(trainer.optimizer, when=epoch)
+
+    trainer.train(model, groups, trainer.search, 1, "search", phases.get_regularization_loss, before, after)
     return trainer.finish(model.arch_export())
 
 

@@ -459,7 +459,8 @@ class SearchModel(ParameterHalves):
 
         Args:
             optimizers: all that train the model, with moments per element (SGD, Adam, AdamW).
-            share: units leave whose score is at most this share of the threshold, from 0 to 1: everything that is off.
+            share: units leave whose score is at most this share of the threshold, from 0 to 1: everything that is off. It is 1
+                where a search by importance has come to its end, and masks rest.
             when: noted in the report, e.g. an epoch.
 
         Returns:
@@ -477,6 +478,8 @@ class SearchModel(ParameterHalves):
         if check_number("shrink: share", share, 0) > 1:
             raise ConfigError(f"shrink: share must be a number from 0 to 1, got {share!r}")
         rests = not any(p.requires_grad for p in self.arch_parameters())
+        if self.importance is not None and self.importance.is_over:
+            share = 1.0
         return shrink(self, optimizers, float(share), when, kernels=rests or self.importance is not None)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
