@@ -25,6 +25,7 @@ network = digits.model.arch_export()
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -32,11 +33,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nasopt.arguments import check_count, check_flag
 from nasopt.errors import ConfigError, MissingExtraError, NoEffectWarning, nearest
 from nasopt.extras import import_extra
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import ParameterHalves
 from nasopt.search.phases import PhaseSchedule
+from nasopt.search.recalibrate import recalibrate
 from nasopt.search.schedule import Schedule
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -72,6 +75,10 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         strength, warmup, finetune: as of `PhaseSchedule`.
         search: epochs; None: all that the trainer's `max_epochs` leaves.
         model: where the search model is, as a dotted name inside the `LightningModule`; None: the only one there.
+        shrink: units that are off for good leave the model, and the trainer's optimizers, after every epoch of the search;
+            for one process, see `SearchModel.shrink`.
+        recalibrate: batches of training, from which norm statistics are estimated before a validation in the search, so that
+            its figures are those of the network that would be exported; 0: none. Their first entry is the model's input.
 
     Attributes:
         phases: the `PhaseSchedule`, from the start of `fit` on.
@@ -89,8 +96,12 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         search: int | None = None,
         finetune: int = 0,
         model: str | None = None,
+        shrink: bool = False,
+        recalibrate: int = 0,
     ) -> None:
         super().__init__()
+        self.shrink, self.recalibrate = check_flag("SearchCallback: shrink", shrink), recalibrate
+        check_count("SearchCallback: recalibrate", recalibrate)
         self.strength, self.warmup, self.search, self.finetune, self.model = strength, warmup, search, finetune, model
         self.phases: PhaseSchedule | None = None
         self._loaded: dict[str, Any] = {}
@@ -114,8 +125,18 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         model = find_search_model(pl_module, self.model)
         _check_optimizers(model, trainer.optimizers)
         search = self.search if self.search is not None else self._epochs_left(trainer)
+        if self.shrink and trainer.world_size > 1:
+            raise ConfigError(
+                "SearchCallback: shrink=True is for one process: DistributedDataParallel would have to be built anew after every "
+                "epoch. Leave it out, or call model.shrink() in a loop of your own"
+            )
         self.phases = PhaseSchedule(
-            model, warmup=self.warmup, search=search, finetune=self.finetune, strength=self.strength
+            model,
+            warmup=self.warmup,
+            search=search,
+            finetune=self.finetune,
+            strength=self.strength,
+            shrink=trainer.optimizers if self.shrink else (),
         )
         if self._loaded:
             self.phases.load_state_dict(self._loaded)
@@ -127,6 +148,16 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         """Go to the trainer's epoch."""
         assert self.phases is not None
         self.phases.set_epoch(trainer.current_epoch)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Estimate the statistics of norms, in a search."""
+        if (
+            self.recalibrate
+            and self.phases is not None
+            and self.phases.phase == "search"
+            and not trainer.sanity_checking
+        ):
+            recalibrate(self.phases.model, itertools.islice(trainer.train_dataloader, self.recalibrate))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log costs."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from nasopt import PhaseSchedule
+from nasopt import PIT, Budget, PhaseSchedule
 from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.search.schedule import linear
-from unit_test.methods.phase_toys import METHODS, batch, convnet
+from unit_test.methods.phase_toys import METHODS, SHAPE, batch, convnet
 
 # Of Lightning itself: about the number of workers, a GPU that is left alone, and its own use of torch.
 pytestmark = pytest.mark.filterwarnings(
@@ -203,6 +203,33 @@ def test_precision_treats_the_regularizer_as_written_by_hand(options: dict[str, 
     trainer([SearchCallback(strength=0.5)], epochs=2, **options).fit(lit, loader())
     trainer(epochs=2, **options).fit(hand, loader())
     assert_same(lit.model, hand.model)
+
+
+def test_what_is_off_leaves_and_validation_sees_statistics_of_today() -> None:
+    def small() -> Any:
+        torch.manual_seed(1)
+        return PIT(convnet(), SHAPE, regularizer=Budget(size=60))
+
+    class Judged(lit_class()):  # type: ignore[misc]
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.model.param_groups(lr=1e-2, arch_lr=0.4))
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            norm = self.model.net.get_submodule("1")
+            if self.trainer.current_epoch == 1:  # the search; half a step lies behind the last training batch
+                self.model.eval()
+                expected = self.model.net.get_submodule("0")(batch[0]).mean((0, 2, 3))
+                torch.testing.assert_close(norm.running_mean, expected)
+
+    lit, search = Judged(small()), SearchCallback(warmup=1, search=2, finetune=1, shrink=True, recalibrate=1)
+    run = trainer([search], num_sanity_val_steps=0)
+    run.fit(lit, loader(), loader())
+    assert lit.model.shrunk.history
+    assert sum(p.numel() for p in lit.model.net_parameters()) == sum(
+        p.numel() for p in lit.model.arch_export().parameters()
+    )
+    with pytest.raises(ConfigError, match="recalibrate must be an int"):
+        SearchCallback(recalibrate=-1)
 
 
 def test_alternating_steps_under_manual_optimization() -> None:
