@@ -189,8 +189,8 @@ def _copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
 
 
 def _devices(model: nn.Module) -> list[torch.device]:
-    devices = {tensor.device for tensor in tensors_by_name(model).values()}
-    return [device for device in devices if device.type == "cuda"]
+    """Where the tensors of a model are, the CPU left out."""
+    return list({tensor.device for tensor in tensors_by_name(model).values() if tensor.device.type != "cpu"})
 
 
 @contextmanager
@@ -198,9 +198,10 @@ def _same_chance(devices: list[torch.device], chance: int = 0) -> Iterator[None]
     """Every generator at a start of its own, and back where it was afterwards."""
     with LOCK, ExitStack() as stack:  # a trace in another thread watches these generators
         state = random_state()
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]))
         stack.callback(set_random_state, state)
-        torch.manual_seed(chance)
+        # That of all devices takes as long as a small model: it notes the stack for each of them.
+        (torch.manual_seed if devices else torch.default_generator.manual_seed)(chance)
         random.seed(chance)
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(chance)
