@@ -9,28 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from nasopt import NASB
-from nasopt.cost import get_metric
+from nasopt.cost import get_metric, network_calls
+from nasopt.methods.nasb import binary_cells
+from nasopt.methods.nasb.cell import Cell
 from nasopt.nn import BinaryActivation, BinaryConv2d
 from unit_test.methods.nasb_seeds import SHAPE, Residual, torchvision_models
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
-def resnet(name: str) -> NASB:
+SHAPE_OF_IMAGENET = (3, 224, 224)
+CANDIDATES = ("zero", "max_pool_3x3", "identity")
+
+
+def resnet(name: str) -> nn.Module:
     """With weights of any value: costs need shapes only."""
     with torch.device("meta"):
         seed = getattr(torchvision_models(), name)()
-    seed.to_empty(device="cpu")
-    return NASB(seed, (3, 224, 224), cells=STAGES, nodes=5, candidates=("zero", "max_pool_3x3", "identity"))
+    return seed.to_empty(device="cpu")
 
 
 @pytest.fixture(scope="module")
 def resnet18() -> NASB:
-    return resnet("resnet18")
-
-
-def seed_cost(model: NASB, metric: str) -> float:
-    return model._seed_cost(get_metric(metric))
+    return NASB(resnet("resnet18"), SHAPE_OF_IMAGENET, cells=STAGES, nodes=5, candidates=CANDIDATES)
 
 
 def chain(model: NASB, is_identity: Any) -> None:
@@ -42,13 +43,15 @@ def chain(model: NASB, is_identity: Any) -> None:
 
 
 def test_full_precision(resnet18: NASB) -> None:
-    assert seed_cost(resnet18, "size_bits") == pytest.approx(374.1e6, rel=0.005)
-    assert seed_cost(resnet18, "ops") == pytest.approx(1.81e9, rel=0.005)
+    assert resnet18._seed_cost(get_metric("size_bits")) == pytest.approx(374.1e6, rel=0.005)
+    assert resnet18._seed_cost(get_metric("ops")) == pytest.approx(1.81e9, rel=0.005)
     resnet34 = resnet("resnet34")
-    assert seed_cost(resnet34, "size_bits") == pytest.approx(697.5e6, rel=0.005)
-    assert seed_cost(resnet34, "ops") == pytest.approx(3.66e9, rel=0.005)
+    calls = network_calls(resnet34, SHAPE_OF_IMAGENET)
+    assert calls.total("size_bits") == pytest.approx(697.5e6, rel=0.005)
+    assert calls.total("ops") == pytest.approx(3.66e9, rel=0.005)
     # Stages of 6, 8, 12 and 6 convolutions, regrouped in cells of 5 nodes.
-    assert [len(shapes) for shapes in resnet34.cell_shapes.values()] == [5] * 8
+    made = binary_cells(resnet34, SHAPE_OF_IMAGENET, cells=STAGES, nodes=5, candidates=CANDIDATES)
+    assert [len(cell.shapes) for cell in made.modules() if isinstance(cell, Cell)] == [5] * 8
 
 
 def test_bi_real_resnet18(resnet18: NASB) -> None:
@@ -100,7 +103,7 @@ def test_identity_from_the_previous_node_everywhere_is_a_bi_real_network(nodes: 
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight)
             nn.init.normal_(module.running_mean)
-    model = NASB(seed, SHAPE, cells=["stage1", "stage2"], nodes=nodes).eval()
+    model = NASB(seed, SHAPE, cells=["stage1", "stage2"], nodes=nodes, candidates=CANDIDATES).eval()
     for name, shapes in model.cell_shapes.items():
         for j in range(1, len(shapes)):
             model.choose(name, j - 1, j, "identity")

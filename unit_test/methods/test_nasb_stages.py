@@ -14,7 +14,7 @@ from nasopt import NASB
 from nasopt.methods.nasb import AlternatingSearch, binarize, fine_tune_optimizer, full_precision, pack
 from nasopt.nn import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
 from nasopt.nn.packed import PackedBinaryConv2d
-from unit_test.methods.nasb_seeds import SHAPE, Residual
+from unit_test.methods.nasb_seeds import SHAPE, Short
 
 
 def kinds(model: nn.Module, kind: type[nn.Module]) -> int:
@@ -22,7 +22,7 @@ def kinds(model: nn.Module, kind: type[nn.Module]) -> int:
 
 
 def test_three_stages() -> None:
-    model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"])
+    model = NASB(Short(), SHAPE, cells=["stage1", "stage2"])
     steps = AlternatingSearch(model, F.cross_entropy, strength=1e-6)
     batch = (torch.randn(8, *SHAPE), torch.randint(0, 5, (8,)))
     logits = model.choice_logits.detach().clone()
@@ -39,7 +39,7 @@ def test_three_stages() -> None:
     with pytest.warns(DeprecationWarning, match="use nasopt.methods.nasb.full_precision"):
         twin = model.arch_export(precision="full")
     assert kinds(twin, BinaryConv2d) == kinds(twin, BinaryActivation) == 0
-    assert kinds(twin, TwinConv2d) == kinds(twin, TwinActivation) >= 8
+    assert kinds(twin, TwinConv2d) == kinds(twin, TwinActivation) >= 4
     F.cross_entropy(twin.train()(batch[0]), batch[1]).backward()
     binary = binarize(twin)
     assert kinds(binary, TwinConv2d) == kinds(binary, TwinActivation) == 0
@@ -55,7 +55,7 @@ def test_three_stages() -> None:
 
 
 def test_only_drawn_operations_run() -> None:
-    model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"], active="edges")
+    model = NASB(Short(), SHAPE, cells=["stage1", "stage2"], active="edges")
     ran: list[str] = []
     for name, module in model.named_modules():
         if ".into." in name and isinstance(module, nn.BatchNorm2d):
@@ -63,15 +63,15 @@ def test_only_drawn_operations_run() -> None:
     model.freeze_arch()
     model(torch.randn(2, *SHAPE))
     edges = [(name.partition(".branches.")[0], int(name.rpartition(".")[2]) // 10) for name in ran]
-    assert len(edges) == len(set(edges)) <= 20
+    assert len(edges) == len(set(edges)) <= 6
     model.unfreeze_arch()
     ran.clear()
     model(torch.randn(2, *SHAPE))
-    assert len(ran) <= 40
+    assert len(ran) <= 12
 
 
 def test_a_packed_network_computes_the_same() -> None:
-    model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"], preset="V4")
+    model = NASB(Short(), SHAPE, cells=["stage1", "stage2"], preset="V4")
     network = model.arch_export(verify=False)
     packed = pack(network)
     assert kinds(packed, BinaryConv2d) == kinds(packed, BinaryActivation) == 0
@@ -82,7 +82,7 @@ def test_a_packed_network_computes_the_same() -> None:
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
-    model = NASB(Residual(), SHAPE, cells=["stage1", "stage2"], branches=2, candidates=["max_pool_3x3", "identity"])
+    model = NASB(Short(), SHAPE, cells=["stage1", "stage2"], branches=2, candidates=["max_pool_3x3", "identity"])
     figure = draw_cells(model.cell_summary(), tmp_path / "cells.png")
     assert (tmp_path / "cells.png").stat().st_size > 10_000
     titles = [axes.get_title(loc="left") for axes in figure.axes]
