@@ -1,19 +1,11 @@
-"""All laws on every pair of the table that unit_test/test_laws.py leaves out, and the rest of the laws on large networks."""
+"""All laws, with all values of the architecture, on every pair of setting and seed."""
 
 from __future__ import annotations
 
 import pytest
-from settings import cases, check, is_quick, is_reduced, pairs
+from settings import check, pairs
 
 
-@cases(quick=False)
+@pytest.mark.parametrize(("row", "problem"), list(pairs()))
 def test_every_law_everywhere(row: str, problem: str) -> None:
-    check(row, problem, quick=False)
-
-
-REDUCED = [pair for pair in pairs() if is_quick(*pair) and is_reduced(*pair)]
-
-
-@pytest.mark.parametrize(("row", "problem"), REDUCED)
-def test_every_law_of_what_the_tests_reduce(row: str, problem: str) -> None:
     check(row, problem, quick=False)
