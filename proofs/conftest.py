@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from unit_test.conftest import _seeded
+from unit_test.conftest import _seeded, pytest_configure
 
-__all__ = ["_seeded"]
+__all__ = ["_seeded", "pytest_configure"]

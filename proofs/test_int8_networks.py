@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from benchmarks_mlperf_tiny.image_classification import build_supernet
 from test_int8_files import Case, check_binary_layers, check_every_layer, pit
 from torch import nn
 from toys.table import randomise
 
 from benchmarks_mlperf_tiny import networks
+from benchmarks_mlperf_tiny.tasks import get_task
 from nasopt import NASB, PITSuperNet, SuperNet
 from unit_test.methods.nasb_seeds import torchvision_models
 
@@ -29,8 +29,8 @@ NETWORKS: dict[str, Case] = {
     "wake-word": pit(networks.wake_word_cnn, 40, 30),
     "mobilenet_v2": pit(imagenet("mobilenet_v2"), 3, 64, 64),
     "resnet18": pit(imagenet("resnet18"), 3, 64, 64),
-    "resnet8-supernet": (lambda: SuperNet(randomise(build_supernet(10)), (3, 32, 32)), (3, 32, 32)),
-    "resnet8-pit-supernet": (lambda: PITSuperNet(randomise(build_supernet(10)), (3, 32, 32)), (3, 32, 32)),
+    "resnet8-supernet": (lambda: SuperNet(randomise(get_task("ic").supernet(10)), (3, 32, 32)), (3, 32, 32)),
+    "resnet8-pit-supernet": (lambda: PITSuperNet(randomise(get_task("ic").supernet(10)), (3, 32, 32)), (3, 32, 32)),
     "resnet8-nasb": (
         lambda: NASB(randomise(networks.resnet8()), (3, 32, 32), cells=["stack1", "stack2", "stack3"]),
         (3, 32, 32),

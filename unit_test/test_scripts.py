@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import re
 import runpy
 import sys
@@ -59,3 +60,18 @@ def test_the_documented_command_names_the_script(path: Path) -> None:
 def test_a_script_is_a_module_too() -> None:
     for path in LIGHT:
         importlib.import_module(".".join(path.with_suffix("").parts))
+
+
+PROOFS = sorted((ROOT / "proofs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", PROOFS, ids=lambda path: path.name)
+def test_what_a_proof_imports_of_this_repository_is_there(path: Path) -> None:
+    """Proofs run by hand: what they use must not go away meanwhile."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        own = ("nasopt", "benchmarks_mlperf_tiny", "unit_test", "examples")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in own:
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                is_there = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+                assert is_there, f"{node.module} has no {alias.name}"

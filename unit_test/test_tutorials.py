@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib
+from typing import Any
 
 import pytest
 
-from examples import own_model, own_target
 from nasopt.cost import cost_report, get_target
 from nasopt.cost.latency import layer_cycles
 from nasopt.cost.targets import registry
@@ -15,7 +16,17 @@ from nasopt.graph.layer_shape import LayerShape
 SHAPE = (1, 8, 8)
 
 
-def test_own_model(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def own_model() -> Any:
+    return importlib.import_module("examples.own_model")  # and with it scikit-learn: not while tests are collected
+
+
+@pytest.fixture(scope="module")
+def own_target() -> Any:
+    return importlib.import_module("examples.own_target")
+
+
+def test_own_model(own_model: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found = own_model.main(epochs=1)
     shown = capsys.readouterr().out
     assert "searchable: 96 of 106 channels" in shown
@@ -24,7 +35,9 @@ def test_own_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any("nasopt" in type(module).__module__ for module in found.modules())
 
 
-def test_own_target(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_target(
+    own_model: Any, own_target: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(registry, "_OWN", {})  # what is registered here is forgotten after the test
     found = own_target.main(epochs=1)
     shown = capsys.readouterr().out
@@ -34,7 +47,7 @@ def test_own_target(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert own["params"] <= seed["params"] / 2
 
 
-def test_the_measurements_are_what_the_tutorial_says() -> None:
+def test_the_measurements_are_what_the_tutorial_says(own_target: Any) -> None:
     target = get_target("cortex_m33")
     with own_target.TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_table_of_operations() -> Iterator[None]:
     if find_spec("onnx_ir") is None:  # an environment of another format
         yield
