@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import base64
+import datetime
 import html
 import io
+import platform
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
+import torch
+
+import nasopt
 from benchmarks_mlperf_tiny import published
 from benchmarks_mlperf_tiny.errors import BenchmarkError, DamagedFileError
 from benchmarks_mlperf_tiny.files import read_json, write_bytes, write_text
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer
-from benchmarks_mlperf_tiny.pareto import front, hypervolume
 from benchmarks_mlperf_tiny.summary import COSTS
+from nasopt import pareto
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #1f2328 }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
 th, td { padding: .25em .7em; border-bottom: 1px solid #d0d7de; text-align: right }
 th:first-child, td:first-child { text-align: left }
-tr.front { background: #ddf4ff } img { max-width: 100% } .note { color: #57606a }
+tr.front { background: #ddf4ff } table { display: block; overflow-x: auto } .note { color: #57606a }
 """
 
 
@@ -35,9 +41,10 @@ class Network:
     name: str
     config: dict[str, Any]
     summary: dict[str, Any]
+    link: str = ""
 
     @classmethod
-    def read(cls, path: Path) -> Network:
+    def read(cls, path: Path, folder: Path) -> Network:
         """Of a summary, which may be a stranger's: everything that the page shows is of the right kind.
 
         Raises:
@@ -58,7 +65,7 @@ class Network:
             raise DamagedFileError(f"{path} is no summary of a search ({error!r}): remove it") from error
         if not fits:
             raise DamagedFileError(f"{path} is no summary of a search: it holds values of the wrong kind. Remove it")
-        return cls(path.parent.name, config, summary)
+        return cls(path.parent.name, config, summary, f"{quote(path.parent.relative_to(folder).as_posix())}/")
 
     @property
     def found(self) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def read_networks(folder: Path) -> tuple[dict[tuple[str, str], Methods], list[st
     groups: dict[tuple[str, str], Methods] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.rglob("summary.json")):
         try:
-            network = Network.read(path)
+            network = Network.read(path, folder)
             groups[network.config["task"], network.config["data"]][network.config["method"]].append(network)
         except DamagedFileError as error:
             damaged.append(str(error))
@@ -111,9 +118,16 @@ def table(titles: Iterable[str], rows: Iterable[Sequence[object]], marked: Colle
     """An HTML table; rows whose first cell is `marked` stand out."""
     lines = ["<tr>" + "".join(f"<th>{html.escape(title)}</th>" for title in titles) + "</tr>"]
     for row in rows:
-        kind = ' class="front"' if row[0] in marked else ""
-        lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>")
+        name = row[0].name if isinstance(row[0], Network) else row[0]
+        kind = ' class="front"' if name in marked else ""
+        lines.append(f"<tr{kind}>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>")
     return "<table>" + "\n".join(lines) + "</table>"
+
+
+def _cell(cell: object) -> str:
+    if isinstance(cell, Network):  # its folder, where the page lies above it
+        return f'<a href="{html.escape(cell.link)}">{html.escape(cell.name)}</a>'
+    return html.escape(str(cell))
 
 
 def network_row(network: Network) -> list[object]:
@@ -121,8 +135,8 @@ def network_row(network: Network) -> list[object]:
     found = network.found
     latencies = [found[f"{target}_ms"] for target in TARGETS]
     return [
-        network.name,
-        network.config["method"],
+        network,
+        _method(network.config["method"]),
         network.setting,
         network.config["seed"],
         *(f"{found[key]:,}" for key in COSTS),
@@ -143,25 +157,37 @@ def layer_table(networks: list[Network]) -> str:
     return table(["layer", *columns], [[name, *(text(layers, name) for layers in columns.values())] for name in names])
 
 
-def section(task: str, data: str, methods: Methods, picture: bytes) -> str:
+def _method(name: str) -> str:
+    return "seed network" if name == "seed" else name
+
+
+def section(task: str, data: str, methods: Methods) -> str:
     """The part of the page about one task on one data set."""
     networks = [network for members in methods.values() for network in members]
     synthetic = " (synthetic data)" if networks[0].summary["synthetic"] else ""
     parts = [f"<h2>{html.escape(f'{task} on {data}{synthetic}')}</h2>"]
-    parts.append(f'<img alt="cost and figure" src="data:image/png;base64,{base64.b64encode(picture).decode()}">')
+    points = {
+        _method(method): [
+            pareto.Network(*n.point, f"{n.setting}, random seed {n.config['seed']}", n.link) for n in members
+        ]
+        for method, members in methods.items()
+    }
+    parts.append(pareto.plot(points, cost="MACs", figure=f"{networks[0].summary['figure']}, test").svg)
     chosen: list[Network] = []
     rows = []
     for method, members in methods.items():
         if method != "seed":
-            points = [member.point for member in members]
-            best = [members[index] for index in front(points)]
+            own = [member.point for member in members]
+            best = [members[index] for index in pareto.front(own)]
             chosen += best
             macs = float(members[0].summary["seed"]["macs"])
-            rows.append([method, len(members), len(best), f"{hypervolume(points, (macs, 0.0)) / macs:.4f}"])
+            rows.append([method, len(members), len(best), f"{pareto.hypervolume(own, (macs, 0.0)) / macs:.4f}"])
     if rows:
         parts.append(table(["method", "networks", "on the front", "hypervolume"], rows))
-        parts.append('<p class="note">Hypervolume: of MACs over the seed\'s and the test figure, reference (1, 0).</p>')
-    titles = ["network", "method", "strength or budget", "seed", *COSTS.values()]
+        parts.append(
+            '<p class="note">Hypervolume: of MACs over those of the seed network and the test figure, reference (1, 0).</p>'
+        )
+    titles = ["network", "method", "strength or budget", "random seed", *COSTS.values()]
     titles += [*(f"{target} [ms]" for target in TARGETS), "val", "test", "seconds"]
     by_cost = sorted(networks, key=lambda network: network.point)
     parts.append(table(titles, map(network_row, by_cost), {network.name for network in chosen}))
@@ -190,7 +216,7 @@ def draw_fronts(title: str, methods: Methods, figure_name: str, file: BinaryIO) 
         if method == "seed":
             axes.scatter(costs, figures, s=90, marker="*", color="#1f2328", label="seed", zorder=4)
             continue
-        chosen = [points[index] for index in front(points)]
+        chosen = [points[index] for index in pareto.front(points)]
         (line,) = axes.step([x for x, _ in chosen], [y for _, y in chosen], where="post", label=method)
         axes.scatter(costs, figures, s=18, color=line.get_color(), zorder=3)
         for member in members:
@@ -201,6 +227,14 @@ def draw_fronts(title: str, methods: Methods, figure_name: str, file: BinaryIO) 
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(file, dpi=150, format="png")
+
+
+def _origin(folder: Path) -> str:
+    """When, from what and with which versions the page was made."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    versions = f"nasopt {nasopt.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    command = f"python -m benchmarks_mlperf_tiny report --out {shlex.quote(str(folder))}"
+    return f'<p class="note">{now}; {html.escape(versions)}; made by <code>{html.escape(command)}</code></p>'
 
 
 def write_report(folder: Path) -> Path:
@@ -220,11 +254,12 @@ def write_report(folder: Path) -> Path:
         title = f"{task} on {data}" + (" (synthetic)" if summary["synthetic"] else "")
         draw_fronts(title, methods, summary["figure"], picture)
         write_bytes(folder / f"pareto-{file_word(task)}-{file_word(data)}.png", picture.getvalue())
-        parts.append(section(task, data, methods, picture.getvalue()))
+        parts.append(section(task, data, methods))
     parts += [f'<p class="note">Left out: {html.escape(message)}</p>' for message in damaged]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>nasopt: found networks</title>'
-        f"<style>{STYLE}</style></head><body><h1>Found networks</h1>\n{''.join(parts)}</body></html>\n"
+        '<meta name="viewport" content="width=device-width">'
+        f"<style>{STYLE}</style></head><body><h1>Found networks</h1>\n{''.join(parts)}{_origin(folder)}</body></html>\n"
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"

@@ -7,9 +7,9 @@ import statistics
 from pathlib import Path
 
 from benchmarks_mlperf_tiny.data.sources import DataOptions
-from benchmarks_mlperf_tiny.pareto import hypervolume
 from benchmarks_mlperf_tiny.tasks import get_task
 from nasopt.cost import network_cost
+from nasopt.pareto import hypervolume
 
 Rows = list[dict[str, str]]
 

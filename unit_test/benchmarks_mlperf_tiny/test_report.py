@@ -1,35 +1,20 @@
-"""Fronts and hypervolumes by hand, and the page about a folder."""
+"""The page about a folder of networks."""
 
 from __future__ import annotations
 
 import json
-import math
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import nasopt
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.files import write_json
-from benchmarks_mlperf_tiny.pareto import front, hypervolume
 from benchmarks_mlperf_tiny.report import write_report
-
-
-def test_front() -> None:
-    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.0, 0.8), (4.0, 0.9), (5.0, math.nan), (2.0, 0.8)]
-    assert front(points) == [1, 3, 0]
-    assert front([]) == []
-
-
-def test_hypervolume_by_hand() -> None:
-    # (1, 0.5) rules 1..2 at height 0.5, (2, 0.8) rules 2..4 at height 0.8: 0.5 + 1.6
-    points = [(1.0, 0.5), (2.0, 0.8), (3.0, 0.6)]
-    assert hypervolume(points, (4.0, 0.0)) == pytest.approx(2.1)
-    assert hypervolume(points, (4.0, 0.5)) == pytest.approx(0.6)
-    assert hypervolume(points, (1.0, 0.0)) == 0
-    assert hypervolume([], (1.0, 0.0)) == 0
 
 
 def write_summary(folder: Path, method: str, macs: int, test: float, name: str, **changes: Any) -> None:
@@ -81,8 +66,14 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checker = Checker()
     checker.feed(page)
     assert not checker.open
-    assert '<tr class="front"><td>small' in page
-    assert "<tr><td>beaten" in page
+    assert '<tr class="front"><td><a href="small/">small</a>' in page
+    assert '<tr><td><a href="beaten/">beaten</a>' in page
+    assert "<title>pit 1, random seed 0: 250 MACs, 0.8 accuracy, test</title>" in page, "hover"
+    assert "<td>seed network</td>" in page
+    assert f"nasopt {nasopt.__version__}, torch {torch.__version__}" in page
+    assert f"report --out {tmp_path}" in page
+    assert "<script" not in page
+    assert "src=" not in page, "the page needs no other file"
     assert "0.6000" in page, "hypervolume: (1000 - 250) * 0.8 / 1000"
     assert "3-&gt;5 3x3" in page
     assert "<th>cortex_m4 [ms]</th>" in page
@@ -111,7 +102,7 @@ def test_a_damaged_summary_costs_its_own_row(tmp_path: Path) -> None:
     path = tmp_path / "damaged" / "summary.json"
     path.write_text(path.read_text().replace("500", "900"))
     page = write_report(tmp_path).read_text()
-    assert "<td>small" in page
+    assert ">small</a>" in page
     assert "Left out" in page
     assert "checksum is another one" in page
 
