@@ -10,6 +10,7 @@ from torch import nn
 import nasopt
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from nasopt.errors import nearest
+from nasopt.search.regularizer import FEWEST
 
 if TYPE_CHECKING:
     from benchmarks_mlperf_tiny.config import RunConfig
@@ -70,11 +71,16 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def wrap(stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, epochs: int) -> Any:
-    """The search model of a stage of that many epochs.
+def wrap(
+    stage: Stage, network: nn.Module, input_shape: tuple[int, ...], regularizer: Any, epochs: int, steps: int = 0
+) -> Any:
+    """The search model of a stage of that many epochs and training steps.
 
-    Of the branches of a supernet one is drawn per step; within half of the epochs draws turn into decisions.
+    Of the branches of a supernet one is drawn per step; within half of the epochs draws turn into decisions. Under a budget,
+    masks are set by importance while its limits fall, where there are steps enough.
     """
+    if isinstance(regularizer, nasopt.Budget) and stage.search_class in ("PIT", "PITSuperNet") and steps >= FEWEST:
+        regularizer = nasopt.Budget(dict(regularizer.limits), steps=steps)
     settings: dict[str, Any] = {"regularizer": regularizer}
     if stage.start == "supernet":
         cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)

@@ -175,7 +175,8 @@ class Run:
             self.model = full_precision(self.model)
         if phase.stage is not None and self.schedule is None:
             stage, share = self.method.stages[phase.stage], config.search // len(self.method.stages)
-            search = wrap(stage, self.model, self.task.input_shape, self.regularizer, share)
+            steps = share * self.data.train.steps(config.batch_size)
+            search = wrap(stage, self.model, self.task.input_shape, self.regularizer, share, steps)
             self.model = search.to(config.device)
             self.forward = self.parallel()  # before anything is frozen: the schedule comes after it
             lengths: dict[str, Any] = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}
@@ -243,11 +244,12 @@ class Run:
         return step
 
     def start_epoch(self) -> None:
-        """Set the model to this epoch of its phase; from the last quarter of a search on it keeps to its budget."""
+        """Set the model to this epoch of its phase; in the last quarter of a search it keeps to its budget."""
         phase, epoch = self.phase, self.state.epoch
         if self.schedule is not None:
             self.schedule.set_epoch(epoch + (self.schedule.warmup if phase.kind == "search" else 0))
-            if phase.kind == "search" and self.config.budget and epoch >= phase.epochs * 3 // 4:
+            is_late = epoch >= phase.epochs * 3 // 4 and self.model.importance is None
+            if phase.kind == "search" and self.config.budget and is_late:
                 with contextlib.suppress(ConfigError):  # not every method can choose by a limit
                     self.model.settle_budget()
         self.model.train()
@@ -286,6 +288,8 @@ class Run:
         if self.phase.kind == "pretrain":
             self.model = binarize(self.model)
         if self.phase.kind == "search":
+            if self.model.importance is not None:
+                self.model.settle_budget()  # patience may have ended the search early
             self.state.structures.append(self.model.arch_structure())
             self.model, self.schedule = self.model.arch_export(), None
         self.state.phase += 1
