@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from toys import TOYS
 
-from nasopt import NASB, PIT, PITSuperNet, SuperNet
+from nasopt import NASB, PIT, MixedPrecision, PITSuperNet, Precision, SuperNet
 from nasopt.testing import ARCHITECTURES, LAWS, check_method
 from nasopt.testing.case import task_loss, tensors
 from unit_test.methods.nasb_seeds import SEEDS, SHAPE
@@ -79,6 +79,21 @@ _BINARY = ALL - {
     "gradient of the task",
 }
 
+def _quantised(front: Callable[..., Any], **settings: Any) -> Callable[[nn.Module, Any], Any]:
+    """Wrap with the steps of activations set from the inputs."""
+
+    def wrap(seed: nn.Module, inputs: Any) -> Any:
+        model = front(seed, input_example=inputs, **settings)
+        model.calibrate([model.example.inputs])
+        return model
+
+    return wrap
+
+
+# A quantised network is not its seed, and its layers are those of `nasopt.nn`.
+_ROUNDED = ALL - {"identity in eval mode", "identity in train mode", "plain export"}
+_WIDTHS = Precision(weights=(2, 4, 8), activations=(4, 8))
+
 ROWS: dict[str, Row] = {
     "pit": Row(lambda s, i: PIT(s, input_example=i, regularizer="macs", unpriced="ignore"), MASKS),
     "pit_in_blocks": Row(
@@ -109,6 +124,15 @@ ROWS: dict[str, Row] = {
         lambda s, i: PITSuperNet(s, input_example=i, paths="two", gumbel_softmax=True, kernel_search=False),
         BRANCHES,
         _DRAWN,
+    ),
+    "eight_bits": Row(_quantised(PIT, precision=8, regularizer="size_bits", unpriced="ignore"), MASKS, _ROUNDED),
+    "widths": Row(_quantised(MixedPrecision, precision=_WIDTHS, unpriced="ignore"), MASKS, _ROUNDED),
+    "masks_and_widths": Row(
+        _quantised(PIT, precision=_WIDTHS, regularizer={"size_bits": 1.0, "macs": 1.0}, unpriced="ignore"), MASKS, _ROUNDED
+    ),
+    "branches_and_widths": Row(_quantised(PITSuperNet, precision=_WIDTHS, regularizer="size_bits"), BRANCHES, _ROUNDED),
+    "sampled_and_widths": Row(
+        _quantised(SuperNet, precision=_WIDTHS, regularizer="size_bits", **_SAMPLED), BRANCHES, _ROUNDED
     ),
     "nasb": Row(_nasb(), CELL_SEEDS, _BINARY),
     "nasb_v1": Row(_nasb(preset="V1", candidates=_MIXED), CELL_SEEDS, _BINARY),

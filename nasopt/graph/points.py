@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
@@ -157,9 +157,10 @@ class _Finder:
                 continue
             on_grid = [self.grid.get(one) for one in inputs]
             if role == "passes" or (role == "extends" and self._is_exact(node)):
-                first = on_grid[0] if on_grid else None
-                self.grid[node] = first
+                self.grid[node] = on_grid[0] if on_grid else None
                 self.negative[node] = self._may_be_negative(node, inputs)
+                if self.grid[node] is None and self.needed[node]:  # taken out of several values, which cannot be rounded
+                    self._go_on(node, node, names, in_chain)
             elif role == "joins":
                 self._join([one for one in on_grid if one is not None])
                 self.grid[node] = next((one for one in on_grid if one is not None), None)
@@ -191,7 +192,7 @@ class _Finder:
     def _end(self, node: fx.Node, writer: fx.Node, signed: bool, names: dict[fx.Node, str]) -> None:
         self.negative[node] = signed
         self.grid[node] = None
-        if self.needed[node]:
+        if self.needed[node] and isinstance(node.meta["value"], Tensor):
             self.parent[node] = node
             self.grid[node] = node
             names[node] = self._name(writer)

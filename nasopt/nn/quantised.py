@@ -99,7 +99,7 @@ class Quantise(_Widths):
         if self.samples is not None:
             self.samples.append(_sample(x.detach()))
             return x
-        x = _exact(x)
+        dtype, x = x.dtype, _exact(x)
         total: Any = None
         for width, weight, *_ in self.active(active):
             low, high = self.range(width)
@@ -107,7 +107,8 @@ class Quantise(_Widths):
             rounded = quantise(x, self.step(width).to(x.dtype), low, high, scale, half_up=True)
             rounded = rounded if weight is None else rounded * weight.to(x.dtype)
             total = rounded if total is None else total + rounded
-        return total
+        # Under autocast operations convert what they take; a model in half precision takes half precision.
+        return total if torch.is_autocast_enabled(x.device.type) else total.to(dtype)
 
     @torch.no_grad()
     def calibrate(self, values: Tensor) -> None:
@@ -142,13 +143,21 @@ class QuantisedWeight(_Widths):
         self.minmax = minmax
         # References that are no submodules: a submodule would be stored, moved and named twice.
         self.__dict__.update(source=None, norm=None)
+        self.weight_log_steps = nn.Parameter(self._fitting_steps())
+
+    @torch.no_grad()
+    def fit_steps(self) -> None:
+        """Steps of the least squared error for the weight as it is."""
+        self.weight_log_steps.copy_(self._fitting_steps())
+
+    def _fitting_steps(self) -> Tensor:
         rows = self._rows(self.weight.detach())
         found = [
             best_step(rows, *weight_range(bits), WEIGHT_FRACTIONS) if bits > 1 else rows.abs().mean(1)
             for bits in self.widths
         ]
         steps = torch.stack([step.clamp(min=SMALLEST_STEP) for step in found])
-        self.weight_log_steps = nn.Parameter(steps.log2().to(self.weight))
+        return steps.log2().to(self.weight)
 
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.transpose(0, self.output_dim).reshape(weight.shape[self.output_dim], -1)
@@ -212,7 +221,7 @@ class QuantisedWeight(_Widths):
     def grid(self, active: Sequence[Active] | None, of_source: Sequence[Active] | None) -> Tensor | None:
         """The step of the accumulator, shape `(output channels of the layer,)`; None where there is no single one."""
         own = self.active(active)
-        if self.source is None or len(own) > 1 or self.widths[own[0][0]] == FLOAT_BITS:
+        if self.source is None or self.source.samples is not None or len(own) > 1 or self.widths[own[0][0]] == FLOAT_BITS:
             return None
         read = self.source.active(of_source)
         if len(read) > 1:

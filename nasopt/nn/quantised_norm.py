@@ -46,8 +46,10 @@ class QuantBatchNorm(nn.modules.batchnorm._BatchNorm):
         """The step of what it scales; None where there is no single one."""
         if self.layer is not None:
             return self.layer.grid(active, of_source)
-        read = [] if self.source is None else self.source.active(of_source)
-        return self.source.step(read[0][0]) if self.source is not None and len(read) == 1 else None
+        if self.source is None or self.source.samples is not None:
+            return None
+        read = self.source.active(of_source)
+        return self.source.step(read[0][0]) if len(read) == 1 else None
 
     def folded(self, grid: Tensor | None) -> tuple[Tensor, Tensor]:
         """As `scale_and_shift`, B on the grid of the scaled integers.

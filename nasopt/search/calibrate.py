@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nasopt.errors import ConfigError, ExportError
-from nasopt.nn.quantised import Quantise
+from nasopt.nn.quantised import Quantise, QuantisedWeight
 from nasopt.search.forward import run
 from nasopt.search.verify import eval_mode
 from nasopt.uncompiled import uncompiled
@@ -94,6 +94,17 @@ def set_first_steps(model: SearchModel, inputs: tuple[Any, ...]) -> None:
     if waiting:
         calibrate(model, [inputs], 1)
     model._has_steps = True
+
+
+def fit_steps_to_seed(model: nn.Module, _: Any) -> None:
+    """After a state dict of the seed, which knows of no steps: fit those of weights, and forget those of activations."""
+    if vars(model).pop("_has_loaded_seed", False):
+        for layer in model.modules():
+            if isinstance(layer, QuantisedWeight):
+                layer.fit_steps()
+            elif isinstance(layer, Quantise):
+                layer.is_calibrated.fill_(False)
+        vars(model).pop("_has_steps", None)
 
 
 def check_calibrated(net: nn.Module) -> None:

@@ -26,7 +26,7 @@ from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import Analysis, trace_model
 from nasopt.graph.quantised import Widths, has_sites, quantise_network
-from nasopt.search.calibrate import calibrate, check_calibrated, set_first_steps
+from nasopt.search.calibrate import calibrate, check_calibrated, fit_steps_to_seed, set_first_steps
 from nasopt.search.choices import ChoiceSettings, Draw
 from nasopt.search.forward import run
 from nasopt.search.importance import Importance
@@ -124,6 +124,7 @@ class SearchModel(ParameterHalves):
             check_masks(chosen_precision, masks is not None)
             self.precision = plan(self.net, chosen_precision)
             quantise_network(self.net, self.precision)
+            self.register_load_state_dict_post_hook(fit_steps_to_seed)
             choices = self.choices = choices or (ChoiceSettings() if has_sites(self.net) else None)
         names = {name: name for name in model.state_dict()} if origin is None else origin.names
         self.seed_names = {name: f"net.{own}" for name, own in names.items()}

@@ -39,6 +39,8 @@ class ParameterHalves(nn.Module, ABC):
     seed_names: Mapping[str, str]
     # Whether the search is over, so that train mode runs what it has decided.
     _decided = False
+    # Whether a state dict of the seed is being loaded.
+    _has_loaded_seed = False
     # Whether the steps of all activations are known to be set.
     _has_steps = False
     # Names of architecture parameters that take no gradient for now.
@@ -226,4 +228,5 @@ class ParameterHalves(nn.Module, ABC):
                     state_dict[prefix + self.seed_names[name]] = tensor
             taken = set(self.seed_names.values())
             state_dict.update({prefix + name: tensor for name, tensor in own.items() if name not in taken})
+            self._has_loaded_seed = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

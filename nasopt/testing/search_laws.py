@@ -219,6 +219,8 @@ def state_dict(case: Case) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
     fresh = case.fresh_model(other)
     case.model.load_state_dict(other.state_dict())
+    if getattr(case.model, "precision", None) is not None:
+        case.model.calibrate([case.model.example.inputs])
     require_same(state_of(fresh), state_of(case.model), "a seed's weights, wrapped or loaded")
     case.reset()
     case.train(steps=1)
