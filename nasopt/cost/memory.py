@@ -28,13 +28,13 @@ class Peak:
     """The largest sum of live elements over the steps of one order.
 
     Attributes:
-        size: elements; bytes, where an element has 8 bit.
+        size: [B]; an element has 8 bit where nothing else is known.
         step: at which it happens (the first, if several).
         live: buffers that exist then.
         order: of the steps.
     """
 
-    size: int
+    size: int | float
     step: str
     live: tuple[str, ...]
     order: tuple[str, ...]
@@ -112,10 +112,10 @@ def lifetimes(memory: ActivationMemory) -> dict[str, tuple[int, int]]:
     return found
 
 
-def live_elements(memory: ActivationMemory, order: Sequence[str] | None = None) -> list[int]:
-    """Sum of the live buffers at each step; of the inputs, where there is no step at all."""
+def live_bytes(memory: ActivationMemory, order: Sequence[str] | None = None) -> list[int | float]:
+    """Sum of the live buffers at each step [B]; of the inputs, where there is no step at all."""
     sets = live_sets(memory, order) or [tuple(memory.inputs)]
-    return [sum(memory.buffers[buffer].elements() for buffer in buffers) for buffers in sets]
+    return [sum(memory.buffers[buffer].bytes() for buffer in buffers) for buffers in sets]
 
 
 def peak(memory: ActivationMemory, order: Sequence[str] | None = None) -> Peak:
@@ -128,7 +128,7 @@ def peak(memory: ActivationMemory, order: Sequence[str] | None = None) -> Peak:
         raise ConfigError("memory: there are no steps, so there is no peak: describe the network with add_step")
     names = tuple(step.node for step in memory.steps) if order is None else tuple(order)
     live = live_sets(memory, names)
-    sums = live_elements(memory, names)
+    sums = live_bytes(memory, names)
     top = max(range(len(sums)), key=sums.__getitem__)
     return Peak(sums[top], names[top], live[top], names)
 
@@ -153,18 +153,18 @@ class _Problem:
     """The description as bit sets over steps and lists over buffers."""
 
     before: list[int]  # step -> set of steps that must be done
-    sizes: list[int]
+    sizes: list[int | float]
     users: list[int]  # buffer -> set of steps
     given: list[bool]
     kept: list[bool]
     touched: list[list[int]]  # step -> buffers that it uses
 
-    def started(self, done: int, step: int) -> int:
-        """Elements that come into being when `step` runs after `done`."""
+    def started(self, done: int, step: int) -> int | float:
+        """Bytes that come into being when `step` runs after `done`."""
         return sum(self.sizes[b] for b in self.touched[step] if not self.given[b] and not self.users[b] & done)
 
-    def freed(self, done: int, step: int) -> int:
-        """Elements that nobody needs once `step` is done, too."""
+    def freed(self, done: int, step: int) -> int | float:
+        """Bytes that nobody needs once `step` is done, too."""
         after = done | 1 << step
         return sum(self.sizes[b] for b in self.touched[step] if not self.kept[b] and not self.users[b] & ~after)
 
@@ -178,7 +178,7 @@ def _problem(memory: ActivationMemory) -> _Problem:
     touched = [[number[buffer] for buffer in step.buffers()] for step in memory.steps]
     return _Problem(
         before=[sum(1 << i for i in needed) for needed in dependencies(memory)],
-        sizes=[buffer.elements() for buffer in memory.buffers.values()],
+        sizes=[buffer.bytes() for buffer in memory.buffers.values()],
         users=[sum(1 << i for i, used in enumerate(touched) if b in used) for b in number.values()],
         given=[buffer in memory.inputs for buffer in memory.buffers],
         kept=[buffer in memory.outputs for buffer in memory.buffers],
@@ -193,8 +193,8 @@ def _exact(problem: _Problem, limit: int) -> list[int] | None:
         size for size, given, users in zip(problem.sizes, problem.given, problem.users, strict=True) if given and users
     )
     # Entries: (peak so far, -steps done, set done, live elements). More steps first: among equals, finish soon.
-    queue: list[tuple[int, int, int, int]] = [(0, 0, 0, start)]
-    best = {0: 0}
+    queue: list[tuple[int | float, int, int, int | float]] = [(0, 0, 0, start)]
+    best: dict[int, int | float] = {0: 0}
     came: dict[int, tuple[int, int]] = {}
     closed: set[int] = set()
     while queue:
@@ -226,7 +226,7 @@ def _greedy(problem: _Problem) -> list[int]:
     order: list[int] = []
     while len(order) < len(problem.before):
 
-        def cost(step: int, done: int = done) -> tuple[int, int, int]:
+        def cost(step: int, done: int = done) -> tuple[int | float, int | float, int]:
             started = problem.started(done, step)
             return started - problem.freed(done, step), started, step
 

@@ -76,7 +76,7 @@ class PeakMetric:
     runtime: Runtime = LIVE
 
     def peak(self, elements: Tensor) -> Tensor:
-        """Cost of a network from the live elements at its steps, shape `(steps,)`: a scalar, differentiable."""
+        """Cost of a network from the live elements of 8 bits at its steps, shape `(steps,)`: a scalar, differentiable."""
         live = elements * (self.bits / 8)
         top = live.max()
         if self.sharpness is None or not float(top.detach()) > 0:
@@ -128,6 +128,27 @@ def layer_size_bits(shape: LayerShape) -> Any:
     return (weights + shape.bias * of_bias) * shape.out_channels
 
 
+def layer_bit_ops(shape: LayerShape) -> Any:
+    """Work of one call [bit op]: MACs times the widths of weights and activations."""
+    return layer_macs(shape) * shape.weight_bits * shape.activation_bits
+
+
+# Of a quantised layer, per output channel: a bias and a multiplier of 32 bits, and a shift.
+_CHANNEL_BYTES = 4 + 4 + 1
+
+
+def layer_flash(shape: LayerShape) -> Any:
+    """Flash for a layer [B]: weights packed at their width; 9 B per output channel of a quantised layer for bias, multiplier
+    and shift, elsewhere the bias at the width of weights."""
+    if not facts_of(shape.kind).stores:
+        return 0 * shape.out_channels
+    weights = shape.in_channels * shape.taps / shape.groups * shape.weight_bits / 8
+    of_bias = shape.weight_bits if shape.bias_bits is None else shape.bias_bits
+    # Layers that are not quantised give their biases the width of weights.
+    quantised = _is_other(of_bias, shape.weight_bits)
+    return (weights + quantised * _CHANNEL_BYTES + (1 - quantised) * shape.bias * of_bias / 8) * shape.out_channels
+
+
 BINARY_SPEEDUP = 64
 """Products of one bit by one bit that one 64-bit XNOR and population count do at once."""
 
@@ -163,9 +184,16 @@ def _is_one(bits: Any) -> Any:
     return (bits == 1) * 1
 
 
+def _is_other(bits: Any, than: Any) -> Any:
+    """1 where two widths differ, else 0; numbers or tensors."""
+    return (bits != than) * 1
+
+
 SIZE = Metric("size", "weights", per_call=False, cost=layer_size)
 MACS = Metric("macs", "MAC", per_call=True, cost=layer_macs)
 
+BIT_OPS = Metric("bit_ops", "bit op", per_call=True, cost=layer_bit_ops)
+FLASH = Metric("flash", "B", per_call=False, cost=layer_flash)
 SIZE_BITS = Metric("size_bits", "bit", per_call=False, cost=layer_size_bits)
 OPS = Metric("ops", "MAC", per_call=True, cost=layer_ops)
 MULTIPLICATIONS = Metric("multiplications", "operations", per_call=True, cost=layer_multiplications)
@@ -279,6 +307,8 @@ def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
 
 register_metric(SIZE)
 register_metric(SIZE_BITS)
+register_metric(BIT_OPS)
+register_metric(FLASH)
 register_metric(MACS)
 register_metric(OPS)
 register_metric(MULTIPLICATIONS)

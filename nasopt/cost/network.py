@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasopt.cost.memory import live_elements
+from nasopt.cost.memory import live_bytes
 from nasopt.cost.metrics import AnyMetric, PeakMetric, get_metric
 from nasopt.cost.runtime import LIVE, Runtime
 from nasopt.graph.activations import activation_memory
@@ -64,7 +64,7 @@ class NetworkCalls:
         if isinstance(metric, PeakMetric):
             if metric.runtime is not LIVE:
                 return metric.runtime.memory_bytes(self.memory_of(metric.runtime))
-            return _plain(metric.peak(torch.tensor(live_elements(self.memory), dtype=torch.float64)))
+            return _plain(metric.peak(torch.tensor(live_bytes(self.memory), dtype=torch.float64)))
         seen: set[str] = set()
         total: Any = metric.constant
         for call in self.calls:

@@ -14,7 +14,7 @@ from torch import nn
 from nasopt.arguments import short
 from nasopt.cost.calibration import units_of_rows
 from nasopt.cost.latency import layer_cycles, rows_of
-from nasopt.cost.memory import PeakReport, live_elements, peak_report
+from nasopt.cost.memory import PeakReport, live_bytes, peak_report
 from nasopt.cost.metrics import ADDITIONS, MACS, SIZE, runtime_flash, runtime_memory
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
 from nasopt.cost.runtime import Runtime, get_runtime
@@ -229,7 +229,7 @@ def cost_report(
     export = getattr(model, "arch_export", None)
     network = export(verify=False) if callable(export) else model
     calls = network_calls(network, input_shape, input_example=input_example, leaf_modules=leaf_modules)
-    live = {step.node: size for step, size in zip(calls.memory.steps, live_elements(calls.memory))}
+    live = {step.node: size for step, size in zip(calls.memory.steps, live_bytes(calls.memory))}
     layers = tuple(_layers(calls, live, platforms))
     deployment = None if engine is None else _deployment(calls, engine)
     return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free, deployment)

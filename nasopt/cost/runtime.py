@@ -185,7 +185,8 @@ class Runtime:
 
     def memory_bytes(self, memory: ActivationMemory) -> int:
         """RAM for a network, described with `materialised` as this runtime wants it [B]; int8."""
-        sizes = {name: buffer.elements() for name, buffer in memory.buffers.items()}
+        # Engines of whole bytes store narrower activations in 8 bits.
+        sizes = {name: buffer.bytes(narrow=False) for name, buffer in memory.buffers.items()}
         channels = sum(_length(step) for step in self.layers(memory))
         fixed = self.persistent(memory) + self.channel_bytes * channels
         if self.placed:

@@ -27,9 +27,10 @@ from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.buffers import ActivationMemory, Buffer, Step
 from nasopt.graph.call import flatten
 from nasopt.graph.edit import is_in_place
-from nasopt.graph.facts import CostTerm
+from nasopt.graph.facts import CostTerm, Site
 from nasopt.graph.groups import Analysis
 from nasopt.graph.materialised import Around, copies_to_torch_order, fuses, knows_padding, padding_of, zeros_around
+from nasopt.graph.points import widths_of_values
 from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.values import UNKNOWN
 
@@ -48,10 +49,11 @@ class ActivationWalks:
         self._flows = DecidedGraphs(analysis.module, analysis.facts.regions)
         self._module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
+        self.bits = widths_of_values(self._module, self.facts)
 
     def under(self, decisions: Decisions, materialised: bool = False) -> ActivationMemory:
         """What is left under decisions."""
-        return _Walk(self, self._flows.under(decisions), materialised).run()
+        return _Walk(self, self._flows.under(decisions), materialised, decisions).run()
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, None for a function."""
@@ -70,7 +72,8 @@ class ActivationWalks:
 class _Walk:
     """One pass over the graph."""
 
-    def __init__(self, walks: ActivationWalks, flow: DecidedGraph, materialised: bool) -> None:
+    def __init__(self, walks: ActivationWalks, flow: DecidedGraph, materialised: bool, decisions: Decisions) -> None:
+        self.decisions = decisions
         self.walks, self.flow, self.materialised = walks, flow, materialised
         self.facts = walks.facts
         self.found = ActivationMemory()
@@ -140,9 +143,16 @@ class _Walk:
         for source in inputs:
             name = str(self.held[source])
             same = self._value(source).numel() == size and self._whole(name) == size
+            # Narrower results never overtake what is still to read.
+            same = same and self._bits(self.walks.bits.get(self.flow.like(node), 8)) <= self._bits(
+                self.found.buffers[name].bits
+            )
             if same and not self._needed_after(name, node):
                 return name
         return None
+
+    def _bits(self, bits: int | Site) -> int:
+        return bits if isinstance(bits, int) else bits.widths[self.decisions[bits.choice][0]]
 
     def _whole(self, name: str) -> int:
         """Elements of the example batch in a buffer."""
@@ -189,9 +199,9 @@ class _Walk:
     def _extra(self, name: str, source: str, grown: int, before: int, sources: list[str]) -> list[str]:
         buffer = self.found.buffers[source]
         if isinstance(buffer.channels, int):  # perhaps all elements, as channels of one
-            size = Buffer(buffer.elements() * grown // before, 1)
+            size = Buffer(buffer.elements() * grown // before, 1, buffer.bits)
         else:
-            size = Buffer(buffer.channels, buffer.per_channel * grown // before)
+            size = Buffer(buffer.channels, buffer.per_channel * grown // before, buffer.bits)
         self.found.add_step(name, [source], {name: size})
         self.holders[name] = []
         return [name if s == source else s for s in sources]
@@ -213,7 +223,7 @@ class _Walk:
 
     def _nested(self, node: fx.Node, value: Any, labels: Any, name: str) -> Any:
         if isinstance(value, Tensor) or value is UNKNOWN:
-            self.found.buffers[name] = self._buffer(value, labels)
+            self.found.buffers[name] = self._buffer(node, value, labels)
             self.holders[name] = []
             return name
         if isinstance(value, dict):
@@ -223,16 +233,17 @@ class _Walk:
             return tuple(self._nested(node, v, x, f"{name}.{i}") for i, (v, x) in enumerate(zip(value, known)))
         return None
 
-    def _buffer(self, value: Any, labels: Any) -> Buffer:
+    def _buffer(self, node: fx.Node, value: Any, labels: Any) -> Buffer:
         if value is UNKNOWN:
             return Buffer(0, 1)
+        bits = self.walks.bits.get(self.flow.like(node), 8)
         batch = self.facts.batch
         total = value.numel() // batch if value.numel() % batch == 0 else value.numel()
         dims = self.facts.labels.varying(labels) if isinstance(labels, Tensor) else []
         # Channels along the batch would not be those of one sample.
         if len(dims) != 1 or total % value.shape[dims[0]]:
-            return Buffer(total, 1)
-        return Buffer(self.facts.labels.line(labels, dims[0]), total // value.shape[dims[0]])
+            return Buffer(total, 1, bits)
+        return Buffer(self.facts.labels.line(labels, dims[0]), total // value.shape[dims[0]], bits)
 
     def _hold(self, node: fx.Node, held: Any) -> None:
         self.held[node] = held

@@ -14,21 +14,28 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from nasopt.errors import ConfigError
-from nasopt.graph.facts import CostTerm, Count
+from nasopt.graph.facts import CostTerm, Count, Site
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """One piece of activation memory: `per_channel` elements for each of `channels`, for one sample."""
+    """One piece of activation memory: `per_channel` elements of `bits` for each of `channels`, for one sample."""
 
     channels: Count
     per_channel: int
+    bits: int | Site = 8
 
     def elements(self, keep: Tensor | None = None) -> int:
         """Its elements: of all channels, or of those whose labels `keep` (one bool per label)."""
         if isinstance(self.channels, int):
             return self.channels * self.per_channel
         return self.per_channel * (len(self.channels) if keep is None else int(keep[self.channels].sum()))
+
+    def bytes(self, narrow: bool = True) -> int | float:
+        """Its size [B] with all channels; widths that are still to choose count as 8 bits, as do those below if not `narrow`."""
+        bits = self.bits if isinstance(self.bits, int) else 8
+        size = self.elements() * (bits if narrow else max(bits, 8)) / 8
+        return int(size) if size.is_integer() else size
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _width_positions(module: fx.GraphModule, choices: Sequence[str]) -> dict[str
         return None if site is None else place.get(id(site))
 
     found = {}
-    for path, layer in module.named_modules():
+    for path, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, (Quantise, QuantisedWeight, QuantBatchNorm)):
             weighted = (layer.layer or layer) if isinstance(layer, QuantBatchNorm) else layer
             both = (of(weighted), of(getattr(weighted, "source", None)))

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
+from nasopt.graph.facts import Facts, Site
 from nasopt.graph.integer_roles import (
     BATCH_NORMS,
     Role,
@@ -33,6 +34,7 @@ from nasopt.graph.integer_roles import (
     quantised_class,
     role_of,
 )
+from nasopt.nn.quantised import Quantise
 
 SHARING = ("add", "mul", "average")
 """Operations at which inputs and output may be made to share one grid, for chips that cannot rescale there."""
@@ -96,9 +98,14 @@ class _Finder:
             if depends and node.op != "output" and holds_floats(node):
                 self.activations.add(node)
         self.calls: dict[str, list[fx.Node]] = {}
+        # A layer may have several paths: the first one is its name.
+        first: dict[int, str] = {}
+        self.names: dict[str, str] = {}
         for node in module.graph.nodes:
             if node.op == "call_module":
-                self.calls.setdefault(str(node.target), []).append(node)
+                path = str(node.target)
+                self.names[path] = first.setdefault(id(module.get_submodule(path)), path)
+                self.calls.setdefault(self.names[path], []).append(node)
         self.roles = {node: self._role(node) for node in module.graph.nodes if node in self.activations}
         self.absorbed = dict(self._absorbed())
         self.needed: dict[fx.Node, bool] = {}
@@ -110,7 +117,7 @@ class _Finder:
         self.floats: dict[str, str] = {}
 
     def _role(self, node: fx.Node) -> Role:
-        if node.op == "call_module" and str(node.target) in self.excluded:
+        if node.op == "call_module" and self.names[str(node.target)] in self.excluded:
             return "float"
         return role_of(self.module, node, self.activations)
 
@@ -126,8 +133,8 @@ class _Finder:
             writer = self._layer(before[0])
             if writer is None or quantised_class(writer) is None or self.roles[before[0]] != "writes":
                 continue
-            alone = len(before[0].users) == 1 and len(self.calls[str(node.target)]) == 1
-            if alone and len(self.calls[str(before[0].target)]) == 1 and not _is_grouped_transposed(writer):
+            norm, layer = (self.calls[self.names[str(one.target)]] for one in (node, before[0]))
+            if len(before[0].users) == len(norm) == len(layer) == 1 and not _is_grouped_transposed(writer):
                 yield str(node.target), str(before[0].target)
 
     def _wants_integers(self, user: fx.Node, node: fx.Node) -> bool:
@@ -159,7 +166,9 @@ class _Finder:
             if role == "passes" or (role == "extends" and self._is_exact(node)):
                 self.grid[node] = on_grid[0] if on_grid else None
                 self.negative[node] = self._may_be_negative(node, inputs)
-                if self.grid[node] is None and self.needed[node]:  # taken out of several values, which cannot be rounded
+                if (
+                    self.grid[node] is None and self.needed[node]
+                ):  # taken out of several values, which cannot be rounded
                     self._go_on(node, node, names, in_chain)
             elif role == "joins":
                 self._join([one for one in on_grid if one is not None])
@@ -265,7 +274,7 @@ class _Finder:
     def _why(self, node: fx.Node) -> str:
         layer = self._layer(node)
         if layer is not None:
-            if str(node.target) in self.excluded:
+            if self.names[str(node.target)] in self.excluded:
                 return "32 bits were asked for"
             return f"{type(layer).__name__} has no integer form"
         return f"{getattr(node.target, '__name__', node.target)} has no integer form"
@@ -274,6 +283,32 @@ class _Finder:
 def _is_grouped_transposed(layer: nn.Module) -> bool:
     transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     return isinstance(layer, transposed) and layer.groups > 1
+
+
+def widths_of_values(module: fx.GraphModule, facts: Facts) -> dict[fx.Node, int | Site]:
+    """Width of the class of every activation that lies on a grid, or that the next point rounds, in a quantised network."""
+    found: dict[fx.Node, int | Site] = {}
+    for node in module.graph.nodes:
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Quantise):
+            width = facts.width_of(layer)
+            found[node] = width
+            chain = [one for one in node.all_input_nodes if one not in found]
+            while chain:  # what it ends, in all branches
+                link = chain.pop()
+                found[link] = width
+                if link.op != "placeholder" and not is_marker(module, link, BranchInput):
+                    inputs = activations_in(link, facts.activations)
+                    if len(inputs) == 1 or is_marker(module, link, Choice):
+                        chain += [one for one in inputs if len(one.users) == 1 and one not in found]
+    if not found:
+        return found
+    for node in module.graph.nodes:
+        if node in facts.activations and node not in found and node.op.startswith("call"):
+            inputs = [one for one in activations_in(node, facts.activations) if one in found]
+            if inputs and role_of(module, node, facts.activations) in ("passes", "joins", "extends"):
+                found[node] = found[inputs[0]]
+    return found
 
 
 def insert_points(module: fx.GraphModule, points: Points, layers: Mapping[str, nn.Module], container: str) -> None:

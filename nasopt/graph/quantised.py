@@ -96,7 +96,8 @@ def quantisable_layers(module: fx.GraphModule) -> dict[str, nn.Module]:
             layer = module.get_submodule(str(node.target))
             if quantised_class(layer) is not None and not alteration(layer) and len(node.all_input_nodes) == 1:
                 found.setdefault(str(node.target), layer)
-    return found
+    first: dict[int, str] = {}
+    return {path: layer for path, layer in found.items() if first.setdefault(id(layer), path) == path}
 
 
 def container(module: nn.Module) -> str:

@@ -221,7 +221,12 @@ class QuantisedWeight(_Widths):
     def grid(self, active: Sequence[Active] | None, of_source: Sequence[Active] | None) -> Tensor | None:
         """The step of the accumulator, shape `(output channels of the layer,)`; None where there is no single one."""
         own = self.active(active)
-        if self.source is None or self.source.samples is not None or len(own) > 1 or self.widths[own[0][0]] == FLOAT_BITS:
+        if (
+            self.source is None
+            or self.source.samples is not None
+            or len(own) > 1
+            or self.widths[own[0][0]] == FLOAT_BITS
+        ):
             return None
         read = self.source.active(of_source)
         if len(read) > 1:

@@ -34,7 +34,7 @@ def calibrate(model: SearchModel, batches: Iterable[Any], max_batches: int | Non
             point.samples = []
         with eval_mode(model):
             for batch in itertools.islice(batches, max_batches):
-                run(model, _inputs(model, batch))
+                run(model, _inputs(model, batch), every_branch=True)
                 seen += 1
         if not seen:
             raise ConfigError("calibrate: there is no batch: pass some inputs, such as a DataLoader over training data")

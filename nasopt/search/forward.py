@@ -12,15 +12,21 @@ if TYPE_CHECKING:
     from nasopt.search.model import SearchModel
 
 
-def run(model: SearchModel, inputs: tuple[Any, ...]) -> Any:
-    """The output of the traced network under the current decisions; in train mode, until it is decided, of a drawn step."""
+def run(model: SearchModel, inputs: tuple[Any, ...], every_branch: bool = False) -> Any:
+    """The output of the traced network under the current decisions; in train mode, until it is decided, of a drawn step.
+
+    With `every_branch` it is the mean of all branches.
+    """
     prepared, parameters = model._prepared, model._architecture_parameters()
     masks, choices = prepared.decisions.masks, prepared.decisions.choices
     if not choices.names:
         thresholds = model._decide().thresholds
         slots = masks.slots(parameters, thresholds=thresholds)
         return prepared.forward(model.net, masks.vectors(slots, parameters, thresholds), *inputs)
-    paths = _paths(model)
+    paths = _means(model) if every_branch else _paths(model)
+    if every_branch:
+        slots = masks.any_branch(masks.slots(parameters))
+        return prepared.forward(model.net, masks.vectors(slots, parameters), paths, *inputs)
     if model._explores and choices.settings.paths != "sampled":
         slots = masks.any_branch(masks.slots(parameters))
         vectors = masks.vectors(slots, parameters)
@@ -41,6 +47,14 @@ def _paths(model: SearchModel) -> Paths:
     model._draw = choices.draw(logits, model.temperatures)
     weights = choices.weights(logits, model.temperatures, model._draw)
     return Paths(model.net, choices.active(weights, model._draw))
+
+
+def _means(model: SearchModel) -> Paths:
+    """All branches of every choice alike."""
+    parameters = model._architecture_parameters()
+    options = model._prepared.decisions.choices.options
+    like = parameters["choice_logits"].detach()
+    return Paths(model.net, [[Active(i, like.new_tensor(1 / len(of))) for i in of] for of in options.values()])
 
 
 def _fold_masks(model: SearchModel, paths: Paths, slots: Tensor) -> Paths:

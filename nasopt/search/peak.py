@@ -24,12 +24,12 @@ from torch import Tensor
 
 from nasopt.cost import PeakMetric
 from nasopt.cost.memory import lifetimes
-from nasopt.cost.runtime import Runtime, live_moments
+from nasopt.cost.runtime import LIVE, Runtime, live_moments
 from nasopt.graph.activations import ActivationWalks
-from nasopt.graph.branches.markers import choice_of, choices_of, group_key
+from nasopt.graph.branches.markers import WidthSite, choice_of, choices_of, group_key
 from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
 from nasopt.graph.buffers import ActivationMemory, Step
-from nasopt.graph.facts import Count
+from nasopt.graph.facts import Count, Site
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import OTHER_KIND
 from nasopt.uncompiled import uncompiled
@@ -46,19 +46,20 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class _Places:
-    """Live elements of steps that can be the peak: `matrix @ counts + offset`, in parts of these `lengths`.
+    """Live elements of 8 bits in steps that can be the peak: `matrix @ terms`, in parts of these `lengths`.
+
+    `terms` are the counts and a 1, times the width of every tensor class: `NetworkPeak._terms`.
 
     Attributes:
         parts: what they are.
         likeliest: the decisions for which all else holds.
         own: parts of the network under these decisions.
         lives: first and last step of the buffers of that network.
-        buffers: its buffers as factors of the counts, and a constant, `(buffers, counts + 1)`.
-        fixed: persistent data, `(counts + 1,)`.
+        buffers: its buffers, `(buffers, terms)`.
+        fixed: persistent data, `(terms,)`.
     """
 
     matrix: Tensor
-    offset: Tensor
     parts: tuple[_Part, ...]
     lengths: tuple[int, ...]
     likeliest: Decisions
@@ -86,8 +87,13 @@ class NetworkPeak:
             path: [i for i in range(len(marker.kinds)) if i not in marker.zeros]
             for path, marker in self._markers.items()
         }
-        self._row = row
+        self._count_row = row
         self._analysis = analysis
+        sites = {path: marker for path, marker in self._markers.items() if isinstance(marker, WidthSite)}
+        # Whatever has one width comes first.
+        self._classes: dict[str | None, int] = {None: 0} | {path: i for i, path in enumerate(sites, 1)}
+        self._widths = {path: torch.tensor(marker.widths, dtype=torch.float64) for path, marker in sites.items()}
+        self._branching = {path: layout for path, layout in choices.items() if path not in sites}
         where = analysis.facts.regions
         self._regions = {node.name: region for node, region in where.items()}
         self._within: dict[Region, dict[str, None]] = {}
@@ -110,25 +116,44 @@ class NetworkPeak:
             places = self._places(metric.runtime, (), counts)
         else:
             places = self._likeliest(metric.runtime, branches, counts)
-        live = dict(zip(places.parts, torch.addmv(places.offset, places.matrix, counts).split(places.lengths)))
-        if not self._choices:
+        terms = self._terms(metric.runtime, counts, branches)
+        live = dict(zip(places.parts, (places.matrix @ terms).split(places.lengths)))
+        if not self._branching:
             peak = metric.peak(live[ALWAYS])
         else:
             peak = self._expected(metric, live, branches.to(counts.dtype), places.likeliest, ALWAYS, [live[ALWAYS]])
         if not metric.runtime.placed:
             return peak
         # A greedy placement needs more than what is live: by how much is known of the likeliest network.
-        return (
-            peak + self._arena(metric.runtime, places, counts) - metric.peak(torch.cat([live[p] for p in places.own]))
-        )
+        return peak + self._arena(metric.runtime, places, terms) - metric.peak(torch.cat([live[p] for p in places.own]))
 
     @uncompiled
-    def _arena(self, runtime: Runtime, places: _Places, counts: Tensor) -> Tensor:
+    def _arena(self, runtime: Runtime, places: _Places, terms: Tensor) -> Tensor:
         """Size of the arena of the likeliest network: exact, with the slope of the buffers that end it."""
-        sizes = torch.addmv(places.buffers[:, -1], places.buffers[:, :-1], counts)
+        sizes = places.buffers @ terms
         indices, whole = runtime.tower(sizes.detach().tolist(), places.lives)
         linear = sizes[indices].sum()
-        return linear + (whole - linear.detach()) + places.fixed[:-1] @ counts + places.fixed[-1]
+        return linear + (whole - linear.detach()) + places.fixed @ terms
+
+    def _terms(self, runtime: Runtime, counts: Tensor, branches: Tensor) -> Tensor:
+        """The counts and a 1, for every class of widths times its expected width in units of 8 bits."""
+        counts = torch.cat([counts, counts.new_ones(1)])
+        if len(self._classes) == 1:
+            return counts
+        factors = [counts.new_ones(1)]
+        for path, widths in self._widths.items():
+            first, count = self._choices[path]
+            bits = widths.to(counts) if runtime is LIVE else widths.to(counts).clamp(min=8)
+            factors.append((branches[first : first + count].to(counts.dtype) @ bits / 8).reshape(1))
+        return torch.outer(torch.cat(factors), counts).reshape(-1)
+
+    def _row(self, count: Count, bits: int | Site = 8) -> Tensor:
+        """A channel count as factors of the terms."""
+        row = self._count_row(count)
+        site, scale = (bits.choice, 1.0) if isinstance(bits, Site) else (None, bits / 8)
+        found = row.new_zeros(len(self._classes), len(row))
+        found[self._classes[site]] = row * scale
+        return found.reshape(-1)
 
     def _expected(
         self,
@@ -205,12 +230,11 @@ class NetworkPeak:
     ) -> _Places:
         decisions = dict(zip(self._choices, kept))
         memory, own, buffers, fixed = self._network(runtime, decisions, changed)
-        rows = {**(self._elsewhere(runtime) if decisions else {}), **own}
+        rows = {**(self._elsewhere(runtime) if self._branching else {}), **own}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
-        matrix, offset = stacked[:, :-1].contiguous(), stacked[:, -1].contiguous()
         buffers, fixed = buffers.to(device=device, dtype=dtype), fixed.to(device=device, dtype=dtype)
-        return _Places(matrix, offset, tuple(rows), lengths, decisions, tuple(own), lifetimes(memory), buffers, fixed)
+        return _Places(stacked, tuple(rows), lengths, decisions, tuple(own), lifetimes(memory), buffers, fixed)
 
     def _elsewhere(self, runtime: Runtime) -> _Rows:
         """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.
@@ -221,7 +245,7 @@ class NetworkPeak:
             return self._known_elsewhere[runtime]
         found: _Rows = {}
         seen: set[Region] = {ALWAYS}
-        for index in range(max(count for _, count in self._choices.values())):
+        for index in range(max(count for _, count in self._branching.values())):
             found[index] = self._note(runtime, self._alike(index), found, seen)[ALWAYS]
         for region in dict.fromkeys(self._regions.values()):
             if region not in seen:
@@ -254,7 +278,9 @@ class NetworkPeak:
         """A decided network: its buffers and steps, what is live by part, the rows of the buffers and of persistent data."""
         memory = _with_changed_kinds(self._walks.under(decisions, runtime.materialised), changed)
         names = {name: i for i, name in enumerate(memory.buffers)}
-        sizes = torch.stack([self._row(b.channels) * b.per_channel for b in memory.buffers.values()])
+        sizes = torch.stack(
+            [self._row(b.channels, _stored(runtime, b.bits)) * b.per_channel for b in memory.buffers.values()]
+        )
         fixed = self._row(runtime.persistent(memory))
         for step in runtime.layers(memory):
             assert step.term is not None
@@ -280,6 +306,11 @@ def _with_changed_kinds(memory: ActivationMemory, changed: frozenset[str]) -> Ac
         return replace(step, term=replace(step.term, kind=OTHER_KIND[step.term.kind]))
 
     return replace(memory, steps=type(memory.steps)(now(step) for step in memory.steps))
+
+
+def _stored(runtime: Runtime, bits: int | Site) -> int | Site:
+    """The width in which a runtime stores an element: engines of whole bytes 8 bits at least."""
+    return max(bits, 8) if isinstance(bits, int) and runtime is not LIVE else bits
 
 
 def _undominated(rows: Tensor) -> Tensor:

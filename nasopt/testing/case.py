@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from nasopt.cost import NetworkCalls, network_calls
 
 Front = Callable[[nn.Module, Any], Any]
-METRICS = ("size", "size_bits", "macs", "ops", "memory")
+METRICS = ("size", "size_bits", "flash", "macs", "ops", "bit_ops", "memory")
 
 # Values of the architecture parameters: anywhere, at the threshold of a mask, out of any range.
 ARCHITECTURES: dict[str, Callable[[Tensor], Tensor]] = {

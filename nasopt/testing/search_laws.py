@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nasopt.cost import PeakMetric
 from nasopt.errors import UnpricedError
 from nasopt.testing.case import (
     METRICS,
@@ -131,12 +132,13 @@ def reading(case: Case) -> None:
 
 
 def gradient_of_the_costs(case: Case) -> None:
-    """Every value of an architecture parameter gets a finite gradient from size or MACs."""
+    """Every value of an architecture parameter gets a finite gradient from size or MACs, widths from bits or memory."""
     arch = dict(case.model.named_arch_parameters())
     got = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in arch.items()}
     for _ in range(_DRAWS):
         case.model(*case.inputs)  # what a cost means may depend on what was drawn
-        for metric in ("size", "macs"):
+        quantised = getattr(case.model, "precision", None) is not None
+        for metric in ("size", "macs", *(("size_bits", "bit_ops", PeakMetric(sharpness=5.0)) if quantised else ())):
             _add_gradients(case.model, case.model.get_cost(metric), got)
         if all(bool(found.all()) for found in got.values()):
             return

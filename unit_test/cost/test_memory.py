@@ -6,7 +6,7 @@ import random
 import networkx as nx
 import pytest
 
-from nasopt.cost.memory import dependencies, live_elements, live_sets, peak, peak_report
+from nasopt.cost.memory import dependencies, live_bytes, live_sets, peak, peak_report
 from nasopt.errors import ConfigError
 from nasopt.graph.buffers import ActivationMemory, Buffer
 
@@ -172,7 +172,7 @@ def test_in_place_shares_a_buffer_and_waits_for_readers():
     graph.run("tail", ["a"], {"t": 2})
     graph.keep("t", "h")
     # conv: x a = 14; head: a h = 13; relu: a h = 13 (nothing new); tail: a h t = 15
-    assert live_elements(graph) == [14, 13, 13, 15]
+    assert live_bytes(graph) == [14, 13, 13, 15]
     # head reads what conv wrote, tail what relu wrote: both orders are fixed
     assert orders(graph) == [["conv", "head", "relu", "tail"]]
 
@@ -181,7 +181,7 @@ def test_inputs_are_all_there_is_without_a_step():
     graph = Description()
     graph.given("x", 7)
     assert live_sets(graph) == []
-    assert live_elements(graph) == [7]
+    assert live_bytes(graph) == [7]
 
 
 def test_wide_graph_falls_back_to_greedy_quickly():
