@@ -152,6 +152,7 @@ class Analysis:
         }
 
     def _exclude(self, keep_outputs: Callable[[str, nn.Module], bool]) -> None:
+        functions = {node.name for node in self.module.graph.nodes if node.op in ("call_function", "call_method")}
         for node, value in self.facts.values.items():
             if node.op == "call_module" and isinstance(value, Tensor):
                 name = str(node.target)
@@ -160,6 +161,9 @@ class Analysis:
                     written = [labels for layer, labels in self.facts.writers if layer == name]
                     for labels in (value, *written):
                         self.labels.fix(labels, f"{name}: it is excluded")
+        for name, labels in self.facts.writers:  # functions that work like layers
+            if name in functions and keep_outputs(name, self.module):
+                self.labels.fix(labels, f"{name}: it is excluded")
 
     def _group(self) -> list[Group]:
         count = len(self.labels)
