@@ -73,8 +73,10 @@ def quantise_network(module: fx.GraphModule, chosen: Widths) -> Points:
         norm = module.get_submodule(name)
         if isinstance(norm, BATCH_NORMS) and not isinstance(norm, QuantBatchNorm):
             writer = points.absorbed.get(name)
-            quantised = _become(norm, QuantBatchNorm)
             absorbing = module.get_submodule(writer) if writer is not None else None
+            if not isinstance(absorbing, QuantisedWeight) and points.source.get(name) not in made:
+                continue
+            quantised = _become(norm, QuantBatchNorm)
             quantised.__dict__["layer"] = absorbing if isinstance(absorbing, QuantisedWeight) else None
             quantised.__dict__["source"] = made.get(points.source.get(name, ""))
             if isinstance(absorbing, QuantisedWeight):
