@@ -37,6 +37,7 @@ from benchmarks.document_networks import (
 from benchmarks_mlperf_tiny.networks import resnet8
 from nasopt import SuperNet, SuperNetModule, with_candidates
 from nasopt.cost import network_cost
+from nasopt.graph.edit import put_module
 from nasopt.nn import MultiHeadDepthwise
 
 SHAPE = (1, 8, 8)
@@ -183,7 +184,7 @@ def print_step(rounds: int) -> None:
         plain = nn.Sequential(net)
         for name, module in list(plain.named_modules()):
             if isinstance(module, SuperNetModule):
-                plain.set_submodule(name, module.branches[min(index, len(module.branches) - 1)])
+                put_module(plain, name, module.branches[min(index, len(module.branches) - 1)])
         net = with_candidates(resnet8(), shape, lambda name, layer: layer.in_channels > 3, candidates=CANDIDATES)
         steps[f"candidate {index}"] = step(plain.train(), lambda: 0.0)
     times: dict[str, list[float]] = {name: [] for name in steps}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, ExportError
+from nasopt.graph.edit import put_module
 from nasopt.graph.example import call_arguments, make_example
 from nasopt.nn import BinaryActivation, BinaryConv2d
 from nasopt.ste import binary_weight, signs
@@ -137,10 +138,10 @@ def emulate(network: nn.Module) -> tuple[nn.Module, list[str]]:
     paths = []
     for name, module in list(emulated.named_modules()):
         if isinstance(module, BinaryConv2d):
-            emulated.set_submodule(name, _float_convolution(module))
+            put_module(emulated, name, _float_convolution(module))
             paths.append(name)
         elif isinstance(module, BinaryActivation):
-            emulated.set_submodule(name, Sign())
+            put_module(emulated, name, Sign())
     return emulated, paths
 
 

@@ -19,6 +19,12 @@ _IN_PLACE_OPERATORS = {
 ENTER_AUTOCAST, LEAVE_AUTOCAST = autocast_mode._enter_autocast, autocast_mode._exit_autocast
 
 
+def put_module(model: nn.Module, path: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one at `path`, as `Module.set_submodule` does in torch 2.5 and later."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, layer)
+
+
 def is_in_place(node: fx.Node) -> bool:
     """Whether a node may change one of its inputs, so that it stays even where nobody uses its result."""
     # Found by running it (`values.Evaluator`): layers that work in place, `out=`, functions that write into an argument.

@@ -10,6 +10,7 @@ from torch import nn
 
 from nasopt.arguments import check_count, check_flag, check_items, short
 from nasopt.errors import ConfigError, nearest
+from nasopt.graph.edit import put_module
 from nasopt.graph.example import make_example
 from nasopt.graph.groups import trace_model
 from nasopt.graph.places import CONVOLUTIONS, Place, conv_places
@@ -169,9 +170,9 @@ def with_candidates(
         if modules:
             branches = _with_copy(site, modules)
             choice = SuperNetModule(branches, gumbel_softmax, hard_softmax, temperature)
-            _put(result, place.names[0], choice.train(site.conv.training))
+            put_module(result, place.names[0], choice.train(site.conv.training))
             for name in place.names[1:]:
-                _put(result, name, nn.Identity())
+                put_module(result, name, nn.Identity())
     return result
 
 
@@ -190,8 +191,3 @@ def _matches(where: Where | None, place: Place) -> bool:
     if callable(where):
         return bool(where(name, layer))
     return matches_module(name, layer, where)
-
-
-def _put(model: nn.Module, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, layer)

@@ -233,6 +233,9 @@ def test_structures_that_do_not_fit() -> None:
     with torch.no_grad():
         model.alpha[3:] = 0
     structure = json.loads(json.dumps(model.arch_structure()))
+    with pytest.raises(ConfigError, match=r"its content is another one than 'sha256' says"):
+        nasopt.restore(seed(), {**structure, "channels": {}})
+    del structure["sha256"]
     with pytest.raises(ConfigError, match=r"not a structure that this version reads: format None"):
         nasopt.restore(seed(), {})
     with pytest.raises(ConfigError, match=r"version 99"):

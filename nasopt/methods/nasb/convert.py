@@ -10,7 +10,7 @@ from torch import nn
 
 from nasopt.arguments import check_items
 from nasopt.errors import ConfigError, TraceError, nearest
-from nasopt.graph.edit import tidy
+from nasopt.graph.edit import put_module, tidy
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import trace_model
 from nasopt.graph.trace import LeafModules
@@ -110,7 +110,7 @@ def convert(
             made[path] = Cell(backbone, settings, path).train(model.training)
             members.append(made[path])
             origins |= {old: f"{path}.{new}" for old, new in backbone.origins.items()}
-        outer.set_submodule(run[0], members[0] if len(parts) == 1 else nn.Sequential(*members).train(model.training))
+        put_module(outer, run[0], members[0] if len(parts) == 1 else nn.Sequential(*members).train(model.training))
     tidy(outer)
     return Converted(outer, made, tuple(names), {name: _own_name(name, origins) for name in model.state_dict()})
 

@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from nasopt.errors import ConfigError
-from nasopt.graph.edit import merge_into_readers, readers_of
+from nasopt.graph.edit import merge_into_readers, put_module, readers_of
 from nasopt.graph.groups import Traced
 from nasopt.nn import BinaryActivation, BinaryConv2d
 from nasopt.nn.packed import PackedBinaryConv2d
@@ -34,6 +34,6 @@ def pack(model: nn.Module) -> nn.Module:
     for name in signed:
         conv = packed.get_submodule(name)
         assert isinstance(conv, BinaryConv2d)
-        packed.set_submodule(name, PackedBinaryConv2d(conv))
+        put_module(packed, name, PackedBinaryConv2d(conv))
     merge_into_readers(packed, BinaryActivation, PackedBinaryConv2d)
     return packed

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nasopt.errors import ConfigError, NoEffectWarning
+from nasopt.graph.edit import put_module
 from nasopt.nn import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
 
 
@@ -74,7 +75,7 @@ def _exchange(model: nn.Module, table: Mapping[type[nn.Module], Any]) -> nn.Modu
                 made[module] = table[type(module)](module).train(module.training)
             if not name:
                 return made[module]
-            model.set_submodule(name, made[module])
+            put_module(model, name, made[module])
     return model if made else None
 
 
