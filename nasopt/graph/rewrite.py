@@ -50,7 +50,13 @@ class Rewrite:
     def is_cut(self) -> bool:
         """Whether some input or output becomes smaller."""
         tensors = flatten([self.labels(list(self.original.args)), self.labels(dict(self.original.kwargs)), self.result])
-        return any(isinstance(x, Tensor) and self.new_shape(x) != tuple(x.shape) for x in tensors)
+        if any(isinstance(x, Tensor) and self.new_shape(x) != tuple(x.shape) for x in tensors):
+            return True
+        # Or is given the size of another tensor, which does.
+        pairs = zip(self.node.all_input_nodes, self.original.all_input_nodes)
+        return any(
+            not isinstance(old.meta["value"], Tensor) and new.meta["value"] != old.meta["value"] for new, old in pairs
+        )
 
 
 def view_sizes(rewrite: Rewrite) -> None:

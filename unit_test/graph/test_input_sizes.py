@@ -57,7 +57,14 @@ def view_as_another(m: Any, y: Tensor) -> Tensor:
     return y.flatten(1).view_as(m.unread(y))
 
 
+def size_of_another_whose_channels_go(m: Any, y: Tensor) -> Tensor:
+    b, c, h, w = y.shape
+    pairs = m.between(y.permute(0, 2, 3, 1)).reshape(b, h, w, 2, c // 2)
+    return y + pairs.softmax(-1).flatten(3).mean((1, 2, 3)).reshape(b, 1, 1, 1)
+
+
 PARTS = [
+    size_of_another_whose_channels_go,
     split_by_sizes,
     flat_with_a_constant,
     patches,
