@@ -53,7 +53,8 @@ def describe(value: Any, parts: list[Any]) -> bool:
 def layer_kind(module: nn.Module) -> Hashable | None:
     """What the result of a single layer depends on beside its input; None of one that is not known to tell all."""
     home = type(module).__module__
-    if not home.startswith(("torch.nn.modules.", "nasopt.nn.")) or module._modules or has_hooks(module):
+    is_known = home.startswith(("torch.nn.modules.", "nasopt.nn.")) and not isinstance(module, nn.RNNBase)
+    if not is_known or module._modules or has_hooks(module):
         return None
     tensors = tuple((name, t.shape, t.dtype, t.device) for name, t in own_tensors(module))
     return (type(module), module.training, module.extra_repr(), tensors)

@@ -182,7 +182,9 @@ def _layer_runner(layer: nn.Module, masks: Sequence[WeightMask]) -> Callable[...
         combine = _vector_product(tuple(masks[0].vectors), weight.dim())
         channels_only = entry.masks_input and tuple(masks[0].vectors) == (1,) and getattr(layer, "groups", 1) == 1
         return _run_lighter(entry.run, combine) if channels_only else _run_with_weight(entry.run, combine)
-    return _run_functional(masks)
+    return _run_functional(
+        masks, torch.func.functional_call if entry is None or entry.run_with is None else entry.run_with
+    )
 
 
 def _run_with_weight(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
@@ -218,7 +220,7 @@ def _run_lighter(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> 
     return run_masked
 
 
-def _run_functional(masks: Sequence[WeightMask]) -> Callable[..., Any]:
+def _run_functional(masks: Sequence[WeightMask], run: Callable[..., Any]) -> Callable[..., Any]:
     """Any layer, with masked parameters in the place of its own."""
     products = [(mask.weight, _product(tuple(mask.vectors)), len(mask.vectors)) for mask in masks]
 
@@ -227,6 +229,6 @@ def _run_functional(masks: Sequence[WeightMask]) -> Callable[..., Any]:
         for name, multiply, count in products:
             state[name] = multiply(layer.get_parameter(name), vectors[start : start + count])
             start += count
-        return torch.func.functional_call(layer, state, args, kwargs)
+        return run(layer, state, args, kwargs)
 
     return run_masked

@@ -23,6 +23,9 @@ Runner = Callable[[Any, Tensor, Tensor], Tensor]
 # `(mask, *arguments)`.
 MaskedRunner = Callable[..., Tensor]
 
+# How a layer runs with several other weights: `(layer, weights by name, arguments, keyword arguments)`.
+StateRunner = Callable[..., Any]
+
 # Changes a node of the smaller graph, in place.
 Rewriter = Callable[["Rewrite"], None]
 
@@ -42,6 +45,8 @@ class RuleEntry:
         run: `(layer, input, weight) -> output`: the layer with another weight; None: `torch.func.functional_call`.
         run_masked: `(layer, input, mask) -> output`, for a function `(mask, *arguments) -> output`: what computes with the
             living channels alone; None: masks are multiplied to the weight.
+        run_with: `(layer, weights, arguments, keywords) -> output`, a layer with several masked weights, by name; None:
+            `torch.func.functional_call`.
         memory: where the result lives at inference. An `"in_place"` operation takes a new buffer where its inputs are
             still needed.
         masks_input: a mask along dimension 1 of the weight may be multiplied to the input instead, along its channels.
@@ -55,6 +60,7 @@ class RuleEntry:
     takes_sizes: bool = False
     run: Runner | None = None
     run_masked: MaskedRunner | None = None
+    run_with: StateRunner | None = None
     memory: Memory = "new"
     masks_input: bool = False
     searchable_kernel: bool = False
@@ -72,6 +78,7 @@ def layer_rule(
     searchable: str = "passes channels on",
     run: Runner | None = None,
     run_masked: MaskedRunner | None = None,
+    run_with: StateRunner | None = None,
     memory: Memory = "new",
     masks_input: bool = False,
     searchable_kernel: bool = False,
@@ -98,6 +105,7 @@ def layer_rule(
             weight in the place of its own. Default: `torch.func.functional_call`.
         run_masked: instead of `run`, where a weight of zero is not an absent one: `(layer, input, mask) -> output`, with a
             mask that broadcasts to the layer's one masked weight.
+        run_with: instead of `run`, for a layer with several weights: `(layer, weights by name, arguments, keywords) -> output`.
         memory: where the result lives: `"new"`, `"view"` (the input's buffer, nothing is done at inference), or
             `"in_place"` (element by element: over its input where nobody needs that any more).
         masks_input: the layer is linear in its input, whose channels lie along dimension `1 - weight.dim()`, and its
@@ -123,6 +131,7 @@ def layer_rule(
                 searchable,
                 run=run,
                 run_masked=run_masked,
+                run_with=run_with,
                 memory=memory,
                 masks_input=masks_input,
                 searchable_kernel=searchable_kernel,

@@ -54,9 +54,11 @@ class Rewrite:
             return True
         # Or is given the size of another tensor, which does.
         pairs = zip(self.node.all_input_nodes, self.original.all_input_nodes)
-        return any(
-            not isinstance(old.meta["value"], Tensor) and new.meta["value"] != old.meta["value"] for new, old in pairs
-        )
+        return any(_sizes(new.meta["value"]) != _sizes(old.meta["value"]) for new, old in pairs)
+
+
+def _sizes(value: Any) -> list[int]:
+    return [leaf for leaf in flatten(value) if isinstance(leaf, int)]
 
 
 def view_sizes(rewrite: Rewrite) -> None:
@@ -77,6 +79,24 @@ def view_sizes(rewrite: Rewrite) -> None:
         node.update_kwarg(keyword, sizes)
     else:
         node.args = (node.args[0], sizes)
+
+
+def constructed_sizes(rewrite: Rewrite) -> None:
+    """`zeros(sizes)` and its like, as `view_sizes`."""
+    node, shape = rewrite.node, rewrite.new_shape(rewrite.result)
+    first = 1 if node.op == "call_method" else 0
+    if "size" in node.kwargs:
+        given = node.kwargs["size"]
+    else:
+        given = node.args[first] if isinstance(node.args[first], (tuple, list)) else node.args[first:]
+    if isinstance(given, fx.Node) or len(given) != len(shape):
+        return
+    sizes = tuple(_follow(rewrite, size, new) for size, new in zip(given, shape))
+    if "size" in node.kwargs:
+        node.update_kwarg("size", sizes)
+    else:
+        rest = node.args[first + 1 :] if isinstance(node.args[first], (tuple, list)) else ()
+        node.args = (*node.args[:first], sizes, *rest)
 
 
 def view_like(rewrite: Rewrite) -> None:

@@ -40,6 +40,9 @@ def slim(
     fold(small, analysis.facts.folded)
     _slice_tensors(analysis, keep, small)
     _set_attributes(analysis, keep, small)
+    for module in small.modules():
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()  # it keeps its weights in a list, too
     for name, cut in (kernels or {}).items():
         cut_kernel(small, name, cut)
     _rewrite_nodes(analysis, keep, small, inputs)

@@ -203,8 +203,9 @@ class Evaluator:
             held = [(f"{path}.{name}".lstrip("."), t) for path, m in owners for name, t in own_tensors(m)]
             self._states[module] = {name: self._parameter(tensor) for name, tensor in held}
         state = self._states[module]
-        # What a unit of the user's keeps for its next call would be a fake tensor.
-        kept = None if type(module).__module__.startswith(("torch.nn.modules.", "nasopt.nn.")) else ModuleState(module)
+        # What a unit keeps for its next call would be a fake tensor, as would the list of weights of a recurrent layer.
+        is_known = type(module).__module__.startswith(("torch.nn.modules.", "nasopt.nn."))
+        kept = None if is_known and not isinstance(module, nn.RNNBase) else ModuleState(module)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             try:

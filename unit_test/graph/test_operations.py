@@ -125,6 +125,8 @@ ELEMENTWISE: dict[str, tuple[Body, int, int]] = {
     "assigned_all": (lambda s, x: assign(x.clone(), Ellipsis, value=s.c(x)), 8, 8),
     # Channels 0-4 of c take the place of 2-6; its others are read by nobody.
     "assigned_slice": (lambda s, x: assign(x.clone(), every, slice(2, 7), value=s.c(x)[:, :5]), 8, 5),
+    # 16 is a number, of channels of a tensor that is filled evenly.
+    "assigned_halves": (lambda s, x: two_halves(x, s.c(x)), 8, 8),
     "assigned_where_mask": (lambda s, x: assign(x.clone(), s.c(x) > 0, value=0.5), 8, 8),
     "in_place_on_a_slice": (lambda s, x: changed(x, x[:, :2].mul_(2.0)), 8, 0),
     "in_place_on_one_channel": (lambda s, x: changed(x, x[:, 0].fill_(0.5)), 7, 0),
@@ -132,8 +134,6 @@ ELEMENTWISE: dict[str, tuple[Body, int, int]] = {
     "copied_in_place": (lambda s, x: x.clone().copy_(s.c(x)), 8, 8),
 }
 FIXED: dict[str, tuple[Body, int, int]] = {
-    # 16 is a number, so the tensor that is filled keeps 16 channels.
-    "assigned_halves": (lambda s, x: two_halves(x, s.c(x)), 0, 0),
     "roll_channels": (lambda s, x: x.roll(1, 1), 0, 0),
     "mean_over_channels": (lambda s, x: x - x.mean(1, keepdim=True), 0, 0),
     "softmax_over_channels": (lambda s, x: x.softmax(1), 0, 0),

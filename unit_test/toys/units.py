@@ -9,9 +9,9 @@ from torch.nn.utils import parametrizations
 from toys.table import toy
 
 
-@toy("lstm", (6, 4), channels=7)
+@toy("lstm", (6, 4), channels=5 + 6 + 7)
 class Lstm(nn.Module):
-    """The LSTM reads 5 fixed channels and writes 6; the 7 between the linear layers go."""
+    """The LSTM reads 5 channels and has 6 hidden units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,9 +25,9 @@ class Lstm(nn.Module):
         return self.head(self.hidden(sequence[:, -1]).relu())
 
 
-@toy("gru", (6, 4), channels=7)
+@toy("gru", (6, 4), channels=6 + 7)
 class Gru(nn.Module):
-    """As the LSTM; its last state is read."""
+    """Both directions have the same hidden units; the last state is read."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from nasopt.graph.rules import (  # noqa: F401
     products,
     quantised,
     reaf,
+    recurrent,
     reductions,
     spatial,
     units,

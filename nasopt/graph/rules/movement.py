@@ -14,7 +14,16 @@ from torch.utils import _pytree as pytree
 from nasopt.graph.call import Call
 from nasopt.graph.facts import flatten, no_labels
 from nasopt.graph.registry import function_rule, layer_rule
-from nasopt.graph.rewrite import index, narrow, split_sizes, unflatten_layer, unflatten_sizes, view_like, view_sizes
+from nasopt.graph.rewrite import (
+    constructed_sizes,
+    index,
+    narrow,
+    split_sizes,
+    unflatten_layer,
+    unflatten_sizes,
+    view_like,
+    view_sizes,
+)
 from nasopt.graph.rules.convolution import unite_groups
 from nasopt.graph.rules.elementwise import meet, named
 
@@ -196,9 +205,17 @@ def broadcast(call: Call) -> Any:
 _CONSTRUCTORS: list[Callable[..., Any]] = [torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn]
 
 
-@function_rule(*_CONSTRUCTORS, "new_zeros", "new_ones", "new_empty", "new_full", takes_sizes=True)
+# Every element is the same, so that any of them may go.
+_EVEN = (torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full")
+# Of larger ones channels are not followed.
+_MOST_EVEN_ELEMENTS = 1 << 16
+
+
+@function_rule(
+    *_CONSTRUCTORS, "new_zeros", "new_ones", "new_empty", "new_full", takes_sizes=True, rewrite=constructed_sizes
+)
 def constructor(call: Call) -> Any:
-    """A tensor without content of its own: where a size follows some channels, so do its labels."""
+    """A tensor without content of its own: where a size follows some channels, so do its labels; else those that it meets."""
     first = 1 if call.node.op == "call_method" else 0
     positional: Any = call.args[first:]
     given: Any = positional[0] if positional else call.kwargs.get("size", ())
@@ -207,7 +224,9 @@ def constructor(call: Call) -> Any:
     for dim, size in enumerate(sizes[: call.value.dim()]):
         lines: list[Tensor] = list(getattr(size, "labels", ()))
         if len(lines) == 1 and len(lines[0]) == int(size):
-            labels = call.spread(lines[0], dim)
+            return call.spread(lines[0], dim)
+    if call.node.target in _EVEN and call.value.numel() <= _MOST_EVEN_ELEMENTS:
+        return call.labels.fresh(call.value.numel()).reshape(call.value.shape)
     return labels
 
 
