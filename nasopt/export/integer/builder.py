@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export.integer.formulas import Formula, of_layer, of_norm, rounded
 from nasopt.export.integer.operations import Draft, Integers, extended, kept, moved, table, written
-from nasopt.export.integer.program import Input, IntegerProgram, Output, Step, Value
+from nasopt.export.integer.parts import Input, Output, Step, Value
+from nasopt.export.integer.program import IntegerProgram
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.execute import activation_nodes, layer_of, node_values
 from nasopt.graph.integer_roles import BATCH_NORMS, role_of

@@ -9,7 +9,8 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +18,10 @@ from nasopt.errors import ConfigError
 from nasopt.export.file import writable, write_checked
 from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.kernels import KERNELS
-from nasopt.export.integer.program import Input, IntegerProgram, Output, Step, Value
+from nasopt.export.integer.parts import Input, Output, Step, Value
+
+if TYPE_CHECKING:
+    from nasopt.export.integer.program import IntegerProgram
 
 FORMAT, VERSION = "nasopt integer program", 1
 
@@ -36,7 +40,7 @@ def save_program(program: IntegerProgram, path: str | os.PathLike[str]) -> Path:
     np.savez_compressed(buffer, program=head, **arrays)  # type: ignore[arg-type]
 
     def check(draft: Path) -> None:
-        again, same = described(load_program(draft))
+        again, same = described(SimpleNamespace(**load_fields(draft)))
         assert again == text
         assert all(np.array_equal(arrays[name], same[name]) for name in arrays)
 
@@ -44,8 +48,8 @@ def save_program(program: IntegerProgram, path: str | os.PathLike[str]) -> Path:
     return destination
 
 
-def load_program(path: str | os.PathLike[str]) -> IntegerProgram:
-    """Read what `save_program` wrote; nothing in the file is run.
+def load_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the fields of what `save_program` wrote; nothing in the file is run.
 
     Raises:
         ConfigError: there is no such file, it is none of ours, of another version, or damaged.
@@ -56,7 +60,7 @@ def load_program(path: str | os.PathLike[str]) -> IntegerProgram:
         text = json.loads(arrays.pop("program").tobytes())
         if text["format"] != FORMAT or text["version"] != VERSION:
             raise ConfigError(f"{path}: {text['format']!r}, version {text['version']!r}: wanted {FORMAT!r}, {VERSION}")
-        return _program(text, arrays)
+        return _fields(text, arrays)
     except (
         OSError,
         EOFError,
@@ -72,7 +76,7 @@ def load_program(path: str | os.PathLike[str]) -> IntegerProgram:
         raise ConfigError(f"{path} is no integer program, or damaged ({error}): save it again") from error
 
 
-def described(program: IntegerProgram) -> tuple[dict[str, Any], dict[str, Array]]:
+def described(program: Any) -> tuple[dict[str, Any], dict[str, Array]]:
     """Plain values, and arrays by the names under which these mention them."""
     arrays: dict[str, Array] = {}
 
@@ -124,7 +128,7 @@ def _listed(structure: Any) -> Any:
     return [_listed(one) for one in structure] if isinstance(structure, (list, tuple)) else structure
 
 
-def _program(text: Mapping[str, Any], arrays: Mapping[str, Array]) -> IntegerProgram:
+def _fields(text: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
     values = {
         name: Value(tuple(shape), bits, low, high, step)
         for name, (shape, bits, low, high, step) in text["values"].items()
@@ -160,6 +164,12 @@ def _program(text: Mapping[str, Any], arrays: Mapping[str, Array]) -> IntegerPro
     )
     if not all(name in known for output in outputs for name, _ in output.terms):
         raise ConfigError("an output is written by no step")
-    return IntegerProgram(
-        inputs, values, steps, outputs, text["structure"], tuple(text["arguments"]), tuple(text["left_out"])
-    )
+    return {
+        "inputs": inputs,
+        "values_by_name": values,
+        "steps": steps,
+        "outputs": outputs,
+        "structure": text["structure"],
+        "arguments": tuple(text["arguments"]),
+        "left_out": tuple(text["left_out"]),
+    }

@@ -14,7 +14,7 @@ from torch import nn
 from nasopt.errors import ExportError
 from nasopt.export.integer.arithmetic import Array, multipliers, round_half_up, sum_multipliers
 from nasopt.export.integer.kernels import LIMIT
-from nasopt.export.integer.program import Step, Value
+from nasopt.export.integer.parts import Step, Value
 
 # Larger biases saturate whatever stands behind them.
 LARGEST_BIAS = 2**30
@@ -71,9 +71,13 @@ def rounded(formula: Formula, output: str, grid: Value) -> Step:
     if formula.constants is not None:
         factors = np.ascontiguousarray(factors.reshape(-1))
         fixed = ~np.isnan(formula.constants)
+        assert formula.largest is not None
+        # Weights of 1 bit are never 0: a factor makes their sum less than a quarter.
+        quarter = np.where(fixed & (formula.largest > 0), np.ceil(np.log2(np.maximum(4 * formula.largest, 1))), 0)
+        constants = round_half_up(np.clip(formula.constants[fixed] / grid.step, grid.low - 1, grid.high + 1))
         bias = arrays["bias"].astype(np.int64)
-        bias[fixed] = round_half_up(_within(formula.constants[fixed] / grid.step))
-        factors = np.where(fixed, 1.0, factors)
+        bias[fixed] = constants * 2 ** quarter[fixed].astype(np.int64)
+        factors = np.where(fixed, 2.0**-quarter, factors)
         arrays["bias"] = _limited(bias, factors, formula, high - low)
     arrays["multiplier"], arrays["shift"] = multipliers(factors)
     return Step(formula.kind, formula.inputs, output, settings, arrays, formula.layer)
@@ -90,6 +94,10 @@ def kept_in_accumulators(formula: Formula, output: str) -> tuple[Step, Value, Ar
     if formula.constants is not None:
         fixed = ~np.isnan(formula.constants)
         bias = arrays["bias"].astype(np.int64)
+        if formula.largest is not None and (formula.largest[fixed] > 0).any():
+            raise ExportError(
+                f"layer {formula.layer!r}: weights of 1 bit cannot be the 0 of a norm's scale: give it 2 bits"
+            )
         bias[fixed] = formula.constants[fixed] != 0
         flat = np.where(fixed, np.where(formula.constants == 0, 1.0, formula.constants), scale.reshape(-1))
         scale = flat.reshape(scale.shape)
@@ -153,7 +161,7 @@ def of_layer(layer: Any, inputs: tuple[str, ...], read: Value, shape: tuple[int,
         scale, shift = torch.ones_like(grid), layer.rounded_bias(grid)
         if layer.norm is not None:
             scale, shift = layer.norm.folded(grid)
-            turn = torch.where(scale < 0, -1, torch.where(scale > 0, 1, 0))
+            turn = torch.where(scale < 0, -1, torch.where((scale > 0) | (layer.bits == 1), 1, 0))
             weight = weight * _rows_first(turn, layer)
         integers = weight.numpy()
         rows = np.abs(integers if not layer.output_dim else np.moveaxis(integers, 1, 0)).reshape(len(step), -1).sum(1)

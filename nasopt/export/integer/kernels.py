@@ -15,7 +15,7 @@ import numpy as np
 from nasopt.export.integer.arithmetic import Array, rescale, rescale_sum
 
 if TYPE_CHECKING:
-    from nasopt.export.integer.program import Step
+    from nasopt.export.integer.parts import Step
 
 # What fits into an accumulator of a chip.
 LIMIT = 2**31

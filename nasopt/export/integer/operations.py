@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.formulas import Formula, kept_in_accumulators
-from nasopt.export.integer.program import Step, Value
+from nasopt.export.integer.parts import Step, Value
 from nasopt.export.integer.windows import Windows, windows_of
 from nasopt.graph.execute import run_node
 from nasopt.graph.integer_roles import is_addition, is_product, is_subtraction

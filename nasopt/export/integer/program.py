@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,80 +12,9 @@ import numpy as np
 
 from nasopt.errors import ConfigError
 from nasopt.export.integer.arithmetic import NUDGE, Array
+from nasopt.export.integer.files import load_fields, save_program
 from nasopt.export.integer.kernels import KERNELS
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of integers.
-
-    Attributes:
-        shape: of one sample: that of a batch of one.
-        bits: 1 to 16 on a grid, 32 of accumulators.
-        low, high: smallest and largest integer that it may hold.
-        step: real value of 1; 0 of accumulators, where it depends on the channel.
-    """
-
-    shape: tuple[int, ...]
-    bits: int
-    low: int
-    high: int
-    step: float
-
-    @property
-    def elements(self) -> int:
-        """Of one sample."""
-        return int(np.prod(self.shape))
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input of the network, rounded to the grid of `value`; `position` among the arguments."""
-
-    name: str
-    position: int
-    value: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation on integers.
-
-    Attributes:
-        kind: name of its kernel.
-        inputs: values that it reads.
-        output: value that it writes.
-        settings: plain numbers and words.
-        arrays: weights, biases, multipliers, tables.
-        layer: path of the layer that it stems from, or name of the node.
-    """
-
-    kind: str
-    inputs: tuple[str, ...]
-    output: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, Array] = field(default_factory=dict)
-    layer: str = ""
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output of the network in real numbers: `clip(sum of scale value, low, high)`, or entries of a table.
-
-    Attributes:
-        terms: `(value, scale)`; a scale broadcasts to the shape of one sample.
-        low, high: bounds.
-        table: real values of `value - first`, of the only term; else None.
-        batch_dim: dimension along which samples lie.
-    """
-
-    terms: tuple[tuple[str, Array], ...]
-    shape: tuple[int, ...]
-    low: float = -float("inf")
-    high: float = float("inf")
-    table: Array | None = None
-    first: int = 0
-    batch_dim: int = 0
+from nasopt.export.integer.parts import Input, Output, Step, Value
 
 
 @dataclass(frozen=True)
@@ -160,8 +89,6 @@ class IntegerProgram:
         Raises:
             ConfigError: the path cannot be written.
         """
-        from nasopt.export.integer.files import save_program
-
         return save_program(self, path)
 
     @staticmethod
@@ -171,9 +98,7 @@ class IntegerProgram:
         Raises:
             ConfigError: there is no such file, or it is none of ours, or damaged.
         """
-        from nasopt.export.integer.files import load_program
-
-        return load_program(path)
+        return IntegerProgram(**load_fields(path))
 
     def __str__(self) -> str:
         lines = []
