@@ -56,7 +56,7 @@ class NetworkCalls:
 
     def memory_of(self, runtime: Runtime) -> ActivationMemory:
         """Where results live, as a runtime wants it described."""
-        return self.materialised if runtime.materialised else self.memory
+        return runtime.described(self.materialised if runtime.materialised else self.memory)
 
     def total(self, metric: str | AnyMetric) -> int | float:
         """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nasopt.cost.memory import lifetimes, live_sets
 from nasopt.cost.placement import tower
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.buffers import ActivationMemory, Step
+from nasopt.graph.buffers import ActivationMemory, Buffer, Step
 from nasopt.graph.layer_shape import facts_of
 
 
@@ -132,6 +132,7 @@ class Runtime:
         moments: its rule.
         materialised: every operation of the converted file has a result of its own, see `nasopt.graph.activations`.
         placed: buffers are placed greedily by size, and the arena ends where the highest ends.
+        output_bytes: of one element of the network's outputs, which may be left in accumulators.
         alignment: buffers and the arena are rounded up to multiples of this [B].
         base_bytes, operation_bytes, layer_bytes, channel_bytes: persistent data: of the engine, per operation, per
             layer with weights, and per output channel of such a layer.
@@ -146,6 +147,7 @@ class Runtime:
     provenance: str
     materialised: bool = False
     placed: bool = False
+    output_bytes: int = 1
     alignment: int = 1
     base_bytes: int = 0
     operation_bytes: int = 0
@@ -155,6 +157,16 @@ class Runtime:
     layer_code_bytes: int = 0
     layer_file_bytes: int = 0
     channel_file_bytes: int = 0
+
+    def described(self, memory: ActivationMemory) -> ActivationMemory:
+        """The same buffers and steps with the sizes that they have in this runtime."""
+        if self.output_bytes == 1:
+            return memory
+        sizes = {
+            name: Buffer(buffer.channels, buffer.per_channel * (self.output_bytes if name in memory.outputs else 1))
+            for name, buffer in memory.buffers.items()
+        }
+        return replace(memory, buffers=sizes)
 
     def persistent(self, memory: ActivationMemory) -> int:
         """Persistent bytes that do not depend on channel counts."""
@@ -281,5 +293,16 @@ XCUBE7 = register_runtime(
         "rule read off its published figures: 1 % on depthwise networks, 15 % on residual ones; not checked here",
         code_bytes=28 * 1024,
         layer_code_bytes=1843,
+    )
+)
+C = register_runtime(
+    Runtime(
+        "c",
+        "C programs of nasopt.export.to_c: one static arena, activations in bytes, outputs in words of 4 bytes",
+        live_moments,
+        "the planner of the generator itself; equal to the arena of the compiled programs",
+        placed=True,
+        output_bytes=4,
+        alignment=4,
     )
 )

@@ -1,6 +1,7 @@
 """From a found network to a file for its target: ONNX, int8 ONNX, LiteRT, ExecuTorch, `torch.export`; checked before done."""
 
 from nasopt.export.accuracy import top1
+from nasopt.export.c import CReport, to_c
 from nasopt.export.executorch import to_executorch
 from nasopt.export.int8 import to_int8_onnx
 from nasopt.export.integer import IntegerProgram, integer_program
@@ -13,12 +14,14 @@ from nasopt.export.torch_layers import to_torch_layers
 from nasopt.export.vela import VelaCost, vela_cost
 
 __all__ = [
+    "CReport",
     "ExportReport",
     "IntegerProgram",
     "TargetCost",
     "VelaCost",
     "integer_program",
     "open_session",
+    "to_c",
     "to_executorch",
     "to_exported_program",
     "to_int8_onnx",

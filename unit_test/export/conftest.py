@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -19,3 +20,12 @@ def _one_table_of_operations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         yield
+
+
+@pytest.fixture(scope="session")
+def c_compiler() -> str:
+    """Path of a C compiler; without one, tests are skipped."""
+    found = next((path for path in map(shutil.which, ("cc", "gcc", "clang")) if path), None)
+    if found is None:
+        pytest.skip("needs a C compiler")
+    return found

@@ -51,7 +51,7 @@ def boxes(index: Array, counts: Sequence[int]) -> list[Box] | None:
 def _strides(part: Array) -> list[int]:
     corner = (0,) * part.ndim
     return [
-        int(part[corner[:d] + (1,) + corner[d + 1 :]] - part[corner]) if part.shape[d] > 1 else 0
+        int(part[(*corner[:d], 1, *corner[d + 1 :])] - part[corner]) if part.shape[d] > 1 else 0
         for d in range(part.ndim)
     ]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export.integer.formulas import Formula, of_layer, of_norm, rounded
 from nasopt.export.integer.operations import Draft, Integers, extended, kept, moved, table, written
+from nasopt.export.integer.padding import fuse_padding
 from nasopt.export.integer.parts import Input, Output, Step, Value
 from nasopt.export.integer.program import IntegerProgram
 from nasopt.graph.edit import is_in_place
@@ -117,7 +118,8 @@ class _Builder:
                 if is_in_place(node):
                     self.draft.known[node.all_input_nodes[0]] = self.draft.known[node]
         outputs, structure = self._outputs(self.nodes[-1])
-        steps = _needed(self.draft.steps, [name for output in outputs for name, _ in output.terms])
+        kept = [name for output in outputs for name, _ in output.terms]
+        steps = fuse_padding(_needed(self.draft.steps, kept), self.draft.values, kept)
         used = {name for step in steps for name in (*step.inputs, step.output)} | {
             name for output in outputs for name, _ in output.terms
         }

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nasopt.export.integer import c_texts as texts
 from nasopt.export.integer.arithmetic import Array
-from nasopt.export.integer.c_steps import c_array, c_type, packed_weight, step_functions
+from nasopt.export.integer.c_steps import c_array, c_type, step_functions
 from nasopt.export.integer.parts import Output
 from nasopt.export.integer.plan import Plan, plan
-from nasopt.export.integer.program import IntegerProgram
+
+if TYPE_CHECKING:
+    from nasopt.export.integer.program import IntegerProgram
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ def _header(program: IntegerProgram, symbol: str, placed: Plan, names: Mapping[s
         word = c_names([one.name])[one.name]
         lines += [
             "",
-            f"/* Input {one.name}: {'x'.join(map(str, value.shape[1:]))}, channels first, integers from {value.low} to {value.high};",
-            f"   real = {value.step!r} * integer. Run writes over it. */",
+            f"/* Input {one.name}: {'x'.join(map(str, value.shape[1:]))}, channels first, integers from {value.low} to",
+            f"   {value.high}; real = {value.step!r} * integer. Run writes over it. */",
             f"#define {symbol.upper()}_{word.upper()}_SIZE {value.elements}",
             f"{c_type(value)} *{symbol}_input_{word}(void);",
             f"void {symbol}_quantise_{word}(const float *real);",
@@ -231,53 +234,3 @@ def _main(program: IntegerProgram, symbol: str, names: Mapping[str, str]) -> str
         "}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def c_header(program: IntegerProgram, symbol: str) -> str:
-    """Constants alone, for kernels of one's own: packed weights, biases, multipliers, shifts, and a known answer."""
-    names, answer = c_names(program.values_by_name), known_answer(program)
-    guard = f"{symbol.upper()}_H"
-    parts = [
-        "/* Written by nasopt: constants of a quantised network, in the order of its steps.\n"
-        "   Weights: low bits first, rows (output channels) padded to bytes, of 1 bit: 1 is +1, 0 is -1.\n"
-        "   out = clip((acc * multiplier + 2^(shift - 1)) >> shift), acc = bias + sum of weight * input, 32 bits; the product 64.\n"
-        "   Zero points are 0. Kernels for signed inputs take an unsigned value q as q - 128: their input_offset is then 128. */",
-        f"#ifndef {guard}\n#define {guard}\n#include <stdint.h>",
-    ]
-    for step in program.steps:
-        name = f"{symbol}_{names[step.output]}"
-        settings = {key: value for key, value in step.settings.items() if key not in ("low", "high", "shape")}
-        value = program.values_by_name[step.output]
-        text = (
-            f"/* {names[step.output]} = {step.kind}({', '.join(names[one] for one in step.inputs)}), layer {step.layer}"
-        )
-        text += f", {'x'.join(map(str, value.shape))} of {value.bits} bits"
-        text += "".join(f", {key} {value}" for key, value in settings.items()) + " */"
-        lines = [text]
-        if "low" in step.settings and value.bits <= 16:
-            lines.append(
-                f"#define {name.upper()}_LOW ({step.settings['low']})\n#define {name.upper()}_HIGH ({step.settings['high']})"
-            )
-        first = program.values_by_name[step.inputs[0]]
-        if first.low >= 0 and first.bits <= 8 and step.kind == "accumulate":
-            lines.append(f"#define {name.upper()}_INPUT_OFFSET 128")
-        for key, array in step.arrays.items():
-            if key == "weight":
-                data = packed_weight(step)[0]
-                lines.append(c_array("int16_t" if data.dtype.itemsize > 1 else "uint8_t", f"{name}_weight", data))
-            else:
-                kind = {"bias": "int32_t", "multiplier": "int32_t", "shift": "int8_t", "index": "int32_t"}.get(key)
-                lines.append(
-                    c_array(
-                        kind or ("int32_t" if "start" in key or "end" in key else "int16_t"), f"{name}_{key}", array
-                    )
-                )
-        parts.append("\n".join(lines))
-    for name, array in [*answer.inputs.items(), *answer.outputs.items()]:
-        parts.append(c_array(c_type(program.values_by_name[name]), f"{symbol}_test_{names[name]}", array))
-    return "\n\n".join([*parts, f"#endif /* {guard} */"]) + "\n"
-
-
-def used_names(program: IntegerProgram) -> Sequence[str]:
-    """Values that outputs are made of."""
-    return _outputs(program)

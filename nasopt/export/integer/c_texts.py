@@ -61,8 +61,8 @@ NASOPT_MAYBE_UNUSED static inline int32_t nasopt_bits(const uint8_t *row, int32_
 #endif /* NASOPT_KERNELS_H */
 """
 
-MAKEFILE = """# Written by nasopt. `make run`: on this computer. `make run-m4`, `make run-m7`: Cortex-M in QEMU (gcc-arm-none-eabi,
-# libnewlib-arm-none-eabi, qemu-system-arm).
+MAKEFILE = """# Written by nasopt. `make run`: on this computer. `make run-m4`, `make run-m7`: on a Cortex-M in QEMU, which needs
+# gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm.
 CFLAGS ?= -O2
 STRICT = -std=c99 -Wall -Wextra
 ARM = arm-none-eabi-gcc

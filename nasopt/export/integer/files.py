@@ -55,7 +55,7 @@ def load_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: there is no such file, it is none of ours, of another version, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         text = json.loads(arrays.pop("program").tobytes())
         if text["format"] != FORMAT or text["version"] != VERSION:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasopt.export.integer.arithmetic import Array, rescale, rescale_sum
+from nasopt.export.integer.padding import padded
 
 if TYPE_CHECKING:
     from nasopt.export.integer.parts import Step
@@ -67,7 +68,7 @@ def _grouped(weight: Array, x: Array, groups: int) -> Array:
 def _convolution(step: Step, x: Array, weight: Array) -> Array:
     s = step.settings
     kernel, (samples, channels) = weight.shape[2:], x.shape[:2]
-    x = np.pad(x, [(0, 0), (0, 0), *zip(s["before"], s["after"])])
+    x = padded(x, list(zip(s["before"], s["after"])))
     out = [
         (size - d * (k - 1) - 1) // stride + 1
         for size, d, k, stride in zip(x.shape[2:], s["dilation"], kernel, s["stride"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nasopt.cost.placement import place
 from nasopt.export.integer.parts import Value
-from nasopt.export.integer.program import IntegerProgram
+
+if TYPE_CHECKING:
+    from nasopt.export.integer.program import IntegerProgram
 
 # Of every buffer: accumulators are words of 4 bytes.
 ALIGNMENT = 4

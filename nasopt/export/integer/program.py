@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from nasopt.errors import ConfigError
+from nasopt.export.file import writable, write_checked
 from nasopt.export.integer.arithmetic import NUDGE, Array
+from nasopt.export.integer.c_header import header_text
 from nasopt.export.integer.files import load_fields, save_program
 from nasopt.export.integer.kernels import KERNELS
 from nasopt.export.integer.parts import Input, Output, Step, Value
@@ -99,6 +102,19 @@ class IntegerProgram:
             ConfigError: there is no such file, or it is none of ours, or damaged.
         """
         return IntegerProgram(**load_fields(path))
+
+    def c_header(self, path: str | os.PathLike[str]) -> Path:
+        """Write the constants alone as a C header, for kernels of one's own: weights packed low bits first, biases,
+        multipliers, shifts, and the integers of one sample with what they become. `nasopt.export.to_c` writes a whole program.
+
+        Raises:
+            ConfigError: the path cannot be written.
+            ExportError: a weight of 1 bit is 0.
+        """
+        place = writable(path)
+        symbol = "net_" + re.sub(r"\W", "_", place.stem, flags=re.ASCII)
+        write_checked(place, header_text(self, symbol).encode(), lambda draft: None)
+        return place
 
     def __str__(self) -> str:
         lines = []

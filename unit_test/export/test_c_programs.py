@@ -1,0 +1,159 @@
+"""C programs: compiled and run here, and in QEMU where it is installed, they compute the integers of the program."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from integers import batch, found
+from test_integer import OWN
+from torch import nn
+from toys import TOYS
+
+from nasopt.cost import network_cost
+from nasopt.errors import ConfigError, ExportError
+from nasopt.export import integer_program, to_c
+from nasopt.export.integer import c_program
+from nasopt.export.integer.boxes import boxes
+from nasopt.export.integer.program import IntegerProgram
+
+QEMU = all(shutil.which(tool) for tool in ("arm-none-eabi-gcc", "qemu-system-arm", "make"))
+STRICT = (
+    "-O1 -Wall -Wextra -Wconversion -Wno-sign-conversion -Werror -fsanitize=undefined,address -fno-sanitize-recover=all"
+)
+
+
+def program_of(name: str, number: int = 0) -> tuple[IntegerProgram, nn.Module, Any]:
+    torch.manual_seed(number)
+    seed = OWN[name][0]() if name in OWN else TOYS[name].seed(torch.float32)
+    x = batch(*OWN[name][1]) if name in OWN else TOYS[name].batch(4, torch.float32)
+    network = found(seed, x, number, train=False)
+    return integer_program(network), network, x
+
+
+@pytest.mark.parametrize(
+    "name", ["two_inputs", "pre_activation", "transposed", "channel_shuffle", "squeeze_excite", "causal"]
+)
+def test_c_computes_the_integers(name: str, tmp_path: Path, c_compiler: str) -> None:
+    report = to_c(program_of(name)[0], tmp_path / "net")
+    assert "compiled by" in report.checked
+    assert " 0 of " in report.checked
+    subprocess.run(["make", "-s", "run", f"CFLAGS={STRICT}"], cwd=tmp_path / "net", check=True)
+
+
+def test_the_known_answer_tells_a_wrong_program(
+    tmp_path: Path, c_compiler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = program_of("residual")[0]
+    answer = c_program.known_answer(program)
+    wrong = {name: array + (np.arange(array.size).reshape(array.shape) == 1) for name, array in answer.outputs.items()}
+    monkeypatch.setattr(c_program, "known_answer", lambda program: c_program.KnownAnswer(answer.inputs, wrong))
+    with pytest.raises(ExportError, match="computes something else: 1 of 3 integers differ"):
+        to_c(program, tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_real_outputs_and_inputs(tmp_path: Path, c_compiler: str) -> None:
+    """What C makes of real numbers is what the network makes of them."""
+    program = program_of("two_inputs", 1)[0]
+    to_c(program, tmp_path, name="net")
+    x = [torch.randn(1, 2, 4, 4), torch.randn(1, 3, 8, 8)]
+    arrays = [
+        f"static const float {name}[] = {{{', '.join(f'(float){v!r}' for v in given.flatten().tolist())}}};"
+        for name, given in zip("xy", x)
+    ]
+    wanted = program(*x)
+    sizes = [wanted["classes"].size, wanted["gate"].size]
+    show = 'net_real_{0}(out); for (int i = 0; i < {1}; ++i) printf("%.9g\\n", (double)out[i]);'
+    prints = "".join(show.format(i, size) for i, size in enumerate(sizes))
+    main = f'#include <stdio.h>\n#include "net.h"\n{arrays[0]}\n{arrays[1]}\nstatic float out[{max(sizes)}];\n'
+    main += f"int main(void) {{ net_quantise_x(x); net_quantise_y(y); net_run(); {prints} return 0; }}\n"
+    (tmp_path / "own.c").write_text(main)
+    subprocess.run([c_compiler, "-std=c99", "net.c", "own.c", "-o", "own"], cwd=tmp_path, check=True)
+    printed = subprocess.run([tmp_path / "own"], capture_output=True, text=True, check=True).stdout.split()
+    expected = np.concatenate([wanted["classes"].reshape(-1), wanted["gate"].reshape(-1)])
+    assert np.allclose(np.array(printed, float), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not QEMU, reason="needs gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm: make qemu")
+@pytest.mark.parametrize("core", ["m4", "m7"])
+def test_cortex_m_computes_the_integers(core: str, tmp_path: Path) -> None:
+    report = to_c(program_of("squeeze_excite", 1)[0], tmp_path, name="net")
+    done = subprocess.run(["make", "-s", f"run-{core}"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("0 of 3 integers differ")
+    symbols = subprocess.run(
+        ["arm-none-eabi-nm", "-S", f"net_{core}.elf"], cwd=tmp_path, capture_output=True, text=True
+    )
+    sizes = [int(line.split()[1], 16) for line in symbols.stdout.splitlines() if line.endswith(" arena")]
+    assert sizes == [report.arena_bytes]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual",
+        "dense_block",
+        "depthwise",
+        "causal",
+        "flatten_to_linear",
+        "channel_shuffle",
+        "transposed",
+        "split_sizes",
+    ],
+)
+def test_memory_of_c_is_the_arena(name: str) -> None:
+    program, network, x = program_of(name, 1)
+    placed = c_program.plan(program)
+    assert placed.size == network_cost(network, "memory:c", input_example=x)
+
+
+def test_moves_are_boxes() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        counts = [int(n) for n in generator.integers(1, 30, generator.integers(1, 4))]
+        sources = [np.arange(n) + 1 + sum(counts[:i]) for i, n in enumerate(counts)]
+        flat = np.concatenate([np.zeros(3, int), *sources])
+        shape = tuple(int(n) for n in generator.integers(1, 4, 3))
+        index = generator.choice([flat[:3], *sources][generator.integers(len(sources) + 1)], shape)
+        if generator.random() < 0.7:  # a plain joint, reversed perhaps
+            index = np.concatenate([s[:: generator.choice([1, -1])] for s in sources])[None].repeat(2, 0)
+        found_boxes = boxes(index, counts)
+        if found_boxes is None:
+            continue
+        rebuilt = np.full(index.shape, -1)
+        for box in found_boxes:
+            at = np.indices(box.sizes)
+            position = box.first + sum(a * stride for a, stride in zip(at, box.strides))
+            value = position + 1 + sum(counts[: box.source]) if box.source >= 0 else np.zeros(box.sizes, int)
+            if box.source >= 0:
+                assert position.min() >= 0
+                assert position.max() < counts[box.source]
+            place = tuple(slice(o, o + n) for o, n in zip(box.origin, box.sizes))
+            assert (rebuilt[place] == -1).all()
+            rebuilt[place] = value
+        assert (rebuilt == index).all()
+        assert sum(math.prod(box.sizes) for box in found_boxes) == index.size
+
+
+def test_folders_are_safe(tmp_path: Path) -> None:
+    program = program_of("residual")[0]
+    for bad in ("", "a\0b", tmp_path / "none" / "deeper", "/dev/null", 3, tmp_path / ("x" * 300)):
+        with pytest.raises(ConfigError):
+            to_c(program, bad)  # type: ignore[arg-type]
+    for name in ("", "1x", "a b", "main", 3):
+        with pytest.raises(ConfigError, match="identifier of C"):
+            to_c(program, tmp_path / "net", name=name)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+    os.mkfifo(tmp_path / "main.c")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is a pipe, which is never replaced"):
+        to_c(program, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["main.c", "notes.txt"]
