@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,14 @@ from torch import distributed as dist
 
 from nasopt.errors import ConfigError, ExportError
 from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.search.deciding import DecidingModel
 from nasopt.search.forward import run
 from nasopt.search.verify import eval_mode
 from nasopt.uncompiled import uncompiled
 
-if TYPE_CHECKING:
-    from nasopt.search.model import SearchModel
-
 
 @torch.no_grad()
-def calibrate(model: SearchModel, batches: Iterable[Any], max_batches: int | None) -> None:
+def calibrate(model: DecidingModel, batches: Iterable[Any], max_batches: int | None) -> None:
     """Run `model` in eval mode without rounding activations, and set every point's steps by what comes by.
 
     Raises:
@@ -47,7 +45,7 @@ def calibrate(model: SearchModel, batches: Iterable[Any], max_batches: int | Non
     _agree(points.values())
 
 
-def _inputs(model: SearchModel, batch: Any) -> tuple[Any, ...]:
+def _inputs(model: DecidingModel, batch: Any) -> tuple[Any, ...]:
     count = len(model.example.traced)
     if isinstance(batch, dict):
         return model.example.bind((), batch)
@@ -77,7 +75,7 @@ def _agree(points: Iterable[Quantise]) -> None:
 
 
 @uncompiled
-def set_first_steps(model: SearchModel, inputs: tuple[Any, ...]) -> None:
+def set_first_steps(model: DecidingModel, inputs: tuple[Any, ...]) -> None:
     """Calibrate with the first batch in train mode.
 
     Raises:

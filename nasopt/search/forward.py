@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from nasopt.graph.branches.run import Active, Paths
-
-if TYPE_CHECKING:
-    from nasopt.search.model import SearchModel
+from nasopt.search.deciding import DecidingModel
 
 
-def run(model: SearchModel, inputs: tuple[Any, ...], every_branch: bool = False) -> Any:
+def run(model: DecidingModel, inputs: tuple[Any, ...], every_branch: bool = False) -> Any:
     """The output of the traced network under the current decisions; in train mode, until it is decided, of a drawn step.
 
     With `every_branch` it is the mean of all branches.
@@ -37,7 +35,7 @@ def run(model: SearchModel, inputs: tuple[Any, ...], every_branch: bool = False)
     return prepared.forward(model.net, masks.vectors(slots, parameters, decided.thresholds), paths, *inputs)
 
 
-def _paths(model: SearchModel) -> Paths:
+def _paths(model: DecidingModel) -> Paths:
     """Draw a training step, or decide."""
     model.check_architecture()
     choices = model._prepared.decisions.choices
@@ -49,7 +47,7 @@ def _paths(model: SearchModel) -> Paths:
     return Paths(model.net, choices.active(weights, model._draw))
 
 
-def _means(model: SearchModel) -> Paths:
+def _means(model: DecidingModel) -> Paths:
     """All branches of every choice alike."""
     parameters = model._architecture_parameters()
     options = model._prepared.decisions.choices.options
@@ -57,7 +55,7 @@ def _means(model: SearchModel) -> Paths:
     return Paths(model.net, [[Active(i, like.new_tensor(1 / len(of))) for i in of] for of in options.values()])
 
 
-def _fold_masks(model: SearchModel, paths: Paths, slots: Tensor) -> Paths:
+def _fold_masks(model: DecidingModel, paths: Paths, slots: Tensor) -> Paths:
     """The branches' own masks, multiplied to their weights: `theta_i m_i` per channel, no further activation."""
     active = list(paths.active)
     for choice, of_branch in model._prepared.decisions.masks.branch_masks(slots):

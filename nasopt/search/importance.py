@@ -14,21 +14,19 @@ and limits).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nasopt.cost import AnyMetric
 from nasopt.search.constants import exact_dtype
+from nasopt.search.deciding import DecidingModel
 from nasopt.search.decisions import ArchParameters, Decisions
 from nasopt.search.masks import HALF, Masks, Thresholds
 from nasopt.search.parameters import MASKS
 from nasopt.search.settle import Decided, fill
 from nasopt.uncompiled import uncompiled
-
-if TYPE_CHECKING:
-    from nasopt.search.model import SearchModel
 
 _MEMORY = 0.99  # of the running mean
 _LOOK, _FALL = (
@@ -88,7 +86,7 @@ class Importance(nn.Module):
         self.step += 1
         return self.is_over or int(self.step) % self.interval == 0
 
-    def loss(self, model: SearchModel) -> Tensor:
+    def loss(self, model: DecidingModel) -> Tensor:
         """A scalar whose backward pass is the step of `model` that takes the gradients of the masks.
 
         It is 0, but where the branches of choices cost more than the limits of this step allow: they pay for that.
@@ -96,7 +94,7 @@ class Importance(nn.Module):
         parameters = [p for p in model.arch_parameters() if p.requires_grad]
         if not parameters:
             return next(model.arch_parameters()).new_zeros(())
-        total = _Step.apply(model, *parameters)
+        total = _Step.apply(self, model, *parameters)
         if model.budget is not None and model.choices is not None:
             decisions, own = model._prepared.decisions, model._architecture_parameters()
             fixed = {name: p.detach() if name in MASKS else p for name, p in own.items()}
@@ -106,7 +104,7 @@ class Importance(nn.Module):
         return total
 
     @torch.no_grad()
-    def set_masks(self, model: SearchModel, finish: bool = False) -> None:
+    def set_masks(self, model: DecidingModel, finish: bool = False) -> None:
         """Set masks by what is known now; with `finish`, under the wanted limits and for good."""
         assert model.budget is not None
         if finish and not self.is_over:
@@ -124,19 +122,19 @@ class Importance(nn.Module):
 
 
 class _Step(torch.autograd.Function):
-    """`(model, parameters) -> 0`; at the end of the backward pass gradients of masks are taken from the parameters."""
+    """`(importance, model, parameters) -> 0`; the end of the backward pass takes gradients of masks from the parameters."""
 
     @staticmethod
-    def forward(ctx: Any, model: SearchModel, *parameters: Tensor) -> Tensor:
-        ctx.model, ctx.count = model, len(parameters)
+    def forward(ctx: Any, importance: Importance, model: DecidingModel, *parameters: Tensor) -> Tensor:
+        ctx.importance, ctx.model, ctx.count = importance, model, len(parameters)
         return parameters[0].new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        model, scale = ctx.model, gradients[0].detach()
+        importance, model, scale = ctx.importance, ctx.model, gradients[0].detach()
         # Behind what others do at the end, DistributedDataParallel above all: there gradients are the mean of all processes.
-        _at_the_end(lambda: _at_the_end(lambda: _take(model, scale)))
-        return (None,) * (1 + ctx.count)
+        _at_the_end(lambda: _at_the_end(lambda: _take(importance, model, scale)))
+        return (None,) * (2 + ctx.count)
 
 
 def _at_the_end(callback: Callable[[], None]) -> None:
@@ -145,10 +143,9 @@ def _at_the_end(callback: Callable[[], None]) -> None:
 
 @uncompiled
 @torch.no_grad()
-def _take(model: SearchModel, scale: Tensor) -> None:
+def _take(importance: Importance, model: DecidingModel, scale: Tensor) -> None:
     """Take the gradients of the masks out of `.grad`, so that no optimizer moves what is set here."""
-    importance, found = model.importance, {}
-    assert importance is not None
+    found = {}
     for name, parameter in model.named_arch_parameters():
         if name in MASKS and parameter.grad is not None:
             # The loss may have been scaled, for half precision or for gradients that are accumulated.

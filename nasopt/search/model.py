@@ -1,7 +1,9 @@
 """The search model: a traced seed in which masks decide channels and kernel taps, and choices decide branches.
 
 Three things to do with it: `forward` runs the network under the current decisions, `get_regularization_loss` and `get_cost`
-price it, `arch_export` takes the found network out. `PIT`, `SuperNet` and `PITSuperNet` are constructors of this one class.
+price it, `arch_export` takes the found network out. `PIT`, `SuperNet`, `PITSuperNet` and `NASB` are constructors of this one
+class. It stands on three bases, one idea each: parameters (`parameters.py`), what they decide (`deciding.py`) and what that
+costs (`priced.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +19,22 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from nasopt.arguments import check_flag, check_no_more, check_number
-from nasopt.cost import AnyMetric, Metric, Target, get_metric
-from nasopt.distributed.steps import JointSteps, active_ddp
+from nasopt.distributed.steps import active_ddp
 from nasopt.errors import ConfigError, ExportError, NoEffectWarning
 from nasopt.graph.build import build
 from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
-from nasopt.graph.groups import Analysis, trace_model
+from nasopt.graph.groups import trace_model
 from nasopt.graph.quantised import Widths, has_sites, quantise_network
 from nasopt.search.calibrate import calibrate, check_calibrated, fit_steps_to_seed, set_first_steps
 from nasopt.search.choices import ChoiceSettings, Draw
 from nasopt.search.forward import run
-from nasopt.search.importance import Importance
-from nasopt.search.masks import HALF, MaskSettings
+from nasopt.search.masks import MaskSettings
 from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
-from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.precision import Precision, check_masks, plain_widths, plan
-from nasopt.search.prepare import Prepared, create_parameters, prepare, warn_without_effect
-from nasopt.search.price import Architecture
+from nasopt.search.prepare import create_parameters, warn_without_effect
+from nasopt.search.priced import PricedModel
 from nasopt.search.recalibrate import recalibrate as estimate_statistics
 from nasopt.search.regularizer import BudgetPenalty, make_regularizer
 from nasopt.search.report import (
@@ -45,20 +44,17 @@ from nasopt.search.report import (
     describe,
     describe_html,
     layer_summary,
-    searchable_share,
 )
 from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
-from nasopt.search.settle import Decided
 from nasopt.search.shrink import follow, shrink
 from nasopt.search.shrunk import Shrunk
 from nasopt.search.structure import is_chosen, make_structure
 from nasopt.search.trial import try_exports
 from nasopt.search.verify import verify_export, verify_seed, verify_trace
-from nasopt.uncompiled import uncompiled
 
 
-class SearchModel(ParameterHalves):
+class SearchModel(PricedModel):
     """A model under search: a traced copy of the seed, and architecture parameters beside it.
 
     Args:
@@ -77,12 +73,6 @@ class SearchModel(ParameterHalves):
         importance: of a `Budget` with `steps`, else None.
         masks, choices: settings as given.
     """
-
-    alpha: nn.Parameter
-    choice_logits: nn.Parameter
-    budget: BudgetPenalty | None
-    importance: Importance | None
-    _prepared: Prepared
 
     def __init__(
         self,
@@ -169,157 +159,6 @@ class SearchModel(ParameterHalves):
         output = run(self, inputs)
         return output if ddp is None else self._joint_steps(ddp).finish(self, output)
 
-    @uncompiled
-    def _joint_steps(self, ddp: Any) -> JointSteps:
-        outdated = self._prepared.outdated_ddp
-        if outdated is not None and outdated() is ddp:
-            raise ConfigError(
-                "this DistributedDataParallel was built before the model was shrunk, so it would reduce gradients of other "
-                "shapes: build it anew after every shrink()"
-            )
-        steps = self._prepared.joint_steps
-        if steps is None or not steps.belong_to(ddp):
-            steps = self._prepared.joint_steps = JointSteps(self, ddp)
-        steps.check_trainable()
-        return steps
-
-    # --- price
-
-    def get_regularization_loss(self) -> Tensor:
-        """The configured cost, a scalar, differentiable in the architecture parameters.
-
-        With a `Budget`: the penalty for being outside its limits, whose multipliers move on in the backward pass. With its
-        `steps`: 0, but the backward pass takes the masks' gradients and sets the masks, so it belongs to the loss all the same.
-
-        Raises:
-            ArchitectureError: an architecture parameter is NaN or infinite.
-        """
-        if self.importance is not None:
-            total = self.importance.loss(self)
-        elif self.budget is not None:
-            unfitted = self._expected(fitted=False)
-            total = self.budget([self._price(metric, unfitted) for metric, _ in self.budget.limits])
-        else:
-            expected, seed_costs = self._expected(), self._prepared.seed_costs
-            terms = []
-            for metric, weight in self.regularizer.weights:
-                scale, cost = weight / seed_costs[metric.name], self._price(metric, expected)
-                terms.append(cost if scale == 1 else scale * cost)
-            total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
-        # Masks of NaN are NaN, so one look at the sum tells whether the parameters are worth one.
-        if not torch.compiler.is_compiling() and not math.isfinite(float(total.detach())):
-            self.check_architecture()
-        return total
-
-    @overload
-    def get_cost(self, metric: str | AnyMetric | Target, discrete: Literal[False] = ...) -> Tensor: ...
-
-    @overload
-    def get_cost(self, metric: str | AnyMetric | Target, discrete: Literal[True]) -> int | float: ...
-
-    def get_cost(self, metric: str | AnyMetric | Target, discrete: bool = False) -> Any:
-        """Cost under a metric, by name or object.
-
-        Returns:
-            A float64 scalar tensor, differentiable; with `discrete=True` the exact int of what `arch_export` would give
-            now (a float where the metric is not made of integers).
-
-        Raises:
-            ConfigError: an unknown metric.
-            UnpricedError: the metric counts work, and nobody knows that of some call.
-            ArchitectureError: an architecture parameter is NaN or infinite.
-        """
-        self.check_architecture()
-        check_flag("get_cost: discrete", discrete)
-        metric = get_metric(metric)
-        self._check_priced(metric)
-        if not discrete:
-            return self._price(metric, self._expected())
-        with torch.no_grad():
-            return _plain(self._price(metric, self._found()))
-
-    def get_size(self) -> Tensor:
-        """Stored weights now [weights], a scalar, differentiable."""
-        return self.get_cost("size")
-
-    def get_macs(self) -> Tensor:
-        """Multiply-accumulates for one sample now [MAC], a scalar, differentiable."""
-        return self.get_cost("macs")
-
-    def get_icv_loss(self, eps: float = 1e-3) -> Tensor:
-        """Sum over the choices of `mean(theta) / (var(theta) + eps)`: small where one branch dominates. A scalar.
-
-        theta are the probabilities without noise; at equal ones the gradient is zero, so this sharpens a preference and does
-        not create one. Add it with a weight of its own: `task + strength * cost + icv_strength * model.get_icv_loss()`.
-
-        Args:
-            eps: > 0; bounds the loss at equal probabilities, `1 / (branches * eps)` per choice.
-
-        Raises:
-            ConfigError: `eps` is not above 0, or the model has no choices.
-        """
-        if self.choices is None:
-            raise ConfigError(f"get_icv_loss: {type(self).__name__} decides between no branches: leave it out")
-        check_number("get_icv_loss: eps", eps, above=0)
-        self.check_architecture()
-        return self._prepared.decisions.choices.polarisation(self.choice_logits, self.temperatures, eps)
-
-    def search_space(self) -> SearchSpace:
-        """Before a search: the smallest and the seed's cost per metric, and how much is searchable.
-
-        Returns:
-            `{"cost": {metric: {"smallest", "now", "seed"}}, "channels", "searchable_channels", "weights",
-            "searchable_weights", "unpriced"}`; `searchable_weights` are those in layers that can lose something. `print` shows
-            it with units.
-        """
-        self.check_architecture()
-        metrics = [metric for metric, _ in self.regularizer.weights]
-        metrics += [get_metric(name) for name in ("size", "macs") if get_metric(name) not in metrics]
-        cost = {}
-        with torch.no_grad():
-            for metric in metrics:
-                points = {"smallest": self._smallest(metric), "now": self._found()}
-                known = {name: _plain(self._price(metric, point)) for name, point in points.items()}
-                cost[metric.name] = {**known, "seed": _plain(self._seed_cost(metric))}
-        return SearchSpace({"cost": cost, **searchable_share(self.analysis, self._prepared.decisions.masks.axes)})
-
-    def settle_budget(self) -> None:
-        """From now on, let decisions keep to the limits of the `Budget`; a search does so once it has been inside them.
-
-        Raises:
-            ConfigError: the regularizer is no budget.
-        """
-        if self.budget is None:
-            raise ConfigError("settle_budget: this model has no budget: pass regularizer=nasopt.Budget(...)")
-        if self.importance is not None and not self.importance.is_over:
-            self.importance.set_masks(self, finish=True)
-        self.budget.reached.fill_(True)
-
-    def _check_priced(self, metric: AnyMetric) -> None:
-        if self.unpriced == "raise" and isinstance(metric, Metric) and metric.per_call:
-            self.analysis.check_priced(metric.name)
-
-    def _price(self, metric: AnyMetric, at: Architecture) -> Tensor:
-        return self._prepared.decisions.price(metric, at)
-
-    def _expected(self, fitted: bool = True) -> Architecture:
-        """What the last forward pass used in train mode, what is decided otherwise: `fitted` into a budget, if there is one."""
-        return self._prepared.decisions.at(self._architecture_parameters(), *self._branch_probabilities(fitted))
-
-    def _found(self) -> Architecture:
-        return self._prepared.decisions.of(self._architecture_parameters(), self._decide())
-
-    def _smallest(self, metric: AnyMetric) -> Architecture:
-        return self._prepared.decisions.smallest(self._architecture_parameters(), metric)
-
-    def _seed_cost(self, metric: AnyMetric) -> float:
-        if self.shrunk is not None and metric.name in self.shrunk.seed_costs:
-            return self.shrunk.seed_costs[metric.name]
-        if self.origin is not None:
-            return float(self.origin.calls.total(metric))
-        with torch.no_grad():
-            return float(self._price(metric, self._prepared.decisions.seed(self._architecture_parameters())))
-
     def calibrate(self, batches: Iterable[Any], max_batches: int | None = 8) -> None:
         """Set the steps of all activations from data, to those of the least squared error.
 
@@ -335,24 +174,6 @@ class SearchModel(ParameterHalves):
         if self.precision is None:
             raise ConfigError("calibrate: nothing is quantised in this model: wrap it with precision=...")
         calibrate(self, batches, max_batches)
-
-    # --- decisions
-
-    def _branch_probabilities(self, fitted: bool = True) -> tuple[Tensor, Decided]:
-        """Probabilities of all branches, `(branches,)`, differentiable, and what is decided beside them."""
-        decisions, parameters = self._prepared.decisions, self._architecture_parameters()
-        choices, logits = decisions.choices, parameters["choice_logits"]
-        if self._explores and choices.names:
-            return choices.expected(logits, self.temperatures, self._draw), Decided({}, HALF)
-        decided = self._decide() if fitted else decisions.likeliest(parameters)
-        return choices.decided(logits, decided.branches), decided
-
-    def _decide(self) -> Decided:
-        """What export would take now: the likeliest; with a budget that has once been met, what is inside it."""
-        parameters = self._architecture_parameters()
-        if self.budget is None or not bool(self.budget.reached):
-            return self._prepared.decisions.likeliest(parameters)
-        return self._prepared.decisions.settled(parameters, self.budget.limits)
 
     # --- take
 
@@ -433,17 +254,6 @@ class SearchModel(ParameterHalves):
             "cost": cost_range(self.search_space()["cost"]),
         }
 
-    def choice_summary(self) -> dict[str, dict[str, Any]]:
-        """Per choice: `branches` (their layers), `probabilities`, `entropy` [nat], `chosen` (an index, or several) and `runs`.
-
-        `runs` is False where the choice lies in a branch that is not chosen itself. Empty without choices.
-        """
-        choices = self._prepared.decisions.choices
-        if not choices.names:
-            return {}
-        with torch.no_grad():
-            return choices.summary(self.choice_logits, self.temperatures, self._decide().branches)
-
     def shrink(self, *optimizers: Optimizer, share: float = 0.5, when: str | int | None = None) -> dict[str, Any]:
         """Remove for good what is off and unlikely to come back, in mid-training: the next steps compute the same, faster.
 
@@ -498,35 +308,13 @@ class SearchModel(ParameterHalves):
         return Explanation(self.analysis)
 
     def __repr__(self) -> str:
-        return describe(self)
+        return describe(*self._shown())
 
     def _repr_html_(self) -> str:
-        return describe_html(self)
+        return describe_html(*self._shown())
 
-    # --- prepared state
-
-    def _make_importance(self) -> Importance:
-        sizes = {name: p.numel() for name, p in self.named_arch_parameters() if name in MASKS}
-        assert self.regularizer.steps is not None
-        start = [self._seed_cost(metric) for metric, _ in self.regularizer.limits]
-        return Importance(sizes, self.regularizer.steps, start)
-
-    @property
-    def analysis(self) -> Analysis:
-        """The channels of the seed."""
-        return self._prepared.analysis
-
-    def _prepare(self) -> None:
-        self._prepared = prepare(self.net, self.example, self.masks, self.choices, self.strict, type(self).__name__)
-
-    def _relate(self) -> None:
-        """Price the seed: relative costs are divided by that, and tables are made before the first (compiled) step."""
-        for metric, _ in self.regularizer.weights:
-            self._check_priced(metric)
-            cost = self._seed_cost(metric)
-            if self.regularizer.relative and not cost > 0:
-                raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {cost}")
-            self._prepared.seed_costs[metric.name] = cost if self.regularizer.relative else 1.0
+    def _shown(self) -> tuple[str, dict[str, Any], SearchSpace]:
+        return f"{type(self).__name__} of {type(self.net).__name__}", self.arch_summary(), self.search_space()
 
 
 def _search_is_over(network: nn.Module) -> Tensor:
@@ -534,8 +322,3 @@ def _search_is_over(network: nn.Module) -> Tensor:
         "get_regularization_loss: this network was exported, its search is over. Leave the term out of the loss to "
         "fine-tune it, or wrap it to search on"
     )
-
-
-def _plain(cost: Tensor | float) -> int | float:
-    number = float(cost)
-    return int(number) if number.is_integer() else number

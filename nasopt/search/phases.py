@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,11 @@ from torch.optim import Optimizer
 
 from nasopt.arguments import check_count, check_number
 from nasopt.errors import ConfigError, nearest
+from nasopt.search.model import SearchModel
 from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.schedule import Schedule, constant
 from nasopt.search.shrink import check_optimizers
 from nasopt.train.distillation import kd_loss
-
-if TYPE_CHECKING:
-    from nasopt.search.model import SearchModel
 
 Phase = Literal["warmup", "search", "finetune"]
 _KINDS = {"masks": MASKS, "choices": ("choice_logits",)}

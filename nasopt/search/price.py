@@ -16,8 +16,8 @@ from nasopt.graph.facts import CostTerm, Count
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import OTHER_KIND, LayerShape
 from nasopt.search.constants import exact_dtype
-from nasopt.search.events import Counted, RunProbabilities
 from nasopt.search.peak import NetworkPeak
+from nasopt.search.run_probabilities import Counted, RunProbabilities
 from nasopt.search.tabulated import TabulatedCost, tabulated_cost
 
 # Counts are sums of factors: one that is larger than a whole number by less than this is that number.

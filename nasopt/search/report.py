@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -13,9 +13,6 @@ from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.price import KernelAxis
 from nasopt.tables import align, figure, html_table
-
-if TYPE_CHECKING:
-    from nasopt.search.model import SearchModel
 
 # Of a choice with more branches than these only the kept ones are shown.
 _MOST_SHOWN = 8
@@ -133,9 +130,9 @@ class SearchSpace(dict[str, Any]):
         return html_table(self.rows(), notes=self.notes())
 
 
-def _layer_rows(model: SearchModel) -> list[tuple[str, str, str, str, str]]:
+def _layer_rows(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
     rows = [("layer", "type", "channels", "kernel", "")]
-    for name, layer in model.arch_summary()["layers"].items():
+    for name, layer in layers.items():
         kernel = "x".join(str(size) for size in layer["kernel_size"])
         if layer["kernel_size"] != layer["seed_kernel_size"]:
             kernel += " of " + "x".join(str(size) for size in layer["seed_kernel_size"])
@@ -144,26 +141,19 @@ def _layer_rows(model: SearchModel) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def _title(model: SearchModel) -> str:
-    return f"{type(model).__name__} of {type(model.net).__name__}"
-
-
-def describe(model: SearchModel) -> str:
-    """A table of the layers, the choices, and the costs: smallest, now, seed."""
-    space = model.search_space()
-    lines = [_title(model), *("  " + line for line in align(_layer_rows(model), left=5))]
-    lines += [_choice_line(name, choice) for name, choice in model.choice_summary().items()]
+def describe(title: str, summary: Mapping[str, Any], space: SearchSpace) -> str:
+    """A table of the layers, the choices, and the costs (smallest, now, seed), of an `arch_summary()`."""
+    lines = [title, *("  " + line for line in align(_layer_rows(summary["layers"]), left=5))]
+    lines += [_choice_line(name, choice) for name, choice in summary.get("choices", {}).items()]
     for name, smallest, now, seed in space.rows()[1:]:
         lines.append(f"  {name}: {now} now; {smallest} (smallest) to {seed} (seed)")
     return "\n".join([*lines, *("  " + note for note in space.notes())])
 
 
-def describe_html(model: SearchModel) -> str:
+def describe_html(title: str, summary: Mapping[str, Any], space: SearchSpace) -> str:
     """The same for a notebook."""
-    choices = [_choice_line(name, choice).strip() for name, choice in model.choice_summary().items()]
-    return (
-        html_table(_layer_rows(model), left=5, title=_title(model), notes=choices) + model.search_space()._repr_html_()
-    )
+    choices = [_choice_line(name, choice).strip() for name, choice in summary.get("choices", {}).items()]
+    return html_table(_layer_rows(summary["layers"]), left=5, title=title, notes=choices) + space._repr_html_()
 
 
 class Explanation:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nasopt.cost import get_metric
 from nasopt.errors import ConfigError, ExportError
 from nasopt.graph.build import keep_labels, kernel_cut
 from nasopt.graph.groups import Analysis
@@ -22,14 +23,12 @@ from nasopt.graph.slim import sliced_dims, slim
 from nasopt.search.masks import THRESHOLD, Masks, Thresholds
 from nasopt.search.parameters import MASKS
 from nasopt.search.prepare import Prepared, prepare
+from nasopt.search.priced import PricedModel
 from nasopt.search.shrunk import Channels, Shrunk, beginning, note
-
-if TYPE_CHECKING:
-    from nasopt.search.model import SearchModel
 
 
 def shrink(
-    model: SearchModel, optimizers: Sequence[Optimizer], share: float, when: Any, kernels: bool
+    model: PricedModel, optimizers: Sequence[Optimizer], share: float, when: Any, kernels: bool
 ) -> dict[str, Any]:
     """See `SearchModel.shrink`; `kernels`: whether taps go, too."""
     check_optimizers(model, optimizers)
@@ -60,7 +59,7 @@ def _for_all_branches(analysis: Analysis, keep: Tensor) -> Tensor:
 
 
 def cut(
-    model: SearchModel,
+    model: PricedModel,
     keep: Tensor,
     cuts: Mapping[str, KernelCut],
     optimizers: Sequence[Optimizer],
@@ -89,7 +88,8 @@ def cut(
     items = _items(old.decisions.masks, prepared.decisions.masks, cuts)
     index = {"alpha": units, **items}
     dims = sliced_dims(old.analysis, keep, cuts)
-    shrunk = model.shrunk or beginning(model)
+    metrics = [*(metric for metric, _ in model.regularizer.weights), get_metric("size"), get_metric("macs")]
+    shrunk = model.shrunk or beginning(model.analysis, {metric.name: model._seed_cost(metric) for metric in metrics})
     with torch.no_grad():
         scores = _scores(old.decisions.masks, model._architecture_parameters())
         _cut_parameters(model, small, dims, old.analysis, optimizers)
@@ -113,7 +113,7 @@ def cut(
 # --- optimizers
 
 
-def check_optimizers(model: SearchModel, optimizers: Iterable[Optimizer]) -> None:
+def check_optimizers(model: PricedModel, optimizers: Iterable[Optimizer]) -> None:
     """Raise a `ConfigError` unless what is trained is held by `optimizers`, in a state that can be cut."""
     trained = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     held: set[int] = set()
@@ -148,7 +148,7 @@ def check_optimizers(model: SearchModel, optimizers: Iterable[Optimizer]) -> Non
 
 
 def _cut_parameters(
-    model: SearchModel,
+    model: PricedModel,
     small: nn.Module,
     dims: Mapping[str, list[tuple[int, Tensor]]],
     analysis: Analysis,
@@ -267,7 +267,7 @@ def _taps(net: nn.Module, layer: str) -> tuple[int, ...]:
     return tuple(found.kernel_size)
 
 
-def follow(model: SearchModel, encoded: Tensor) -> None:
+def follow(model: PricedModel, encoded: Tensor) -> None:
     """Shrink a model as the one was of which `encoded` comes, so that its state dict fits.
 
     Raises:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nasopt.cost import get_metric
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.report import layer_summary
 from nasopt.search.structure import compose
-
-if TYPE_CHECKING:
-    from nasopt.search.model import SearchModel
 
 Channels = dict[str, list[int]]
 Kernels = dict[str, list[list[int]]]
@@ -48,13 +44,12 @@ class Shrunk:
         return torch.tensor(list(json.dumps(plain).encode()), dtype=torch.uint8)
 
 
-def beginning(model: SearchModel) -> Shrunk:
-    """The record of a model that is about to be shrunk for the first time."""
-    analysis = model.analysis
-    metrics = [*(metric for metric, _ in model.regularizer.weights), get_metric("size"), get_metric("macs")]
-    costs = {metric.name: model._seed_cost(metric) for metric in metrics}
+def beginning(analysis: Analysis, seed_costs: Mapping[str, float]) -> Shrunk:
+    """The record of a model that is about to be shrunk for the first time; `seed_costs` are those of the seed by metric."""
     layers = layer_summary(analysis, torch.ones(len(analysis.labels), dtype=torch.bool), {})
-    return Shrunk(seed_costs=costs, seed_layers={n: {k: layer[k] for k in _SEED_FIELDS} for n, layer in layers.items()})
+    return Shrunk(
+        seed_costs=dict(seed_costs), seed_layers={n: {k: layer[k] for k in _SEED_FIELDS} for n, layer in layers.items()}
+    )
 
 
 def note(shrunk: Shrunk, analysis: Analysis, keep: Tensor, cuts: Mapping[str, KernelCut], when: Any) -> dict[str, Any]:

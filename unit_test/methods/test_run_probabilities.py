@@ -11,7 +11,7 @@ import torch
 
 from nasopt.graph.branches.regions import ALWAYS, Region, any_of, happens
 from nasopt.graph.facts import CostTerm
-from nasopt.search.events import RunProbabilities
+from nasopt.search.run_probabilities import RunProbabilities
 
 SIZES = {"a": 2, "b": 3, "c": 2, "d": 2}
 
