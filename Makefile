@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --n
 # Tests start processes of their own, which would compile nasopt again each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test lint types proofs litert executorch matrix wheel clean
+.PHONY: search test lint types proofs litert executorch matrix wheel docs clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
@@ -72,5 +72,15 @@ matrix:
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
 
+# The site, links checked: site/index.html. Without a network, too, once its environment is there.
+DOCS := .venv-docs
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet $(ARGS)
+
+$(DOCS)/.installed: pyproject.toml
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.26' ruff
+	touch $(DOCS)/.installed
+
 clean:
-	rm -rf $(VENV) .venv-matrix $(LITERT) $(EXECUTORCH) results build *.egg-info
+	rm -rf $(VENV) .venv-matrix $(DOCS) site $(LITERT) $(EXECUTORCH) results build *.egg-info

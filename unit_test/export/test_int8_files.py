@@ -92,9 +92,9 @@ def small() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
 
 
-def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(nasopt.__file__).parent.parent / "README.md").read_text()
-    example = re.search(r"## Files for the target.*?```python\n(.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(nasopt.__file__).parent.parent / "docs" / "deployment.md").read_text()
+    example = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert example is not None
     monkeypatch.chdir(tmp_path)
     network = randomise(small())
