@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 from pathlib import Path
@@ -22,6 +23,12 @@ PAGES = {
     "CHANGELOG.md": "cards/changelog.md",
     "SECURITY.md": "cards/security.md",
 }
+PACKAGES = [f"nasopt{part}" for part in ("", ".cost", ".export", ".nn", ".train", ".distributed", ".methods.nasb")]
+# Modules of their own below, and what stands elsewhere already.
+LEFT_OUT = {"nasopt": ("export", "schedule"), "nasopt.methods.nasb": ("NASB",)}
+MODULES = {"nasopt.schedule": "nasopt.search.schedule"} | {
+    f"nasopt.{name}": f"nasopt.{name}" for name in ("pareto", "track", "lightning", "testing", "errors")
+}
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 
 
@@ -32,7 +39,27 @@ def on_files(files: Any, config: Any) -> Any:
             lambda link, source=source: f"{link[1]}({moved(link[2], source, config.repo_url)})", read(source)
         )
         files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, "api.md", content=reference()))
     return files
+
+
+def reference() -> str:
+    """The page of every public name: what `__all__` of each package lists, and some modules as a whole."""
+    lines = ["# API reference", "Every public name, from the docstrings."]
+    for package in PACKAGES:
+        body = ast.parse(read(f"{package.replace('.', '/')}/__init__.py")).body
+        names = next(ast.literal_eval(n.value) for n in body if isinstance(n, ast.Assign) and _is_all(n.targets[0]))
+        lines += [
+            f"## {package}",
+            *(f"::: {package}.{name}" for name in names if name not in LEFT_OUT.get(package, ())),
+        ]
+    for name, module in MODULES.items():
+        lines += [f"## {name}", f"::: {module}\n    options:\n      show_root_heading: false"]
+    return "\n\n".join(lines)
+
+
+def _is_all(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name) and target.id == "__all__"
 
 
 def read(source: str) -> str:
