@@ -2,6 +2,7 @@
 
 nasopt cost my_nets.py:build --input 3,32,32 --target cortex_m4 --target gap8
 nasopt explain my_nets.py:build --input 3,32,32
+nasopt search my_nets.py:build --train my_nets.py:train --val my_nets.py:val --budget size=15000 --epochs 36
 nasopt targets --match nrf
 nasopt calibrate --clock 64 --timing my_nets.py:net 3,32,32 41.5 --timing my_nets.py:other 1,49,10 12.2
 nasopt export my_nets.py:build --structure found.json --weights found.pt --input 3,32,32 --output found.onnx
@@ -16,8 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nasopt.cli.calibrate import add_calibrate, calibrate
+from nasopt.cli.config_file import parse_with_config, print_config
 from nasopt.cli.export import add_export, export
 from nasopt.cli.models import input_shape, load_model
+from nasopt.cli.search import add_search, run_search
 from nasopt.cost import chip_names, cost_report, get_target, target_names
 from nasopt.errors import ConfigError, NasoptError
 from nasopt.tables import align
@@ -25,17 +28,24 @@ from nasopt.tables import align
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 after an error that the user can cure."""
-    options = build_parser().parse_args(arguments)
+    parser, words = build_parser(), sys.argv[1:] if arguments is None else list(arguments)
     run = {"cost": _cost, "explain": _explain, "targets": _targets, "calibrate": calibrate, "export": export}
-    warnings.showwarning = _show_warning
+    run["search"] = run_search
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
-        print(run[options.command](options))
+        options = parse_with_config(parser, words)
+        if getattr(options, "print_config", False):
+            print(print_config(parser, options))
+        else:
+            print(run[options.command](options))
     except (NasoptError, OSError) as error:
         print(f"nasopt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("nasopt: stopped", file=sys.stderr)
         return 130
+    finally:
+        warnings.showwarning = shown
     return 0
 
 
@@ -58,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     targets = commands.add_parser("targets", help="embedded targets: clock, memory, power, and where they come from")
     targets.add_argument("--match", default="", metavar="nrf", help="only those whose name or summary holds this")
     add_calibrate(commands.add_parser("calibrate", help="a target for your board, from timings, layers or a profile"))
+    add_search(commands.add_parser("search", help="search a smaller network, train it, keep it"))
     add_export(commands.add_parser("export", help="a file for a runtime, compared with the network"))
     return parser
 
