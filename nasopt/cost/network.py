@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from nasopt.cost.memory import live_bytes
-from nasopt.cost.metrics import AnyMetric, PeakMetric, get_metric
+from nasopt.cost.metrics import AnyMetric, Metric, PeakMetric, get_metric
 from nasopt.cost.runtime import LIVE, Runtime
+from nasopt.errors import UnpricedError
 from nasopt.graph.activations import activation_memory
 from nasopt.graph.buffers import ActivationMemory
 from nasopt.graph.example import make_example
@@ -99,9 +100,14 @@ def network_calls(
 
 
 def network_cost(
-    model: nn.Module, metric: str | AnyMetric, input_shape: Sequence[Any] | None = None, *, input_example: Any = None
+    model: nn.Module,
+    metric: str | AnyMetric,
+    input_shape: Sequence[Any] | None = None,
+    *,
+    input_example: Any = None,
+    unpriced: Literal["raise", "ignore"] = "raise",
 ) -> int | float:
-    """Cost of a plain network under a metric: exact, batch 1.
+    """Cost of a plain network under a metric: exact, batch 1. `unpriced` as in `nasopt.PIT`.
 
     ```python
     network_cost(resnet8(), "macs", (3, 32, 32))        # 12501632
@@ -110,6 +116,13 @@ def network_cost(
     Raises:
         ConfigError: an unknown metric, or the model fails on the input.
         TraceError: the model's `forward` depends on data.
+        UnpricedError: the metric counts work, and nobody knows that of some call.
     """
     metric = get_metric(metric)
-    return network_calls(model, input_shape, input_example=input_example).total(metric)
+    calls = network_calls(model, input_shape, input_example=input_example)
+    if calls.unpriced and unpriced == "raise" and isinstance(metric, Metric) and metric.per_call:
+        raise UnpricedError(
+            f"{metric.name}: nobody knows what {', '.join(calls.unpriced)} cost{'s' * (len(calls.unpriced) == 1)}, and unknown "
+            'is not zero. Give a price (call.cost in a rule, see nasopt.layer_rule), or leave them out with unpriced="ignore"'
+        )
+    return calls.total(metric)

@@ -311,6 +311,11 @@ class Call:
         """The call's own parameters are no weights that a deployed network stores."""
         self._facts.mark_priced(self.node, self._facts.parameters_of(self.node, self.module))
 
+    def covers(self, weight: Weight) -> None:
+        """A further weight is priced with what this call has said."""
+        if weight.stored is not None:
+            self._facts.mark_priced(self.node, [weight.stored])
+
     def unpriced(self) -> None:
         """Nobody knows what this call costs: it is listed, never silently zero."""
         self._facts.unpriced.append(self.name)

@@ -191,14 +191,14 @@ def _run_with_weight(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor])
     def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
         return run(layer, x, layer.weight * combine(vectors).to(layer.weight.dtype))
 
-    return run_masked
+    return _with_hooks(run_masked)
 
 
 def _run_under_mask(run: MaskedRunner, combine: Callable[[Sequence[Tensor]], Tensor]) -> Callable[..., Any]:
     def run_masked(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
         return run(layer, x, combine(vectors).to(x.dtype))
 
-    return run_masked
+    return _with_hooks(run_masked)
 
 
 def _call_under_mask(run: MaskedRunner, dims: tuple[int, ...], rank: int) -> Callable[..., Any]:
@@ -217,7 +217,23 @@ def _run_lighter(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> 
             return run(layer, x * combine(vectors).to(x.dtype), weight)
         return run(layer, x, weight * combine(vectors).to(weight.dtype))
 
-    return run_masked
+    return _with_hooks(run_masked)
+
+
+def _with_hooks(run_masked: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Hooks that a user has registered on a layer of the search model fire, as at any call."""
+
+    def run(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Any:
+        hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+        if not hooks:
+            return run_masked(layer, vectors, x)
+        layer.forward = lambda x: run_masked(layer, vectors, x)
+        try:
+            return layer(x)
+        finally:
+            del layer.forward
+
+    return run
 
 
 def _run_functional(masks: Sequence[WeightMask], run: Callable[..., Any]) -> Callable[..., Any]:

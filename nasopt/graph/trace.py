@@ -49,6 +49,7 @@ def trace(
         TraceError: the model cannot be copied, or its `forward` asks for data; names the line of `forward` and the cure.
         ConfigError: `forward` fails on the example, or `leaf_modules` matches nothing.
     """
+    _check_names(model)
     root = copy_model(model)
     for pattern in leaf_modules if full_name is None else ():
         if not any(matches_module(name, module, [pattern]) for name, module in root.named_modules()):
@@ -108,6 +109,21 @@ def trace(
             module.training = root.get_submodule(name).training
     traced.graph.lint()
     return traced
+
+
+def _check_names(model: nn.Module) -> None:
+    """Whether a graph module can hold the model's members under their names.
+
+    Raises:
+        ConfigError: torch.fx has another use for one.
+    """
+    taken = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"graph", "meta"}
+    clash = sorted(taken & {*model._modules, *model._parameters, *model._buffers})
+    if clash:
+        raise ConfigError(
+            f"{type(model).__name__} has a member named {clash[0]!r}, as the graph that it is traced into has one of its own: "
+            "give it another name, or wrap the model in a module around it"
+        )
 
 
 class _DrawsAtRandom(TraceError):

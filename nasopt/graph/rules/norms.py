@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call
-from nasopt.graph.facts import Count
+from nasopt.graph.facts import Count, Weight
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.graph.rewrite import normalized_shape
 from nasopt.graph.weights import NOT_FOLLOWED, find_weight
@@ -52,11 +52,12 @@ def batch_norm_function(call: Call) -> Any:
     channels = call.channels(call.argument(0, "input"), 1)
     if not _slice_arguments(call, channels, ((1, "running_mean"), (2, "running_var"), (3, "weight"), (4, "bias"))):
         return call.fixed_unit(NOT_FOLLOWED)
+    stored = [find_weight(call, *place) for place in ((3, "weight"), (4, "bias"), (1, "running_mean"))]
     if call.argument_node(1, "running_mean") is None:
         if call.argument_node(3, "weight") is not None or call.argument_node(4, "bias") is not None:
-            _price(call, channels, bias=True)
+            _price(call, channels, bias=True, stored=stored)
     elif not _folds_into_layer_before(call):
-        _price(call, channels, bias=True)
+        _price(call, channels, bias=True, stored=stored)
     return call.argument(0, "input")
 
 
@@ -66,7 +67,7 @@ def instance_norm_function(call: Call) -> Any:
     if not _slice_arguments(call, channels, ((1, "running_mean"), (2, "running_var"), (3, "weight"), (4, "bias"))):
         return call.fixed_unit(NOT_FOLLOWED)
     if call.argument_node(3, "weight") is not None:
-        _price(call, channels, bias=True)
+        _price(call, channels, bias=True, stored=[find_weight(call, 3, "weight"), find_weight(call, 4, "bias")])
     return call.argument(0, "input")
 
 
@@ -150,7 +151,7 @@ def group_norm_function(call: Call) -> Any:
     else:
         call.reads_argument(0, "input", 1, channels)
     if call.argument_node(2, "weight") is not None:
-        _price(call, channels, bias=True)
+        _price(call, channels, bias=True, stored=[find_weight(call, 2, "weight"), find_weight(call, 3, "bias")])
     return call.argument(0, "input")
 
 
@@ -225,7 +226,8 @@ def _last_norm_function(call: Call, factors: tuple[tuple[int, str], ...]) -> Any
         call.reads_argument(0, "input", dim, count)
     if isinstance(weight, fx.Node):
         is_biased = len(factors) > 1 and call.argument_node(3, "bias") is not None
-        _price(call, _every_position(count, weight.meta["value"]), bias=is_biased)
+        stored = [find_weight(call, position, name) for position, name in factors]
+        _price(call, _every_position(count, weight.meta["value"]), bias=is_biased, stored=stored)
     return x
 
 
@@ -271,16 +273,21 @@ def prelu_function(call: Call) -> Any:
     return x
 
 
-def _price(call: Call, count: Count, bias: bool) -> None:
+def _price(call: Call, count: Count, bias: bool, stored: Sequence[Weight | None] = ()) -> None:
     """A norm with one weight per position of `count`, applied wherever these positions occur in one sample.
 
-    Channels in front have a spatial size after them; a norm over the last dimensions has rows.
+    Channels in front have a spatial size after them; a norm over the last dimensions has rows. A function's factors are those
+    that are `stored`: calls that share the first of them share their storage.
     """
     channels = count if isinstance(count, int) else len(count)
     positions = max(call.value.numel() // call.batch // max(channels, 1), 1)
     spatial = tuple(call.value.shape[2:]) if not isinstance(count, int) else ()
     size = spatial if math.prod(spatial) == positions else (positions,)
-    call.cost("norm", count, count, positions=positions, output_size=size, groups=count, bias=bias)
+    sizes: dict[str, Any] = {"positions": positions, "output_size": size, "groups": count, "bias": bias}
+    own = [one for one in stored if one is not None]
+    call.cost("norm", count, count, **sizes, weight=own[0] if own else None)
+    for one in own[1:]:
+        call.covers(one)
 
 
 def _per_channel(call: Call, names: tuple[str, ...], dim: int | None = None) -> Tensor:
