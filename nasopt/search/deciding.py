@@ -12,6 +12,7 @@ from nasopt.distributed.steps import JointSteps
 from nasopt.errors import ConfigError
 from nasopt.graph.groups import Analysis, Traced
 from nasopt.search.choices import ChoiceSettings, Draw
+from nasopt.search.effect import Effects
 from nasopt.search.masks import HALF, MaskSettings
 from nasopt.search.options import Unpriced
 from nasopt.search.parameters import ParameterHalves
@@ -43,6 +44,7 @@ class DecidingModel(ParameterHalves):
     choices: ChoiceSettings | None
     regularizer: Regularizer
     budget: BudgetPenalty | None
+    _effects: Effects
     strict: bool
     unpriced: Unpriced
     origin: Origin | None

@@ -74,6 +74,12 @@ class Decisions:
         slots = self.masks.slots(parameters, self._one_hot(parameters, decided.branches), decided.thresholds)
         return self.masks.kept_labels(slots), self.masks.kernel_cuts(parameters, decided.thresholds)
 
+    def keeps_everything(self, parameters: ArchParameters, decided: Decided) -> bool:
+        """Whether no channel and no tap goes."""
+        slots = self.masks.slots(parameters, self._one_hot(parameters, decided.branches), decided.thresholds)
+        taps = self.masks.taps(parameters, decided.thresholds)
+        return bool(slots.all()) and (taps is None or bool(taps.all()))
+
     # --- architectures
 
     def of(self, parameters: ArchParameters, decided: Decided) -> Architecture:

@@ -29,6 +29,7 @@ from nasopt.graph.groups import trace_model
 from nasopt.graph.quantised import Widths, has_sites, quantise_network
 from nasopt.search.calibrate import calibrate, check_calibrated, fit_steps_to_seed, set_first_steps
 from nasopt.search.choices import ChoiceSettings, Draw
+from nasopt.search.effect import Effects, warn_without_effect_of_search
 from nasopt.search.forward import run
 from nasopt.search.masks import MaskSettings
 from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
@@ -121,6 +122,7 @@ class SearchModel(PricedModel):
         self.training = model.training
         check_layer_patterns(masks.exclude if masks is not None else (), model)
         self._draw: Draw | None = None
+        self._effects = Effects()
         self.shrunk: Shrunk | None = None
         if choices is not None and isinstance(choices.temperature, Schedule):
             self.temperature_schedule = choices.temperature
@@ -145,6 +147,7 @@ class SearchModel(PricedModel):
         if verify and origin is None and precision is None and chosen.is_one:
             verify_seed(model, self, self.example, training=chosen.mixes and not draws_otherwise(model))
             try_exports(self, self._build, self.example)
+        self._effects.begin(self.parameters())
 
     # --- forward
 
@@ -201,6 +204,9 @@ class SearchModel(PricedModel):
         if self.precision is not None:
             check_calibrated(self.net)
         network = self._build()
+        if not self._prepared.decisions.choices.names and self.masks is not None and self.budget is None:
+            is_seed = self._prepared.decisions.keeps_everything(self._architecture_parameters(), self._decide())
+            warn_without_effect_of_search(self, self._effects, is_seed, stacklevel=2)
         if verify:
             verify_export(self, network, self.example)
         # On the class that fx makes for this one network: it is neither saved nor copied with it.

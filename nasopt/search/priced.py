@@ -48,8 +48,10 @@ class PricedModel(DecidingModel):
                 terms.append(cost if scale == 1 else scale * cost)
             total = sum(terms[1:], start=terms[0]).to(torch.get_default_dtype())
         # Masks of NaN are NaN, so one look at the sum tells whether the parameters are worth one.
-        if not torch.compiler.is_compiling() and not math.isfinite(float(total.detach())):
-            self.check_architecture()
+        if not torch.compiler.is_compiling():
+            if not math.isfinite(float(total.detach())):
+                self.check_architecture()
+            self._effects.watch(total)
         return total
 
     @overload
