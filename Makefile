@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 # More workers than cores: some tests wait for other processes.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 20
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder --durations 20
 
 # Tests start processes of their own, which would compile nasopt again each.
 unexport PYTHONDONTWRITEBYTECODE

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 # Files whose tests share something that takes long to start. Each runs in one process, and those that wait for other
-# processes start first: others compute meanwhile. So do all of unit_test/export, which share torch's table of operations.
-_WAITING = ("test_ray_runner.py", "test_distributed.py", "test_sweep.py", "test_processes.py")
+# processes start first: others compute meanwhile. All of unit_test/export share torch's table of operations.
 _SHARING = (
-    *_WAITING,
+    "test_ray_runner.py",
+    "test_distributed.py",
+    "test_sweep.py",
+    "test_processes.py",
+    "export",
     "test_lightning.py",
+    "test_binary_search.py",
     "test_nasb_golden.py",
+    "test_nasb_laws.py",
     "test_nasb_resnets.py",
     "test_supernet_budget.py",
-    "test_binary_search.py",
     "test_target_accuracy.py",
     "test_tutorials.py",
 )
@@ -34,11 +40,26 @@ def _seeded() -> None:
     torch.default_generator.manual_seed(0)  # `torch.manual_seed` also notes the stack, for devices that come later
 
 
+def _shared_by(file: str) -> str | None:
+    """The entry of `_SHARING` that a test file belongs to."""
+    *folders, name = file.split("/")
+    return next((entry for entry in _SHARING if entry in (name, *folders[-1:])), None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort files that wait to the front; with pytest-xdist's `--dist loadgroup`, keep files that share together."""
-    for item in items:
-        is_export = item.path.parent.name == "export"
-        if item.path.name in _SHARING or is_export:
-            item.add_marker(pytest.mark.xdist_group("export" if is_export else item.path.name))
-    order = {name: position for position, name in enumerate(_WAITING)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    """Sort files that share to the front, those that wait first."""
+    groups = {file: _shared_by(file) for file in {item.nodeid.partition("::")[0] for item in items}}
+    order = {group: position for position, group in enumerate((*_SHARING, None))}
+    items.sort(key=lambda item: order[groups[item.nodeid.partition("::")[0]]])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests one by one, and files that share as a whole."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByWhatIsShared(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _shared_by(nodeid.partition("::")[0]) or nodeid
+
+    return ByWhatIsShared(config, log)
