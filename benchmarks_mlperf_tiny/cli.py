@@ -15,6 +15,9 @@ from nasopt.cli.config_file import add_config_options, count, parse_with_config,
 from nasopt.errors import NasoptError
 
 INTERRUPTED = 130
+CANDIDATES_HELP = (
+    "of methods with a supernet: a,b,... in place of the task's own candidates, names of nasopt.with_candidates"
+)
 BUDGET_HELP = "metric=limit,... like macs=0.5 (half of the seed's) or size=20000,cortex_m4_ms=50"
 
 
@@ -24,6 +27,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="data set; default: the task's embedded one")
     parser.add_argument("--data-dir", type=Path, help="folder with a local copy of the data set")
     parser.add_argument("--method", default="pit", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--candidates", help=CANDIDATES_HELP)
     parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs, nasb: ops")
     parser.add_argument(
         "--absolute",
@@ -53,6 +57,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def add_single_options(parser: argparse.ArgumentParser) -> None:
+    """Options of one search, of which a sweep takes several."""
+    parser.add_argument("--strength", type=float, help="weight of the cost in the loss")
+    parser.add_argument("--budget", help=f"limits in place of a strength: {BUDGET_HELP}")
+    parser.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m benchmarks_mlperf_tiny`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks_mlperf_tiny", description=__doc__)
@@ -60,9 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     search = commands.add_parser("search", help="one search: seed and found network side by side")
     add_run_options(search)
     add_config_options(search)
-    search.add_argument("--strength", type=float, help="weight of the cost in the loss")
-    search.add_argument("--budget", help=f"limits in place of a strength: {BUDGET_HELP}")
-    search.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
+    add_single_options(search)
     search.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard")
     search.add_argument("--no-baseline", action="store_true", help="do not train the seed for comparison")
     sweep = commands.add_parser("sweep", help="searches with many strengths, in parallel, resumable")

@@ -30,6 +30,7 @@ SETTINGS = (
     "budget",
     "relative",
     "regularizer",
+    "candidates",
     "seed",
     "warmup",
     "search",

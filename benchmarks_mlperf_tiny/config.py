@@ -33,6 +33,7 @@ class RunConfig:
         device: torch device.
         amp: compute in bfloat16 where autocast does so.
         compile: run the models through `torch.compile`.
+        candidates: names of candidates, separated by commas, in place of those of the task's supernet; None: the task's.
         budget: limits in place of strength and regularizer, as `budgets.parse_budget` reads them, or None.
     """
 
@@ -55,6 +56,7 @@ class RunConfig:
     amp: bool = False
     compile: bool = False
     budget: str | None = None
+    candidates: str | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without data.
@@ -62,7 +64,11 @@ class RunConfig:
         Raises:
             BenchmarkError: a value that makes no sense.
         """
-        get_method(self.method)
+        chosen = get_method(self.method)
+        if self.candidates is not None and (not chosen.stages or chosen.stages[0].start != "supernet"):
+            raise BenchmarkError(
+                f"candidates are for methods with a supernet, and {self.method!r} has none: leave them out"
+            )
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise BenchmarkError(f"strength {self.strength!r}: it weighs a cost and must be a finite number >= 0")
         if self.regularizer not in REGULARIZERS:
@@ -87,7 +93,10 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a JSON file."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        if self.candidates is None:
+            del plain["candidates"]  # files of runs before there were any are still those of the same run
+        return plain
 
 
 def warmup_settings(config: RunConfig) -> dict[str, Any]:
@@ -111,5 +120,5 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     if method == "seed" or "budget" in given:
         values["strength"] = 0.0
     if method == "seed":
-        values["budget"] = None
+        values["budget"] = values["candidates"] = None
     return RunConfig(task=task.name, data=name, method=method, **values)

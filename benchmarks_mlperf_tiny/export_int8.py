@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks_mlperf_tiny.cli import add_run_options
+from benchmarks_mlperf_tiny.cli import add_run_options, add_single_options
 from benchmarks_mlperf_tiny.commands import SETTINGS
 from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions, has_stand_in
@@ -82,8 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Search or load, export, print a table; 0 done, 1 cannot be done."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks_mlperf_tiny.export_int8", description=__doc__)
     add_run_options(parser)
-    parser.add_argument("--strength", type=float, help="weight of the cost in the loss")
-    parser.add_argument("--seed", type=int, help="of weights and randomness; default: 0")
+    add_single_options(parser)
     parser.add_argument("--module", type=Path, help="folder of a finished search to export instead, with one --task")
     parser.add_argument("--samples", type=int, default=512, help="training examples for calibration; default: 512")
     parser.add_argument("--calibration", default="percentile", help=f"one of {', '.join(METHODS)}; default: percentile")

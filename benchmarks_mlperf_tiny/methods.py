@@ -91,4 +91,6 @@ def wrap(
 def start_of(config: RunConfig, task: Task, classes: int) -> nn.Module:
     """The network that the first stage of a method starts from."""
     stages = get_method(config.method).stages
-    return (task.supernet if stages and stages[0].start == "supernet" else task.seed)(classes)
+    if stages and stages[0].start == "supernet":
+        return task.supernet(classes, config.candidates.split(",") if config.candidates is not None else None)
+    return task.seed(classes)

@@ -33,6 +33,7 @@ BINARY_COSTS = {"size_bits": "size [bits]", "ops": "operations, 64 binary MACs a
 def run_name(config: RunConfig) -> str:
     """Folder name of a run: readable, and different for different searches."""
     parts = [config.task, config.data, config.method]
+    parts += [] if config.candidates is None else [config.candidates]
     if config.method != "seed":
         cost = [config.regularizer, *([] if config.relative else ["absolute"]), f"{config.strength:g}"]
         parts += cost if config.budget is None else [config.budget]

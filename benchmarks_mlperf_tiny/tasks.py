@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,15 +131,16 @@ class Task:
     figure: Callable[[Tensor, Split], float] = top1
     figure_name: str = "accuracy"
 
-    def supernet(self, num_classes: int) -> nn.Module:
-        """The seed with alternatives in place of layers.
+    def supernet(self, num_classes: int, candidates: Sequence[str] | None = None) -> nn.Module:
+        """The seed with alternatives in place of layers: the usual ones, or `candidates` by name.
 
         Raises:
             BenchmarkError: the task has none.
+            ConfigError: an unknown candidate; the message lists the known ones.
         """
         if self.where is None:
             raise BenchmarkError(f"this method needs a supernet, task {self.name!r} has none: try pit")
-        return with_candidates(self.seed(num_classes), self.input_shape, self.where)
+        return with_candidates(self.seed(num_classes), self.input_shape, self.where, candidates=candidates)
 
     @property
     def default_data(self) -> str:

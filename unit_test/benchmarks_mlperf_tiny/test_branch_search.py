@@ -10,10 +10,14 @@ from tiny import TASK, config, load
 from torch import nn
 
 import nasopt
+from benchmarks_mlperf_tiny import export_int8
 from benchmarks_mlperf_tiny.data.sources import DataOptions
-from benchmarks_mlperf_tiny.methods import wrap
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.methods import start_of, wrap
 from benchmarks_mlperf_tiny.search import Run
+from benchmarks_mlperf_tiny.summary import run_name
 from nasopt.cost import network_cost
+from nasopt.errors import NasoptError
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,22 @@ def test_the_whole_way(method: str, stages: list[str], monkeypatch: pytest.Monke
     x = torch.randn(3, 1, 8, 8)
     assert torch.equal(network.eval()(x), result.network.eval()(x))
     assert len(result.history) == settings.warmup + settings.search + settings.finetune
+
+
+def test_candidates_by_name() -> None:
+    """`--candidates a,b` reaches the search space, and nothing changes where it is not given."""
+    settings = config("supernet", candidates="conv5x5,separable")
+    choice = next(m for m in start_of(settings, TASK, 2).modules() if isinstance(m, nasopt.SuperNetModule))
+    assert len(choice.branches) == 3  # what stood there, a wider kernel, a separable one
+    assert "candidates" not in config("supernet").as_dict()
+    assert run_name(settings) != run_name(config("supernet"))
+    with pytest.raises(NasoptError, match=r"unknown candidate 'seperable'.*separable"):
+        start_of(config("supernet", candidates="seperable"), TASK, 2)
+    with pytest.raises(BenchmarkError, match="'pit' has none"):
+        config("pit", candidates="separable")
+    assert config("seed", candidates="separable").candidates is None
+
+
+def test_the_exporter_takes_the_options_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_int8.main(["--task", "ic", "--budget", "macs=0.5", "--strength", "1"]) == 1
+    assert "a budget takes the place of strength" in capsys.readouterr().err
