@@ -280,3 +280,37 @@ def test_different_models_are_told_apart(world: World) -> None:
 def test_one_process_cannot_be_compared() -> None:
     with pytest.raises(ConfigError, match=r"not initialised: start the script with torchrun"):
         check_same(nn.Linear(2, 2))
+
+
+def shrinks(rank: int, count: int) -> dict[str, Any]:
+    """A search that shrinks, in one process or several; of several each needs DDP anew."""
+    torch.manual_seed(0)
+    model: Any = PIT(without_norms().double(), SHAPE, regularizer=Budget(size=300, macs=40_000, steps=40))
+    optimizer = torch.optim.SGD(model.param_groups(lr=0.02, arch_lr=0.1), momentum=0.9)
+    forward: Any = DistributedDataParallel(model) if count > 1 else model
+    refused = ""
+    for step in range(STEPS):
+        x, y = (t.double() for t in batch(step, rank, count))
+        optimizer.zero_grad()
+        (loss_of(forward(x), y) + model.get_regularization_loss()).backward()
+        optimizer.step()
+        if step == 14:
+            model.shrink(optimizer, share=1.0)
+            if count > 1:
+                with contextlib.suppress(ConfigError):
+                    forward(x)
+                    refused = "nothing was refused"
+                forward = DistributedDataParallel(model)
+    return {"refused": refused, "structure": model.arch_structure(), "state": model.state_dict()}
+
+
+def test_processes_shrink_as_one_and_build_ddp_anew(world: World) -> None:
+    first, second = world.run(shrinks)
+    alone = shrinks(0, 1)
+    assert first["refused"] == ""
+    assert first["structure"] == second["structure"] == alone["structure"]
+    assert same(first["state"], second["state"])
+    for key, value in alone["state"].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(first["state"][key], value, rtol=1e-7, atol=1e-9)
+    assert "shrunk" in alone["state"]
