@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.arguments import check_flag, check_items, check_number
+from nasopt.arguments import check_count, check_flag, check_items, check_number
 from nasopt.errors import ArchitectureError, ConfigError
 from nasopt.graph.example import Example
 from nasopt.search.layer_choice import check_temperature
 from nasopt.search.schedule import Schedule
 
 MASKS = ("alpha", "beta", "gamma")
+_WAY = 0.5  # from where masks start to their threshold; a step of Adam is about its learning rate
 # What is made again after copying and loading, in place of being saved.
 _PREPARED = "_prepared"
 
@@ -64,12 +65,39 @@ class ParameterHalves(nn.Module, ABC):
         """All parameters that are not architecture parameters."""
         return (parameter for _, parameter in self.named_net_parameters())
 
-    def param_groups(self, lr: float, arch_lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    def param_groups(
+        self, lr: float, arch_lr: float | None = None, weight_decay: float = 0.0, *, steps: int | None = None
+    ) -> list[dict[str, Any]]:
         """Two groups for an optimizer: network and architecture parameters, the latter without weight decay.
 
+        Args:
+            lr: of the network.
+            arch_lr: of the architecture. None: of masks that are set by importance (`Budget(steps=)`) `lr`, which moves branches
+                alone; otherwise such that Adam can move a mask four times from its start to its threshold within `steps`.
+            weight_decay: of the network.
+            steps: length of the search, e.g. `epochs * len(loader)`; with it a search that is too short is refused.
+
         Raises:
-            ConfigError: a rate or the decay is no finite number >= 0.
+            ConfigError: a rate or the decay is no finite number >= 0, neither `arch_lr` nor `steps` is there, or masks could not
+                reach their threshold in that many steps.
         """
+        walks = "importance" not in self._modules
+        if steps is not None:
+            check_count("param_groups: steps", steps, 1)
+        if arch_lr is None:
+            if steps is None and walks:
+                raise ConfigError(
+                    "param_groups: give arch_lr, or steps=epochs * len(loader) of the search, from which it follows"
+                )
+            arch_lr = 4 * _WAY / steps if walks and steps is not None else lr
+        has_masks = walks and any(name in MASKS for name, _ in self.named_arch_parameters())
+        way = check_number("param_groups: arch_lr", arch_lr, 0) * (steps or math.inf) if arch_lr else math.inf
+        if has_masks and way < _WAY:
+            raise ConfigError(
+                f"param_groups: {steps} steps of about arch_lr={arch_lr:g} move a mask by {way:g} at most, and its threshold is "
+                f"{_WAY:g} away, so nothing can be decided: search for {math.ceil(_WAY / arch_lr)} steps or more, or leave "
+                f"arch_lr out, which makes it {4 * _WAY / (steps or 1):g}"
+            )
         for name, value in (("lr", lr), ("arch_lr", arch_lr), ("weight_decay", weight_decay)):
             check_number(f"param_groups: {name}", value, 0)
         return [

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from settings import largest_difference, scramble, train_steps
+from torch import nn
 from toys import TOYS
 
-from nasopt import PIT
+from nasopt import PIT, Budget
+from nasopt.errors import ConfigError
 
 TOY_NAMES = ["residual", "causal", "functions_only"]
 
@@ -78,3 +80,22 @@ def test_keyword_arguments() -> None:
         model(image, depth, scale=3.0)
     with pytest.raises(TypeError, match=r"traced with mask=None"):
         model(image, depth, mask=image)
+
+
+def test_the_rate_of_masks_follows_the_number_of_steps() -> None:
+    model = PIT(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), (3, 8, 8))
+    # Four times half a unit in 500 steps.
+    assert [group["lr"] for group in model.param_groups(1e-3, steps=500)] == [1e-3, 4e-3]
+    assert model.param_groups(1e-3, 1e-3, steps=500)[1]["lr"] == 1e-3
+    with pytest.raises(
+        ConfigError, match=r"move a mask by 0\.499 at most.*search for 500 steps or more.*makes it 0\.00400802"
+    ):
+        model.param_groups(1e-3, 1e-3, steps=499)
+    with pytest.raises(ConfigError, match="give arch_lr, or steps="):
+        model.param_groups(1e-3)
+    ranked = PIT(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)),
+        (3, 8, 8),
+        regularizer=Budget(size=50, steps=40),
+    )
+    assert [group["lr"] for group in ranked.param_groups(1e-3)] == [1e-3, 1e-3]
