@@ -25,6 +25,7 @@ def slim(
     keep: Tensor,
     kernels: Mapping[str, KernelCut] | None = None,
     inputs: tuple[Any, ...] | None = None,
+    folds: bool = True,
 ) -> fx.GraphModule:
     """The network without the channels and kernel taps that are not kept; `analysis.module` stays as it is.
 
@@ -32,12 +33,13 @@ def slim(
         keep: one bool per label, from `Analysis.keep`.
         kernels: taps kept of some convolutions, by layer name.
         inputs: example inputs, where dtype or device of the module have changed since the analysis.
+        folds: whether weights that are computed become parameters; without, their channels must all be kept.
 
     Raises:
         ExportError: a shape in the smaller graph does not follow the channels; names the node.
     """
     small = copy.deepcopy(analysis.module)
-    fold(small, analysis.facts.folded)
+    fold(small, analysis.facts.folded if folds else {})
     _slice_tensors(analysis, keep, small)
     _set_attributes(analysis, keep, small)
     for module in small.modules():

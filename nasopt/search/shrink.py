@@ -72,11 +72,16 @@ def cut(
         cuts: taps that are kept, by layer.
     """
     old, net = model._prepared, model.net
+    # Weights that are computed go on being computed, of parameters that are not cut.
+    computed = set(old.analysis.facts.folded.values())
+    for (path, _), labels in old.analysis.facts.slices.items():
+        if path in computed:
+            keep = _for_all_branches(old.analysis, _with_groups(old.analysis, keep, labels))
     cuts = {name: axes for name, axes in cuts.items() if any(a.count != n for a, n in zip(axes, _taps(net, name)))}
     if bool(keep.all()) and not cuts:
         return {"when": when, "channels": {}, "kernels": {}}
     while True:
-        small = slim(old.analysis, keep, cuts, model.example.inputs)
+        small = slim(old.analysis, keep, cuts, model.example.inputs, folds=False)
         prepared = prepare(small, model.example, model.masks, model.choices, model.strict, type(model).__name__)
         units, lost = _units(old, prepared, keep)
         if not len(lost):
@@ -164,7 +169,7 @@ def _cut_parameters(
             _cut_states(parameter, dims[analysis.facts.canonical(path)], optimizers)
             set_values(parameter, copied.detach())
         done.add(id(parameter))
-        small.get_submodule(prefix)._parameters[name] = parameter
+        setattr(small.get_submodule(prefix), name, parameter)  # recurrent layers keep a list of their weights, too
 
 
 def set_values(parameter: nn.Parameter, values: Tensor) -> None:
