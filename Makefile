@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reord
 # Tests start processes of their own, which would compile nasopt again each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test lint types proofs litert executorch matrix wheel docs clean
+.PHONY: search test lint types proofs litert executorch matrix wheel notebooks docs clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
@@ -71,6 +71,11 @@ matrix:
 # The wheel in an environment of its own, and the first steps of a new user.
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
+
+# The notebooks of examples/notebooks, executed: under two minutes each on two cores.
+notebooks: $(STAMP)
+	$(BIN)/python -m pip install --quiet nbclient ipykernel
+	$(BIN)/python examples/notebooks/execute.py $(ARGS)
 
 # The site, links checked: site/index.html. Without a network, too, once its environment is there.
 DOCS := .venv-docs
