@@ -12,7 +12,7 @@ import argparse
 import copy
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt import PIT
+from nasopt.cost import network_cost
 from nasopt.errors import NasoptError
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -30,7 +31,7 @@ Part = Callable[[random.Random, nn.Module, str, int], tuple[Forward, int]]
 class RandomModel(nn.Module):
     """A stem, random parts, and a head on pooled features."""
 
-    def __init__(self, seed: int, parts: int = 6) -> None:
+    def __init__(self, seed: int, parts: int = 6, kinds: Sequence[Part] | None = None) -> None:
         super().__init__()
         chance = random.Random(seed)
         width = chance.choice([4, 6, 8])
@@ -38,7 +39,7 @@ class RandomModel(nn.Module):
         self.steps: list[Forward] = []
         self.names: list[str] = []
         for i in range(parts):
-            part = chance.choice(PARTS)
+            part = chance.choice(kinds or PARTS)
             step, width = part(chance, self, f"part{i}", width)
             self.steps.append(step)
             self.names.append(part.__name__)
@@ -204,17 +205,17 @@ PARTS: list[Part] = [
 ]  # fmt: skip
 
 
-def check(seed: int, size: int = 8) -> str:
-    """Build, wrap, compare and export the model of one seed.
+def check(seed: int, size: int = 8, kinds: Sequence[Part] | None = None) -> str:
+    """Build, wrap, compare and export the model of one seed, of these `kinds` of parts, and count what the export costs.
 
     Returns:
         What went wrong, an empty string if nothing did.
     """
     torch.manual_seed(seed)
-    model = RandomModel(seed).train(seed % 2 == 0)
+    model = RandomModel(seed, kinds=kinds).train(seed % 2 == 0)
     reference = copy.deepcopy(model)
     try:
-        search = PIT(model, (3, size, size), verify=False)
+        search: Any = PIT(model, (3, size, size), verify=False, unpriced="ignore")
     except NasoptError as error:
         return f"refused, {type(error).__name__}: {str(error)[:200]}"
     x = torch.randn(3, 3, size, size)
@@ -228,7 +229,12 @@ def check(seed: int, size: int = 8) -> str:
         for parameter in search.arch_parameters():
             parameter.copy_(torch.rand_like(parameter))
     network = search.arch_export(verify=False)
-    return _compare(search, network, x, statistics=False)
+    problem = _compare(search, network, x, statistics=False)
+    for metric in () if problem else ("size", "macs"):
+        found = search.get_cost(metric, discrete=True)
+        wanted = network_cost(network, metric, (3, size, size), unpriced="ignore")
+        problem = problem or ("" if found == wanted else f"{metric} is {found}, of the export {wanted}")
+    return problem
 
 
 def _compare(wanted: nn.Module, found: nn.Module, x: Tensor, statistics: bool = True) -> str:
@@ -256,7 +262,7 @@ def _compare(wanted: nn.Module, found: nn.Module, x: Tensor, statistics: bool = 
     return ""
 
 
-def main() -> None:
+def main(kinds: Sequence[Part] | None = None) -> None:
     """Check seed after seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0)
@@ -267,12 +273,12 @@ def main() -> None:
     failed = 0
     for seed in range(options.first, options.first + options.count):
         try:
-            problem = check(seed)
+            problem = check(seed, kinds=kinds)
         except Exception as error:
             problem = f"{type(error).__name__}: {str(error)[:200]}"
         if problem:
             failed += 1
-            print(seed, RandomModel(seed).names, problem, flush=True)
+            print(seed, RandomModel(seed, kinds=kinds).names, problem, flush=True)
     print(f"{failed} of {options.count} random models failed")
 
 

@@ -88,8 +88,15 @@ def _window(module: nn.Module | None, node: fx.Node) -> tuple[Any, Any, Any, Any
         weight = values["weight"]
         if isinstance(weight, fx.Node) and isinstance(weight.meta["value"], Tensor):
             kernel = tuple(weight.meta["value"].shape[2:])
-            return kernel, values.get("stride", 1), values.get("padding", 0), values.get("dilation", 1)
+            sizes = (values.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
+            stride, padding, dilation = map(_numbers, sizes)
+            return kernel, stride, padding, dilation
     return None
+
+
+def _numbers(argument: Any) -> Any:
+    """An argument with the values of the example in place of the nodes that compute sizes."""
+    return fx.node.map_arg(argument, lambda node: node.meta["value"])
 
 
 def zeros_around(module: nn.Module | None, node: fx.Node) -> Around | None:
@@ -101,7 +108,7 @@ def zeros_around(module: nn.Module | None, node: fx.Node) -> Around | None:
         values = {**dict(zip(("input", "pad", "mode", "value"), node.args)), **node.kwargs}
         if values.get("mode", "constant") != "constant":
             return None
-        pad, value = values["pad"], values.get("value") or 0
+        pad, value = _numbers(values["pad"]), _numbers(values.get("value")) or 0
     else:
         return None
     dims = node.meta["value"].dim() - 2

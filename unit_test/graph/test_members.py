@@ -82,3 +82,19 @@ def test_work_that_nobody_knows_is_in_no_total_in_silence() -> None:
         network_cost(seed, "macs", (2, 6))
     assert network_cost(seed, "macs", (2, 6), unpriced="ignore") == 2 * 4 * 6
     assert network_cost(seed, "size", (2, 6)) == 2 * 4 + 4
+
+
+class PadsBySize(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return self.second(F.pad(x, (0, x.shape[3] % 4, 0, round(x.shape[2] / 3))))
+
+
+def test_networks_that_pad_by_a_computed_size_have_every_cost() -> None:
+    """6 x 6 outputs of 27 x 4 products, and those of 36 x 2 over an image of 8 x 8."""
+    assert network_cost(PadsBySize(), "macs", (3, 8, 8)) == 36 * 27 * 4 + 36 * 36 * 2
+    assert network_cost(PadsBySize(), "memory:tflm", (3, 8, 8)) > 0
