@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.limits import parse_budget
@@ -122,3 +123,11 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     if method == "seed":
         values["budget"] = values["candidates"] = None
     return RunConfig(task=task.name, data=name, method=method, **values)
+
+
+def start_of(config: RunConfig, task: Task, classes: int) -> nn.Module:
+    """The network that the first stage of a method starts from."""
+    stages = get_method(config.method).stages
+    if stages and stages[0].start == "supernet":
+        return task.supernet(classes, config.candidates.split(",") if config.candidates is not None else None)
+    return task.seed(classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,10 +11,6 @@ import nasopt
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from nasopt.errors import nearest
 from nasopt.search.regularizer import FEWEST
-
-if TYPE_CHECKING:
-    from benchmarks_mlperf_tiny.config import RunConfig
-    from benchmarks_mlperf_tiny.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,3 @@ def wrap(
         cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)
         settings |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
     return getattr(nasopt, stage.search_class)(network, input_shape=input_shape, **settings)
-
-
-def start_of(config: RunConfig, task: Task, classes: int) -> nn.Module:
-    """The network that the first stage of a method starts from."""
-    stages = get_method(config.method).stages
-    if stages and stages[0].start == "supernet":
-        return task.supernet(classes, config.candidates.split(",") if config.candidates is not None else None)
-    return task.seed(classes)

@@ -17,13 +17,13 @@ from torch import nn
 
 import nasopt
 from benchmarks_mlperf_tiny import processes
-from benchmarks_mlperf_tiny.config import RunConfig, warmup_settings
+from benchmarks_mlperf_tiny.config import RunConfig, start_of, warmup_settings
 from benchmarks_mlperf_tiny.data.splits import TaskData
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.files import load_checkpoint, save_checkpoint
 from benchmarks_mlperf_tiny.limits import make_budget
 from benchmarks_mlperf_tiny.measure import costs
-from benchmarks_mlperf_tiny.methods import get_method, start_of, wrap
+from benchmarks_mlperf_tiny.methods import get_method, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
 from benchmarks_mlperf_tiny.phases import Phase, plan, rate_of, rising, worn_out
 from benchmarks_mlperf_tiny.tasks import Task

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 import nasopt
-from benchmarks_mlperf_tiny.config import RunConfig
+from benchmarks_mlperf_tiny.config import RunConfig, start_of
 from benchmarks_mlperf_tiny.errors import DamagedFileError
 from benchmarks_mlperf_tiny.files import digest, read_json, write_atomic, write_bytes, write_json
 from benchmarks_mlperf_tiny.limits import kept
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer, costs, list_layers
-from benchmarks_mlperf_tiny.methods import start_of
 from benchmarks_mlperf_tiny.search import RunResult
 from benchmarks_mlperf_tiny.tasks import Task, get_task
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks_mlperf_tiny.config import RunConfig, make_config
+from benchmarks_mlperf_tiny.config import RunConfig, make_config, start_of
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.files import remove_checkpoint, write_text
 from benchmarks_mlperf_tiny.jobs import Row, Table, finished, prepare_job
 from benchmarks_mlperf_tiny.limits import Goal, make_budget
 from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.measure import costs
-from benchmarks_mlperf_tiny.methods import get_method, start_of, wrap
+from benchmarks_mlperf_tiny.methods import get_method, wrap
 from benchmarks_mlperf_tiny.runner import Runner
 from benchmarks_mlperf_tiny.tasks import Task
 from benchmarks_mlperf_tiny.trials import Trials

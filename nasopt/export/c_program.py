@@ -6,17 +6,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from nasopt.export.report import Arena
+from nasopt.export.tflite_file import File
 from nasopt.export.tflite_model import Array, Port
 from nasopt.export.tflm import tflm_invoke
-
-if TYPE_CHECKING:
-    from nasopt.export.tflite import File
 
 # Methods of MicroMutableOpResolver that are not simply the operation's name in camel case.
 METHODS = {

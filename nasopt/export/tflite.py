@@ -7,7 +7,6 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from nasopt.export.file import writable, write_all
 from nasopt.export.litert import Flat, calibrate, convert, layer_finder, litert_invoke, quantise, require_litert
 from nasopt.export.report import DeviceFile, ExportReport, target_costs
 from nasopt.export.subject import Subject, make_subject
+from nasopt.export.tflite_file import File
 from nasopt.export.tflite_model import Array, Invoke, Operation, Port, TfliteModel, sample_runner
 from nasopt.export.tflm import measure_arena, missing_operations, tflm_invoke
 
@@ -192,29 +192,6 @@ def to_tflite(
             files=tuple(path for path in contents if path != destination),
         ),
     )
-
-
-@dataclass(frozen=True)
-class File:
-    """A `.tflite` file in memory: its bytes, and what they hold."""
-
-    content: bytes
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    operations: tuple[Operation, ...]
-
-    @classmethod
-    def of(cls, content: bytes, flat: Flat) -> File:
-        """Read what `flat` was converted to."""
-        model = TfliteModel(content)
-        graph, ranks = model.graph, [x.dim() for x in flat.subject.tensors]
-        inputs = model.ports(graph.inputs, ranks, flat.inputs_last)
-        outputs = model.ports(graph.outputs, flat.output_ranks, flat.outputs_last)
-        return cls(content, tuple(inputs), tuple(outputs), tuple(model.operations()))
-
-    def of_kinds(self, kinds: Sequence[str]) -> list[Operation]:
-        """Operations of these kinds."""
-        return [operation for operation in self.operations if operation.kind in kinds]
 
 
 def convert_as(subject: Subject, layout: str) -> tuple[Flat, bytes]:

@@ -26,8 +26,8 @@ from nasopt.graph.branches.markers import Choice, choices_of, is_marker
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.buffers import ActivationMemory, Buffer, Step
 from nasopt.graph.call import flatten
+from nasopt.graph.cost_terms import CostTerm, Site
 from nasopt.graph.edit import is_in_place
-from nasopt.graph.facts import CostTerm, Site
 from nasopt.graph.groups import Analysis
 from nasopt.graph.materialised import Around, copies_to_torch_order, fuses, knows_padding, padding_of, zeros_around
 from nasopt.graph.points import widths_of_values

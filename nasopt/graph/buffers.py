@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from nasopt.errors import ConfigError
-from nasopt.graph.facts import CostTerm, Count, Site
+from nasopt.graph.cost_terms import CostTerm, Site
+from nasopt.graph.facts import Count
 
 
 @dataclass(frozen=True)

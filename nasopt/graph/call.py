@@ -13,19 +13,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.regions import has_one_user, producers
-from nasopt.graph.facts import (
-    Attribute,
-    CostTerm,
-    Count,
-    Facts,
-    Follows,
-    Read,
-    Site,
-    Source,
-    Weight,
-    flatten,
-    no_labels,
-)
+from nasopt.graph.cost_terms import CostTerm, Site
+from nasopt.graph.facts import Attribute, Count, Facts, Follows, Read, Source, Weight, flatten, no_labels
 from nasopt.graph.folded import folded_parameters, folded_path
 from nasopt.graph.layer_shape import Kind, facts_of
 from nasopt.nn.grids import FLOAT_BITS

@@ -123,3 +123,9 @@ def merge_into_readers(module: fx.GraphModule, layer: type[nn.Module], reader: t
             node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)
     tidy(module)
+
+
+def add_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Add a module under a path whose parent exists."""
+    parent, _, name = path.rpartition(".")
+    root.get_submodule(parent).add_module(name, module)

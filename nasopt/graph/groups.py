@@ -16,8 +16,9 @@ from nasopt.graph.branches.markers import Alternatives, choices_of
 from nasopt.graph.branches.regions import ALWAYS
 from nasopt.graph.composites import open_composites
 from nasopt.graph.containers import note_seed
+from nasopt.graph.cost_terms import CostTerm
 from nasopt.graph.example import Example
-from nasopt.graph.facts import CostTerm, Read
+from nasopt.graph.facts import Read
 from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.propagate import propagate
 from nasopt.graph.registry import alteration, find_layer_rule, own_functions

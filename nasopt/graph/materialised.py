@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from nasopt.graph.facts import CostTerm
+from nasopt.graph.cost_terms import CostTerm
 from nasopt.graph.layer_shape import facts_of
 
 Around = tuple[tuple[int, int], ...]

@@ -14,27 +14,23 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.amp import autocast_mode
-from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
-from torch.utils import _pytree as pytree
+from torch.overrides import is_tensor_method_or_property
 from torch.utils import checkpoint
 
 from nasopt.graph.pickling import CONSTRUCTORS
-from nasopt.graph.proxy import isinstance_proxy
+from nasopt.graph.proxy import has_proxy, isinstance_proxy
+from nasopt.graph.tracer import ValueTracer
+from nasopt.graph.tracing_mode import TracingMode
 from nasopt.graph.values import UNKNOWN
-
-if TYPE_CHECKING:
-    from nasopt.graph.trace import ValueTracer
 
 LOCK = threading.RLock()
 _is_instance = builtins.isinstance
 _type = builtins.type
-_CONTAINERS = (tuple, list, dict)
-_PLAIN = (int, float, bool, str, bytes, _type(None), Tensor, nn.Parameter, torch.dtype, torch.device)
 
 # Their arguments are parsed before the proxies among them are asked.
 _SIZED_METHODS = (
@@ -55,18 +51,6 @@ _RANDOM = {
     "poisson", "empty", "empty_like", "bernoulli_", "uniform_", "normal_", "random_", "exponential_", "geometric_",
     "log_normal_", "cauchy_", "dropout", "alpha_dropout",
 }  # fmt: skip
-
-
-def has_proxy(*values: Any) -> bool:
-    """Whether a proxy is somewhere in these values."""
-    for value in values:
-        kind = _type(value)
-        if kind in _CONTAINERS:
-            if has_proxy(*(value.values() if kind is dict else value)):
-                return True
-        elif isinstance_proxy(value) or (kind not in _PLAIN and any(map(isinstance_proxy, pytree.tree_leaves(value)))):
-            return True
-    return False
 
 
 @contextmanager
@@ -287,7 +271,7 @@ def _make_setattr(tracer: ValueTracer) -> Callable[[nn.Module, str, Any], None]:
     return set_attribute
 
 
-class FunctionMode(TorchFunctionMode):
+class FunctionMode(TracingMode):
     """Calls of torch with proxies anywhere in their arguments, and calls that draw random numbers, become nodes."""
 
     def __init__(self, tracer: ValueTracer) -> None:
@@ -310,20 +294,3 @@ class FunctionMode(TorchFunctionMode):
             return tracer.create_proxy("call_method", name, args, kwargs)
         hint = tracer.graph._target_to_str(name) if _is_instance(tracer.graph, fx.Graph) else None
         return tracer.create_proxy("call_function", function, args, kwargs, name=hint)
-
-
-@contextmanager
-def without_mode() -> Iterator[None]:
-    """While nodes are evaluated: the function mode off the stack (in its own calls it is off already), the plain isinstance."""
-    patched = builtins.isinstance
-    mode = torch._C._pop_torch_function_stack() if torch._C._len_torch_function_stack() else None
-    if mode is not None and _type(mode) is not FunctionMode:
-        torch._C._push_on_torch_function_stack(mode)
-        mode = None
-    builtins.isinstance = _is_instance
-    try:
-        yield
-    finally:
-        builtins.isinstance = patched
-        if mode is not None:
-            torch._C._push_on_torch_function_stack(mode)

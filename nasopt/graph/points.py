@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
-from nasopt.graph.facts import Facts, Site
+from nasopt.graph.cost_terms import Site
+from nasopt.graph.facts import Facts
 from nasopt.graph.integer_roles import (
     BATCH_NORMS,
     Role,

@@ -13,8 +13,9 @@ from torch import Tensor, fx
 from nasopt.errors import UnknownOperationError
 from nasopt.graph.branches.regions import ALWAYS, Region
 from nasopt.graph.call import Call
+from nasopt.graph.cost_terms import CostTerm
 from nasopt.graph.edit import changed_parameters, is_in_place
-from nasopt.graph.facts import CostTerm, Extent, Facts, flatten, no_labels
+from nasopt.graph.facts import Extent, Facts, flatten, no_labels
 from nasopt.graph.labels import Labels
 from nasopt.graph.registry import alteration, find_rule
 from nasopt.graph.values import UNKNOWN

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from nasopt.errors import TraceError
 from nasopt.graph.callsite import is_shown_only, place_of, takes_key, user_frame
@@ -298,3 +299,21 @@ def plain_result(result: ValueProxy) -> Any:
 def isinstance_proxy(value: Any) -> bool:
     """Whether `value` is a proxy; `isinstance` would ask for the class of its value."""
     return _type(value) in (ValueProxy, ValueAttribute)
+
+
+_CONTAINERS = (tuple, list, dict)
+_NO_PROXIES = (int, float, bool, str, bytes, _type(None), Tensor, nn.Parameter, torch.dtype, torch.device)
+
+
+def has_proxy(*values: Any) -> bool:
+    """Whether a proxy is somewhere in these values."""
+    for value in values:
+        kind = _type(value)
+        if kind in _CONTAINERS:
+            if has_proxy(*(value.values() if kind is dict else value)):
+                return True
+        elif isinstance_proxy(value) or (
+            kind not in _NO_PROXIES and any(map(isinstance_proxy, pytree.tree_leaves(value)))
+        ):
+            return True
+    return False

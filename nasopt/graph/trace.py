@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, TraceError, nearest
 from nasopt.graph.callsite import line_of_error
-from nasopt.graph.edit import is_in_place, remove_dead_code
+from nasopt.graph.edit import add_submodule, is_in_place, remove_dead_code
 from nasopt.graph.example import Example
 from nasopt.graph.modes import follow_mode
 from nasopt.graph.parametrized import computes_weights, is_parametrization
@@ -26,7 +26,7 @@ from nasopt.graph.patches import LOCK, tracing
 from nasopt.graph.pickling import loading_tracer
 from nasopt.graph.proxy import DataDependent, isinstance_proxy
 from nasopt.graph.state import ModuleState, copy_model, random_state, set_random_state
-from nasopt.graph.tracer import ValueTracer, add_submodule
+from nasopt.graph.tracer import ValueTracer
 
 LeafModules = Sequence[str | type[nn.Module]]
 

@@ -14,12 +14,12 @@ from torch.utils import _pytree as pytree
 from nasopt.errors import TraceError
 from nasopt.graph.branches.markers import Alternatives, check_branches
 from nasopt.graph.callsite import names_dtype, user_frame
-from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_in_place
+from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, add_submodule, is_in_place
 from nasopt.graph.example import Example, call_arguments
-from nasopt.graph.patches import has_proxy, without_mode
 from nasopt.graph.proxy import ValueAttribute, ValueProxy, isinstance_proxy, plain_result
 from nasopt.graph.reliance import RelyingTracer
 from nasopt.graph.state import tensors_of
+from nasopt.graph.tracing_mode import without_mode
 from nasopt.graph.values import UNKNOWN, Evaluator
 from nasopt.nn.mode import FunctionUnit, as_list
 
@@ -322,15 +322,6 @@ class ValueTracer(RelyingTracer):
         node.meta["value"] = self.evaluate(node)
 
 
-def add_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Add a module under a path whose parent exists."""
-    parent, _, name = path.rpartition(".")
-    root.get_submodule(parent).add_module(name, module)
-
-
 def _has(root: nn.Module, path: str) -> bool:
     parent, _, name = path.rpartition(".")
     return hasattr(root.get_submodule(parent), name)
-
-
-__all__ = ["ValueTracer", "add_submodule", "has_proxy"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nasopt.search.choices import ChoiceSettings
+from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.model import SearchModel
 from nasopt.search.precision import Precision
 from nasopt.search.schedule import Schedule

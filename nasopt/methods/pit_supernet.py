@@ -10,7 +10,7 @@ from torch import nn
 
 from nasopt.arguments import check_flag, check_number
 from nasopt.errors import ConfigError, nearest
-from nasopt.search.choices import ChoiceSettings, PathMode
+from nasopt.search.choice_settings import ChoiceSettings, PathMode
 from nasopt.search.masks import MaskSettings
 from nasopt.search.model import SearchModel
 from nasopt.search.schedule import Schedule

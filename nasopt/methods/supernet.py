@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nasopt.search.choices import ChoiceSettings, PathMode
+from nasopt.search.choice_settings import ChoiceSettings, PathMode
 from nasopt.search.model import SearchModel
 from nasopt.search.schedule import Schedule
 

@@ -13,63 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nasopt.arguments import check_flag
 from nasopt.distributed.steps import drawn_once
-from nasopt.errors import ConfigError, nearest
+from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import Choice, WidthSite, choices_of
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.branches.run import Active
 from nasopt.graph.groups import Analysis
+from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.constants import Constants
-from nasopt.search.layer_choice import check_temperature
 from nasopt.search.price import branch_layout
 from nasopt.search.schedule import Schedule
 from nasopt.search.seed import check_no_choices
 from nasopt.search.structure import is_chosen, plain_decision
 from nasopt.ste import straight_through
-
-PathMode = Literal["all", "sampled", "two"]
-_MODES = ("all", "sampled", "two")
-ActiveGroups = Literal["all", "kept"]
-
-
-@dataclass(frozen=True)
-class ChoiceSettings:
-    """How branches are weighed in a training step; None: as every `SuperNetModule` says.
-
-    Attributes:
-        gumbel_softmax, hard_softmax: settings of all choices.
-        temperature: of all choices: a number, or a schedule that `set_epoch` follows.
-        paths: which branches of a group run in a training step: `"all"`, `"sampled"` (one), or `"two"`.
-        groups: in which groups branches run in a training step: `"all"`, or `"kept"`: in as many as branches will be kept,
-            drawn at every step.
-        expected: whether a training step pays for the expectation over all branches, in place of what it has drawn.
-
-    Raises:
-        ConfigError: an unknown `paths`, a flag that is no bool, or a temperature that is not a finite number > 0.
-    """
-
-    gumbel_softmax: bool | None = None
-    hard_softmax: bool | None = None
-    temperature: float | Schedule | None = None
-    paths: PathMode = "all"
-    groups: ActiveGroups = "all"
-    expected: bool = False
-
-    def __post_init__(self) -> None:
-        if self.paths not in _MODES:
-            hint = nearest(self.paths, _MODES) if isinstance(self.paths, str) else ""
-            raise ConfigError(f"unknown paths {self.paths!r}: known are {', '.join(_MODES)}.{hint}")
-        for name in ("gumbel_softmax", "hard_softmax"):
-            if (value := getattr(self, name)) is not None:
-                check_flag(name, value)
-        if self.temperature is not None and not isinstance(self.temperature, Schedule):
-            check_temperature(self.temperature)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from nasopt.cost import AnyMetric, Metric
 from nasopt.distributed.steps import JointSteps
 from nasopt.errors import ConfigError
 from nasopt.graph.groups import Analysis, Traced
-from nasopt.search.choices import ChoiceSettings, Draw
+from nasopt.search.choice_settings import ChoiceSettings
+from nasopt.search.choices import Draw
 from nasopt.search.effect import Effects
 from nasopt.search.masks import HALF, MaskSettings
 from nasopt.search.options import Unpriced

@@ -28,7 +28,8 @@ from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import trace_model
 from nasopt.graph.quantised import Widths, has_sites, quantise_network
 from nasopt.search.calibrate import calibrate, check_calibrated, fit_steps_to_seed, set_first_steps
-from nasopt.search.choices import ChoiceSettings, Draw
+from nasopt.search.choice_settings import ChoiceSettings
+from nasopt.search.choices import Draw
 from nasopt.search.effect import Effects, warn_without_effect_of_search
 from nasopt.search.forward import run
 from nasopt.search.masks import MaskSettings

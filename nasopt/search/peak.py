@@ -29,7 +29,8 @@ from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.markers import WidthSite, choice_of, choices_of, group_key
 from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
 from nasopt.graph.buffers import ActivationMemory, Step
-from nasopt.graph.facts import Count, Site
+from nasopt.graph.cost_terms import Site
+from nasopt.graph.facts import Count
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import OTHER_KIND
 from nasopt.uncompiled import uncompiled

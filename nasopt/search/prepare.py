@@ -17,7 +17,8 @@ from nasopt.graph.example import Example
 from nasopt.graph.groups import Analysis, Traced, analyse
 from nasopt.graph.masked import masked_function
 from nasopt.graph.trace import matches_module
-from nasopt.search.choices import Choices, ChoiceSettings
+from nasopt.search.choice_settings import ChoiceSettings
+from nasopt.search.choices import Choices
 from nasopt.search.decisions import Decisions
 from nasopt.search.masks import Masks, MaskSettings
 from nasopt.search.price import NetworkCost

@@ -12,7 +12,8 @@ from torch import Tensor
 from nasopt.cost import AnyMetric, Metric, PeakMetric, Tabulation
 from nasopt.graph.branches.markers import choices_of, group_key
 from nasopt.graph.branches.regions import any_of
-from nasopt.graph.facts import CostTerm, Count
+from nasopt.graph.cost_terms import CostTerm
+from nasopt.graph.facts import Count
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import OTHER_KIND, LayerShape
 from nasopt.search.constants import exact_dtype

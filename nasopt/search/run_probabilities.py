@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nasopt.graph.branches.regions import ALWAYS, Event, Region, any_of, both
-from nasopt.graph.facts import CostTerm
+from nasopt.graph.cost_terms import CostTerm
 
 # A term, and the position of the probability with which it counts.
 Counted = tuple[CostTerm, int]

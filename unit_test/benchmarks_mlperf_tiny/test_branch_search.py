@@ -11,9 +11,10 @@ from torch import nn
 
 import nasopt
 from benchmarks_mlperf_tiny import export_int8
+from benchmarks_mlperf_tiny.config import start_of
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.methods import start_of, wrap
+from benchmarks_mlperf_tiny.methods import wrap
 from benchmarks_mlperf_tiny.search import Run
 from benchmarks_mlperf_tiny.summary import run_name
 from nasopt.cost import network_cost

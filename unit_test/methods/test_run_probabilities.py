@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nasopt.graph.branches.regions import ALWAYS, Region, any_of, happens
-from nasopt.graph.facts import CostTerm
+from nasopt.graph.cost_terms import CostTerm
 from nasopt.search.run_probabilities import RunProbabilities
 
 SIZES = {"a": 2, "b": 3, "c": 2, "d": 2}

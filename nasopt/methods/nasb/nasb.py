@@ -16,7 +16,7 @@ from nasopt.methods.nasb.cell import node_key, place_of
 from nasopt.methods.nasb.convert import convert
 from nasopt.methods.nasb.structure import rename_old_state
 from nasopt.methods.nasb.twin import full_precision
-from nasopt.search.choices import ChoiceSettings
+from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.model import SearchModel
 from nasopt.search.seed import Origin, check_seed, layer_patterns
 
