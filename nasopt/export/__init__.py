@@ -7,6 +7,7 @@ from nasopt.export.int8 import to_int8_onnx
 from nasopt.export.integer import IntegerProgram, integer_program
 from nasopt.export.onnx_file import to_onnx
 from nasopt.export.program import to_exported_program
+from nasopt.export.quantised_onnx import to_quantised_onnx
 from nasopt.export.report import ExportReport, TargetCost
 from nasopt.export.runtime import open_session
 from nasopt.export.tflite import to_tflite
@@ -26,6 +27,7 @@ __all__ = [
     "to_exported_program",
     "to_int8_onnx",
     "to_onnx",
+    "to_quantised_onnx",
     "to_tflite",
     "to_torch_layers",
     "top1",

@@ -22,7 +22,7 @@ from nasopt.export.lift import TwoDimensional
 from nasopt.export.litert import silence
 from nasopt.export.program import quiet
 from nasopt.export.report import DeviceFile, ExportReport, target_costs
-from nasopt.export.subject import Subject, make_subject, output_tensors
+from nasopt.export.subject import Subject, make_subject, output_tensors, refuse_quantised
 from nasopt.export.tflite_model import Port
 from nasopt.extras import import_extra
 
@@ -77,6 +77,7 @@ def to_executorch(
             import_extra(package, "executorch", "to_executorch")
     if core not in CORES:
         raise ConfigError(f"core {core!r}: use {', '.join(CORES)}.{nearest(str(core), CORES)}")
+    refuse_quantised(found, "to_executorch")
     destination = writable(path)
     first, batches = first_and_all(calibration, max_batches)
     inputs = required_inputs(found) if isinstance(found, nn.Module) else 1

@@ -22,7 +22,7 @@ from nasopt.export.onnx_file import convert, opset_of, require_onnx, serialised,
 from nasopt.export.program import quiet
 from nasopt.export.report import ExportReport, target_costs
 from nasopt.export.runtime import session_runner
-from nasopt.export.subject import Subject, make_subject
+from nasopt.export.subject import Subject, make_subject, refuse_quantised
 from nasopt.extras import import_extra
 
 METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
@@ -71,6 +71,7 @@ def to_int8_onnx(
         ConfigError: an argument cannot be used: no calibration batch, say, or a `path` that cannot be written.
         ExportError: ONNX lacks an operation (the message names it), or a file computes something else. Nothing is left.
     """
+    refuse_quantised(found, "to_int8_onnx")
     require_onnx("to_int8_onnx")
     if method not in METHODS:
         raise ConfigError(f"method {method!r}: use {', '.join(METHODS)}.{nearest(method, METHODS)}")

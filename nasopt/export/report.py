@@ -116,6 +116,7 @@ class ExportReport:
         int8_difference: of the int8 outputs from torch's, root mean squares, relative; None for float files.
         float_file_bytes: size of the float file of the same network [B]; None for float files.
         int8_layers: `(in int8, all)` of convolutions and products with weights; None for float files.
+        integers: `(that differ from the network's, all)` at every point of a quantised network; None of other files.
         accuracy: the metric by form, empty without `data`.
         metric: its name.
         costs: one per target.
@@ -132,6 +133,7 @@ class ExportReport:
     int8_difference: float | None = None
     float_file_bytes: int | None = None
     int8_layers: tuple[int, int] | None = None
+    integers: tuple[int, int] | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
     metric: str = "top1"
     costs: tuple[TargetCost, ...] = ()
@@ -166,7 +168,9 @@ class ExportReport:
         texts = [] if self.difference is None else [f"float {self.difference:.1e} of the largest"]
         if self.int8_difference is not None:
             texts.append(f"int8 {self.int8_difference:.2%} of their root mean square")
-        rows.append(("outputs differ by", ", ".join(texts)))
+        if self.integers is not None:
+            texts.append("{:,} of {:,} integers at all points".format(*self.integers))
+        rows.append(("outputs differ by" if self.integers is None else "differ", ", ".join(texts)))
         if self.accuracy:
             figures = (f"{name} {self._figure(value)}" for name, value in self.accuracy.items())
             rows.append((self.metric, ", ".join(figures)))

@@ -15,6 +15,7 @@ from nasopt.errors import ConfigError, ExportError
 from nasopt.graph.edit import put_module
 from nasopt.graph.example import call_arguments, make_example
 from nasopt.nn import BinaryActivation, BinaryConv2d
+from nasopt.nn.quantised import QuantisedWeight
 from nasopt.ste import binary_weight, signs
 
 
@@ -112,6 +113,15 @@ def make_subject(found: nn.Module, example: Any) -> Subject:
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"{type(found).__name__} fails on the example: {error}") from error
     return subject
+
+
+def refuse_quantised(found: Any, user: str) -> None:
+    """Raise an `ExportError` of exporters that quantise by themselves, where a network has learned steps of its own."""
+    if isinstance(found, nn.Module) and any(isinstance(layer, QuantisedWeight) for layer in found.modules()):
+        raise ExportError(
+            f"{user} would quantise a network anew that is quantised already: to_quantised_onnx writes it with its own steps, "
+            "to_c as a C program, integer_program as integers"
+        )
 
 
 def to_plain(tensor: Tensor) -> Tensor:

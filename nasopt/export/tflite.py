@@ -23,7 +23,7 @@ from nasopt.export.compare import check_float, relative_rms
 from nasopt.export.file import writable, write_all
 from nasopt.export.litert import Flat, calibrate, convert, layer_finder, litert_invoke, quantise, require_litert
 from nasopt.export.report import DeviceFile, ExportReport, target_costs
-from nasopt.export.subject import Subject, make_subject
+from nasopt.export.subject import Subject, make_subject, refuse_quantised
 from nasopt.export.tflite_file import File
 from nasopt.export.tflite_model import Array, Invoke, Operation, Port, TfliteModel, sample_runner
 from nasopt.export.tflm import measure_arena, missing_operations, tflm_invoke
@@ -86,6 +86,7 @@ def to_tflite(
         ExportError: the converter or TFLM lacks an operation (the message names it and its layer), or a file computes
             something else. Nothing is left.
     """
+    refuse_quantised(found, "to_tflite")
     require_litert("to_tflite")
     for name, value, known in (
         ("layout", layout, LAYOUTS),

@@ -44,6 +44,8 @@ def header_text(program: IntegerProgram, symbol: str) -> str:
         if first.low >= 0 and first.bits <= 8 and step.kind == "accumulate":
             lines.append(f"#define {name.upper()}_INPUT_OFFSET 128")
         for key, array in step.arrays.items():
+            if key == "scale":  # of accumulators that are outputs: real numbers
+                continue
             data = packed_weight(step)[0] if key == "weight" else array
             kind = _HEADER_TYPES.get(key, "uint8_t" if data.dtype == np.uint8 else "int16_t")
             lines.append(c_array("int32_t" if key[:3] in ("sta", "end") else kind, f"{name}_{key}", data))

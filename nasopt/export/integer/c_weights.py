@@ -32,7 +32,7 @@ def stored_bytes(step: Step) -> int:
             total += packed_weight(step)[0].nbytes
         elif name == "entries":
             total += array.size * (1 if array.min() >= -128 and array.max() < 256 else 2)
-        elif array.size > 1 and not (name == "index" and step.kind == "move"):
+        elif array.size > 1 and name != "scale" and not (name == "index" and step.kind == "move"):
             total += array.size * {"bias": 4, "sign": 1}.get(name, int(smallest_type(array).strip("uint_")) // 8)
     return total
 

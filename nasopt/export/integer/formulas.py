@@ -105,6 +105,7 @@ def kept_in_accumulators(formula: Formula, output: str) -> tuple[Step, Value, Ar
         if wide.any():
             raise ExportError(_too_small(formula, int(np.flatnonzero(wide)[0])))
         arrays["bias"] = bias.astype(np.int32)
+    arrays["scale"] = scale
     low, high = 1 - LIMIT, LIMIT - 1
     if formula.low == 0:
         low = settings["low"] = 0
