@@ -87,5 +87,10 @@ $(DOCS)/.installed: pyproject.toml
 	$(DOCS)/bin/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.26' ruff
 	touch $(DOCS)/.installed
 
+# C programs on Cortex-M: Debian's cross compiler and QEMU, installed where they are missing.
+qemu: $(STAMP)
+	command -v qemu-system-arm && command -v arm-none-eabi-gcc || apt-get install -y gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+	$(BIN)/python -m pytest unit_test/export/test_c_programs.py $(ARGS)
+
 clean:
 	rm -rf $(VENV) .venv-matrix $(DOCS) site $(LITERT) $(EXECUTORCH) results build *.egg-info

@@ -214,13 +214,15 @@ def _main(program: IntegerProgram, symbol: str, names: Mapping[str, str]) -> str
         f'#include "{symbol}.h"',
         f'#include "{symbol}_test.h"',
         "",
+        *texts.COUNTER.splitlines(),
+        "",
         "int main(void) {",
         "  long wrong = 0, all = 0;",
     ]
     for one in program.inputs:
         test, word = f"{symbol}_test_{names[one.value]}", c_names([one.name])[one.name]
         lines.append(f"  memcpy({symbol}_input_{word}(), {test}, sizeof({test}));")
-    lines.append(f"  {symbol}_run();")
+    lines += ["  start_counter();", f"  {symbol}_run();", "  const unsigned long ticks = read_counter();"]
     for name in _outputs(program):
         test = f"{symbol}_test_{names[name]}"
         lines += [
@@ -230,6 +232,7 @@ def _main(program: IntegerProgram, symbol: str, names: Mapping[str, str]) -> str
         ]
     lines += [
         f'  printf("%ld of %ld integers differ, arena of %d bytes\\n", wrong, all, {symbol.upper()}_ARENA_BYTES);',
+        '  if (ticks) printf("%lu ticks of the system timer\\n", ticks);',
         "  return wrong != 0;",
         "}",
     ]

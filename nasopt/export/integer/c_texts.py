@@ -61,6 +61,20 @@ NASOPT_MAYBE_UNUSED static inline int32_t nasopt_bits(const uint8_t *row, int32_
 #endif /* NASOPT_KERNELS_H */
 """
 
+COUNTER = """#if defined(__arm__) && defined(__thumb__)
+/* The system timer of Cortex-M counts down from 2^24. In QEMU (25 MHz, -icount shift=0) a tick is 40 instructions. */
+#define SYSTICK ((volatile uint32_t *)0xE000E010)
+static void start_counter(void) {
+  SYSTICK[1] = 0xFFFFFF;
+  SYSTICK[2] = 0;
+  SYSTICK[0] = 5;
+}
+static unsigned long read_counter(void) { return 0xFFFFFF - SYSTICK[2]; }
+#else
+static void start_counter(void) {}
+static unsigned long read_counter(void) { return 0; }
+#endif"""
+
 MAKEFILE = """# Written by nasopt. `make run`: on this computer. `make run-m4`, `make run-m7`: on a Cortex-M in QEMU, which needs
 # gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm.
 CFLAGS ?= -O2
@@ -79,7 +93,8 @@ SYMBOL_m4.elf: $(SOURCES) $(HEADERS) cortex_m.c cortex_m.ld
 SYMBOL_m7.elf: $(SOURCES) $(HEADERS) cortex_m.c cortex_m.ld
 \t$(ARM) $(STRICT) $(CFLAGS) -mcpu=cortex-m7 $(ARMFLAGS) $(SOURCES) cortex_m.c -o $@
 
-QEMU = qemu-system-arm -nographic -semihosting-config enable=on,target=native
+# -icount: one instruction is one nanosecond of the machine's time, which main.c reads.
+QEMU = qemu-system-arm -icount shift=0 -nographic -semihosting-config enable=on,target=native
 
 .PHONY: run run-m4 run-m7 clean
 run: SYMBOL
