@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherev
 
 from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8, tcn
 from nasopt import PIT
+from nasopt.search.model import SearchModel
 
 BATCH = 32
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -66,7 +67,7 @@ def seconds(step: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def cost_milliseconds(model: PIT, repeats: int) -> float:
+def cost_milliseconds(model: SearchModel, repeats: int) -> float:
     """Median time of the regularizer and its gradient alone."""
 
     def step() -> None:

@@ -75,34 +75,38 @@ def binary_weight(weight: Tensor) -> Tensor:
 
 
 class _Quantise(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, step: Tensor, low: float, high: float, scale: float, half_up: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: float, high: float, scale: float, half_up: bool) -> Tensor:  # type: ignore[override]
         levels = (x / step).clamp_(low, high)
-        if half_up:
-            levels.add_(0.5 + _NUDGE.get(x.dtype, 0.0)).floor_()
-        else:
-            levels.round_()
-        return levels * step, levels
+        levels = levels.add_(0.5 + _NUDGE.get(x.dtype, 0.0)).floor_() if half_up else levels.round_()
+        rounded = levels.mul_(step)
+        ctx.low, ctx.high, ctx.scale = low, high, scale
+        ctx.save_for_backward(x, step, rounded)
+        return rounded
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, step, ctx.low, ctx.high, ctx.scale, _ = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(x, step, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Any, ...]:  # type: ignore[override]
-        x, step, levels = ctx.saved_tensors
-        position = x / step
-        inside = (position >= ctx.low) & (position <= ctx.high)
-        to_x = gradient * inside
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, step, rounded = ctx.saved_tensors
         to_step = None
-        if ctx.needs_input_grad[1]:
-            # q - x/s inside, the bound outside.
-            to_step = (gradient * levels - to_x * position).sum_to_size(step.shape) * ctx.scale
+        if step.numel() == 1 and not torch.compiler.is_compiling():
+            # In few passes: activations are large. The bounds themselves are inside.
+            size, tiny = float(step), torch.finfo(x.dtype).tiny
+            gradient = gradient.contiguous()
+            bounds = (ctx.low * size - tiny, ctx.high * size * (1 + torch.finfo(x.dtype).eps))
+            to_x = torch.ops.aten.hardtanh_backward(gradient, x, *bounds)
+            if ctx.needs_input_grad[1]:
+                total = _dot(gradient, rounded) - _dot(to_x, x)
+                to_step = (total * (ctx.scale / size)).reshape(step.shape)
+        else:
+            to_x = torch.where(x.clamp(ctx.low * step, ctx.high * step) == x, gradient, 0)
+            if ctx.needs_input_grad[1]:
+                # q - x/s inside, the bound outside.
+                to_step = (gradient * rounded - to_x * x).sum_to_size(step.shape) / step * ctx.scale
         return to_x, to_step, None, None, None, None
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return torch.dot(left.reshape(-1), right.reshape(-1))
 
 
 # In double precision a tie that rounding errors have moved is still a tie.
@@ -124,4 +128,57 @@ def quantise(
         gradient_scale: 1/sqrt(elements that share a step * high), so that steps learn as fast as weights under SGD.
         half_up: round as integer programs do, ties up; else ties to even.
     """
-    return _Quantise.apply(x, step, float(low), float(high), gradient_scale, half_up)[0]
+    return _Quantise.apply(x, step, float(low), float(high), gradient_scale, half_up)
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        steps: Tensor,
+        shares: Tensor,
+        ranges: tuple[tuple[int, int], ...],
+        scales: tuple[float, ...],
+    ) -> Tensor:
+        parts = []
+        for step, (low, high) in zip(steps.tolist(), ranges):
+            parts.append((x / step).clamp_(low, high).add_(0.5).floor_().mul_(step))
+        weights = shares.tolist()
+        total = parts[0] * weights[0]
+        for part, weight in zip(parts[1:], weights[1:]):
+            total.add_(part, alpha=weight)
+        ctx.ranges, ctx.scales = ranges, scales
+        ctx.save_for_backward(x, steps, shares, *parts)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, steps, shares, *parts = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
+        to_x: Any = None
+        to_steps, to_shares = [], []
+        for size, share, part, (low, high), scale in zip(
+            steps.tolist(), shares.tolist(), parts, ctx.ranges, ctx.scales
+        ):
+            inside = torch.ops.aten.hardtanh_backward(gradient, x, low * size - tiny, high * size * (1 + eps))
+            to_share = _dot(gradient, part)
+            to_steps.append((to_share - _dot(inside, x)) * (share * scale / size))
+            to_shares.append(to_share)
+            to_x = inside.mul_(share) if to_x is None else to_x.add_(inside, alpha=share)
+        return to_x, torch.stack(to_steps), torch.stack(to_shares).to(shares.dtype), None, None
+
+
+def quantise_mixture(
+    x: Tensor, steps: Tensor, shares: Tensor, ranges: tuple[tuple[int, int], ...], gradient_scales: tuple[float, ...]
+) -> Tensor:
+    """The sum of `quantise(x, step, ...)` on several grids, weighted with `shares`; in few passes over x.
+
+    Args:
+        x: any shape.
+        steps, shares: one per grid, `(grids,)`.
+        ranges: smallest and largest integer of every grid.
+        gradient_scales: as in `quantise`.
+    """
+    return _Mixture.apply(x, steps, shares, ranges, gradient_scales)  # type: ignore[no-any-return]

@@ -29,7 +29,7 @@ from nasopt.nn.grids import (
     to_grid,
     weight_range,
 )
-from nasopt.ste import quantise, signs, straight_through
+from nasopt.ste import quantise, quantise_mixture, signs, straight_through
 
 # (position of a width, its weight or None, ...): what of several widths runs.
 Active = tuple[Any, ...]
@@ -100,15 +100,29 @@ class Quantise(_Widths):
             self.samples.append(_sample(x.detach()))
             return x
         dtype, x = x.dtype, _exact(x)
-        total: Any = None
-        for width, weight, *_ in self.active(active):
+        active = self.active(active)
+        if len(active) > 1 and torch.compiler.is_compiling():
+            total = sum(self.run(x, None, [one]) for one in active)
+        elif len(active) > 1:
+            total = self._mix(x, active)
+        else:
+            ((width, weight, *_),) = active
             low, high = self.range(width)
-            scale = 1 / math.sqrt(max(x[0].numel() if x.dim() else 1, 1) * max(high, 1))
-            rounded = quantise(x, self.step(width).to(x.dtype), low, high, scale, half_up=True)
-            rounded = rounded if weight is None else rounded * weight.to(x.dtype)
-            total = rounded if total is None else total + rounded
+            step = self.step(width).to(x.dtype)
+            total = quantise(x, step, low, high, self._gradient_scale(x, high), half_up=True)
+            total = total if weight is None else total * weight.to(x.dtype)
         # Under autocast operations convert what they take; a model in half precision takes half precision.
         return total if torch.is_autocast_enabled(x.device.type) else total.to(dtype)
+
+    def _mix(self, x: Tensor, active: Sequence[Active]) -> Tensor:
+        widths = [width for width, *_ in active]
+        ranges = tuple(self.range(width) for width in widths)
+        shares = torch.stack([weight.reshape(()) for _, weight, *_ in active])
+        scales = tuple(self._gradient_scale(x, high) for _, high in ranges)
+        return quantise_mixture(x, torch.exp2(self.log_steps[widths]).to(x.dtype), shares, ranges, scales)
+
+    def _gradient_scale(self, x: Tensor, high: int) -> float:
+        return 1 / math.sqrt(max(x[0].numel() if x.dim() else 1, 1) * max(high, 1))
 
     @torch.no_grad()
     def calibrate(self, values: Tensor) -> None:

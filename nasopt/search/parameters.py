@@ -70,6 +70,8 @@ class ParameterHalves(nn.Module, ABC):
     ) -> list[dict[str, Any]]:
         """Two groups for an optimizer: network and architecture parameters, the latter without weight decay.
 
+        Steps of a quantised network's grids are a third group, at the network's rate and without weight decay.
+
         Args:
             lr: of the network.
             arch_lr: of the architecture. None: of masks that are set by importance (`Budget(steps=)`) `lr`, which moves branches
@@ -100,10 +102,14 @@ class ParameterHalves(nn.Module, ABC):
             )
         for name, value in (("lr", lr), ("arch_lr", arch_lr), ("weight_decay", weight_decay)):
             check_number(f"param_groups: {name}", value, 0)
-        return [
-            {"params": list(self.net_parameters()), "lr": lr, "weight_decay": weight_decay},
+        named = list(self.named_net_parameters())
+        grids = [parameter for name, parameter in named if name.endswith("log_steps")]
+        others = [parameter for name, parameter in named if not name.endswith("log_steps")]
+        groups = [
+            {"params": others, "lr": lr, "weight_decay": weight_decay},
             {"params": list(self.arch_parameters()), "lr": arch_lr, "weight_decay": 0.0},
         ]
+        return [*groups, {"params": grids, "lr": lr, "weight_decay": 0.0}] if grids else groups
 
     def freeze_arch(self, decided: bool = False) -> None:
         """Stop the search: architecture parameters get no gradient, and one that they have is dropped.
