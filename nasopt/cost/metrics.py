@@ -85,7 +85,23 @@ class PeakMetric:
         return scale * torch.logsumexp(live / scale, dim=0)
 
 
-AnyMetric = Metric | PeakMetric
+@dataclass(frozen=True)
+class RatioMetric:
+    """A cost that is the ratio of two sums over layers.
+
+    Attributes:
+        name: how a regularizer, a table or an error calls it.
+        unit: of the result.
+        above, below: the sums.
+    """
+
+    name: str
+    unit: str
+    above: Metric
+    below: Metric
+
+
+AnyMetric = Metric | PeakMetric | RatioMetric
 
 
 def layer_size(shape: LayerShape) -> Any:
@@ -131,6 +147,17 @@ def layer_size_bits(shape: LayerShape) -> Any:
 def layer_bit_ops(shape: LayerShape) -> Any:
     """Work of one call [bit op]: MACs times the widths of weights and activations."""
     return layer_macs(shape) * shape.weight_bits * shape.activation_bits
+
+
+def _weights_alone(shape: LayerShape) -> Any:
+    """Weights of a layer, biases left aside."""
+    if not facts_of(shape.kind).stores:
+        return 0 * shape.out_channels
+    return shape.in_channels * shape.taps / shape.groups * shape.out_channels
+
+
+def _bits_of_weights(shape: LayerShape) -> Any:
+    return _weights_alone(shape) * shape.weight_bits
 
 
 # Of a quantised layer, per output channel: a bias and a multiplier of 32 bits, and a shift.
@@ -198,6 +225,13 @@ SIZE_BITS = Metric("size_bits", "bit", per_call=False, cost=layer_size_bits)
 OPS = Metric("ops", "MAC", per_call=True, cost=layer_ops)
 MULTIPLICATIONS = Metric("multiplications", "operations", per_call=True, cost=layer_multiplications)
 ADDITIONS = Metric("additions", "operations", per_call=True, cost=layer_additions)
+AVERAGE_BITS = RatioMetric(
+    "average_bits",
+    "bit per weight",
+    Metric("bits of weights", "bit", per_call=False, cost=_bits_of_weights),
+    Metric("weights", "weights", per_call=False, cost=_weights_alone),
+)
+"""Bits of all weights by their number, biases left aside; 32 in a network that is not quantised."""
 MEMORY = PeakMetric()
 
 
@@ -244,7 +278,7 @@ def register_metric(metric: AnyMetric) -> AnyMetric:
     Raises:
         ConfigError: another metric has the same name.
     """
-    if not isinstance(metric, (Metric, PeakMetric)):
+    if not isinstance(metric, (Metric, PeakMetric, RatioMetric)):
         raise ConfigError(f"register_metric takes a nasopt.cost.Metric, got {short(metric)}")
     if _METRICS.setdefault(metric.name, metric) is not metric:
         raise ConfigError(f"a metric named {metric.name!r} exists already: choose another name")
@@ -287,7 +321,7 @@ def get_metric(metric: str | AnyMetric | Target) -> AnyMetric:
     Raises:
         ConfigError: no metric has that name; the message lists the known ones.
     """
-    if isinstance(metric, (Metric, PeakMetric)):
+    if isinstance(metric, (Metric, PeakMetric, RatioMetric)):
         return metric
     for kind, make in _CONVERTERS.items():
         if isinstance(metric, kind):
@@ -309,6 +343,7 @@ register_metric(SIZE)
 register_metric(SIZE_BITS)
 register_metric(BIT_OPS)
 register_metric(FLASH)
+register_metric(AVERAGE_BITS)
 register_metric(MACS)
 register_metric(OPS)
 register_metric(MULTIPLICATIONS)

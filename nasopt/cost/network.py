@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nasopt.cost.memory import live_bytes
-from nasopt.cost.metrics import AnyMetric, Metric, PeakMetric, get_metric
+from nasopt.cost.metrics import AnyMetric, Metric, PeakMetric, RatioMetric, get_metric
 from nasopt.cost.runtime import LIVE, Runtime
 from nasopt.errors import UnpricedError
 from nasopt.graph.activations import activation_memory
@@ -62,6 +62,8 @@ class NetworkCalls:
     def total(self, metric: str | AnyMetric) -> int | float:
         """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""
         metric = get_metric(metric)
+        if isinstance(metric, RatioMetric):
+            return self.total(metric.above) / self.total(metric.below)
         if isinstance(metric, PeakMetric):
             if metric.runtime is not LIVE:
                 return metric.runtime.memory_bytes(self.memory_of(metric.runtime))

@@ -102,7 +102,7 @@ class Quantise(_Widths):
         dtype, x = x.dtype, _exact(x)
         active = self.active(active)
         if len(active) > 1 and torch.compiler.is_compiling():
-            total = sum(self.run(x, None, [one]) for one in active)
+            total = torch.stack([self.run(x, None, [one]) for one in active]).sum(0)
         elif len(active) > 1:
             total = self._mix(x, active)
         else:

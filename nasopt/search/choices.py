@@ -55,6 +55,7 @@ class Choices:
         names: paths of the choices, inner ones first.
         options: branches of every choice that may be kept.
         keep: how many of them are.
+        sites: paths of those whose branches are widths.
         total: branches of all choices: the length of the logits.
         temperatures: at the start, of every choice.
         settings: how branches are weighed in a training step.
@@ -79,7 +80,7 @@ class Choices:
         self.first = {path: marker.first for path, marker in markers.items()}
         self._layout = branch_layout(analysis)
         self._markers = markers
-        self._sites = {path for path, marker in markers.items() if isinstance(marker, WidthSite)}
+        self.sites = [path for path, marker in markers.items() if isinstance(marker, WidthSite)]
         self._zeros = {self._layout[path][0] + i for path, marker in markers.items() for i in marker.zeros}
         # Per group: position of its choice, of its first branch among all branches, and its size.
         self._groups = list(_rows(markers, self._layout))
@@ -89,7 +90,7 @@ class Choices:
         settings = [marker.settings for marker in markers.values()]
         choice_of_group = torch.tensor([choice for choice, _, _ in self._groups], dtype=torch.int64)
         # Widths are mixed before a layer runs: all of them are there in every step.
-        is_site = _column([path in self._sites for path in markers])[choice_of_group]
+        is_site = _column([path in self.sites for path in markers])[choice_of_group]
         wants_gumbel = _column([bool(s["gumbel_softmax"]) if gumbel is None else gumbel for s in settings])
         wants_hard = _column([bool(s["hard_softmax"]) if hard is None else hard for s in settings])
         first = chosen.temperature(0) if isinstance(chosen.temperature, Schedule) else chosen.temperature
@@ -109,7 +110,7 @@ class Choices:
         self._check_paths(wants_hard)
 
     def _check_paths(self, hard: Tensor) -> None:
-        soft = [name for name, (is_hard,) in zip(self.names, hard.tolist()) if not is_hard and name not in self._sites]
+        soft = [name for name, (is_hard,) in zip(self.names, hard.tolist()) if not is_hard and name not in self.sites]
         if self.settings.paths == "sampled" and soft:
             raise ConfigError(
                 f'paths="sampled" runs one branch, but the weights of {soft[0]!r} are soft, so all of its branches are needed: '

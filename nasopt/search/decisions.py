@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from nasopt.cost import AnyMetric, PeakMetric
+from nasopt.cost import AnyMetric, PeakMetric, RatioMetric
 from nasopt.graph.branches.regions import Decisions as BranchDecisions
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.choices import Choices
 from nasopt.search.masks import HALF, Masks
 from nasopt.search.price import Architecture, NetworkCost
-from nasopt.search.settle import Cost, Decided, cheapest_branches, settle
+from nasopt.search.settle import Cost, Decided, cheapest_branches, settle, settle_branches, widen
 from nasopt.uncompiled import uncompiled
 
 # Of the smooth peak that breaks ties between networks of equal peaks: a step of half the peak's height counts e^-10.
@@ -56,18 +56,36 @@ class Decisions:
         return self._settled[1]
 
     def _settle(self, parameters: ArchParameters, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
+        # A ratio does not fall as channels go: widths keep to it once all else is settled.
+        sums = [(metric, limit) for metric, limit in limits if not isinstance(metric, RatioMetric)]
+        scores, sites = self.choices.scores(parameters["choice_logits"]), self.choices.sites
+        decided = self.likeliest(parameters)
+        if sums:
+            masks = self.masks.scores(parameters) if self.is_masked else []
+            use, cost = self._uses(parameters, sums)
+            decided = settle(decided.branches, scores, masks, use, cost, sites if len(sums) == len(limits) else ())
+        if len(sums) < len(limits):
+            use, cost = self._uses(parameters, limits)
+            at = decided.thresholds
+            branches = settle_branches(decided.branches, scores, lambda found: cost(Decided(found, at)))
+            decided = Decided(widen(branches, scores, sites, lambda found: use(Decided(found, at))), at)
+        return decided
+
+    def _uses(
+        self, parameters: ArchParameters, limits: Sequence[tuple[AnyMetric, float]]
+    ) -> tuple[Callable[[Decided], float], Callable[[Decided], Cost]]:
+        """The largest share of the limits that a network needs; and the same as a `Cost`."""
+
         def use(decided: Decided) -> float:
             at = self.of(parameters, decided)
             return max(float(self.price(metric, at)) / limit for metric, limit in limits)
 
-        def branch_cost(decided: Decided) -> Cost:
+        def cost(decided: Decided) -> Cost:
             at = self.of(parameters, decided)
             costs = [(self._cost(metric, at), limit) for metric, limit in limits]
             return Cost(max(c.value / limit for c, limit in costs), sum(c.tie_break / limit for c, limit in costs))
 
-        likeliest = self.likeliest(parameters).branches
-        scores = self.choices.scores(parameters["choice_logits"])
-        return settle(likeliest, scores, self.masks.scores(parameters) if self.is_masked else [], use, branch_cost)
+        return use, cost
 
     def kept(self, parameters: ArchParameters, decided: Decided) -> tuple[Tensor, dict[str, KernelCut]]:
         """What export keeps: one bool per label, and taps by layer."""
@@ -101,6 +119,8 @@ class Decisions:
 
         def at(branches: BranchDecisions) -> Architecture:
             one_hot = self._one_hot(parameters, branches)
+            if isinstance(metric, RatioMetric):  # which is not smallest with the fewest channels
+                return Architecture(self.masks.seed_counts(one_hot.device), one_hot)
             return Architecture(self.masks.smallest_counts(one_hot.device, one_hot), one_hot)
 
         if metric not in self._cheapest:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasopt.cost import AnyMetric, Metric, PeakMetric, Tabulation
+from nasopt.cost import AnyMetric, Metric, PeakMetric, RatioMetric, Tabulation
 from nasopt.graph.branches.markers import choices_of, group_key
 from nasopt.graph.branches.regions import any_of
 from nasopt.graph.cost_terms import CostTerm
@@ -121,6 +121,8 @@ class NetworkCost:
         `metric` is counted per call or once, as it says; or it is a peak, which `NetworkPeak` defines.
         """
         counts, branches = at.counts, at.branches
+        if isinstance(metric, RatioMetric):
+            return self(metric.above, at) / self(metric.below, at)
         if isinstance(metric, PeakMetric):
             return self._peak(metric, counts, branches)
         runs = None if not self.choices else self._events(branches.to(counts.dtype))

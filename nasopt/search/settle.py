@@ -67,6 +67,7 @@ def settle(
     mask_scores: Sequence[Tensor],
     use: Callable[[Decided], float],
     branch_cost: Callable[[Decided], Cost],
+    widths: Sequence[str] = (),
 ) -> Decided:
     """Decisions with `use(decided) <= 1`, as far as there are some.
 
@@ -76,6 +77,7 @@ def settle(
         mask_scores: of the units of every group, and last those of all taps; empty where there are no masks.
         use: the largest share of a limit that a network needs.
         branch_cost: the same as a `Cost`, by which branches are compared.
+        widths: choices whose branches are widths in ascending order: what is left over is given to these.
     """
     branches = dict(likeliest)
     # Where every score is a threshold, the best of a group alone is left.
@@ -83,7 +85,32 @@ def settle(
     if branches and use(Decided(branches, nothing)) > 1:
         branches = settle_branches(branches, branch_scores, lambda found: branch_cost(Decided(found, nothing)))
 
-    return Decided(branches, fill(mask_scores, lambda found: use(Decided(branches, found))))
+    thresholds = fill(mask_scores, lambda found: use(Decided(branches, found)))
+    if widths:
+        branches = widen(branches, branch_scores, widths, lambda found: use(Decided(found, thresholds)))
+    return Decided(branches, thresholds)
+
+
+def widen(
+    branches: Decisions, scores: Mapping[str, Sequence[float]], widths: Sequence[str], use: Callable[[Decisions], float]
+) -> dict[str, tuple[int, ...]]:
+    """Wider widths where limits leave room, one step after the other: first where a step costs least score."""
+    found, blocked = dict(branches), set[str]()
+    now = use(found)
+    while now < _FULL:
+        steps = [
+            (scores[one][i] - scores[one][i + 1], one) for one in widths for i in found[one] if i + 1 < len(scores[one])
+        ]
+        steps = [(lost, one) for lost, one in steps if one not in blocked]
+        if not steps:
+            break
+        _, one = min(steps)
+        wider = {**found, one: (found[one][0] + 1,)}
+        if (needed := use(wider)) <= 1:
+            found, now = wider, needed
+        else:
+            blocked.add(one)
+    return found
 
 
 def fill(mask_scores: Sequence[Tensor], use: Callable[[Thresholds], float]) -> Thresholds:
