@@ -29,7 +29,7 @@ def test_every_row_problem_and_law_is_used() -> None:
         pairs_of = [pair for pair in QUICK if ROWS[pair[0]].problems is problems]
         laws = [law for pair in pairs_of for law in quick_part(*pair)[0]]
         kinds = [kind for pair in pairs_of for kind in quick_part(*pair)[1]]
-        assert min(laws.count(law) for law in LAWS) >= 4
+        assert min(laws.count(law) for law in LAWS) >= 3
         assert min(kinds.count(kind) for kind in ARCHITECTURES) >= 2
 
 

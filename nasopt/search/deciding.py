@@ -139,3 +139,9 @@ class DecidingModel(ParameterHalves):
             if self.regularizer.relative and not cost > 0:
                 raise ConfigError(f"relative=True divides by the seed's {metric.name}, which is {cost}")
             self._prepared.seed_costs[metric.name] = cost if self.regularizer.relative else 1.0
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if self.origin is not None and self.origin.rename is not None:
+            first = {path: start for path, (start, _) in self._prepared.decisions.price.choices.items()}
+            self.origin.rename(state_dict, prefix, first, self.temperatures)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,9 +1,8 @@
 """The search model: a traced seed in which masks decide channels and kernel taps, and choices decide branches.
 
 Three things to do with it: `forward` runs the network under the current decisions, `get_regularization_loss` and `get_cost`
-price it, `arch_export` takes the found network out. `PIT`, `SuperNet`, `PITSuperNet` and `NASB` are constructors of this one
-class. It stands on three bases, one idea each: parameters (`parameters.py`), what they decide (`deciding.py`) and what that
-costs (`priced.py`).
+price it, `arch_export` takes the found network out. Methods are constructors of this one class. It stands on three bases, one
+idea each: parameters (`parameters.py`), what they decide (`deciding.py`) and what that costs (`priced.py`).
 """
 
 from __future__ import annotations

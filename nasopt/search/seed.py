@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nasopt.arguments import short
 from nasopt.cost.network import NetworkCalls
@@ -25,12 +25,15 @@ class Origin:
         example: its inputs.
         names: key of its state dict -> key in that of the model.
         structure: what a structure must tell so that the model can be made of the seed again.
+        rename: `(state dict, prefix, first branch of every choice among the logits, temperatures)`: gives the tensors of an
+            older checkpoint today's names, in place; None: there are no older ones.
     """
 
     calls: NetworkCalls
     example: Example
     names: Mapping[str, str]
     structure: Mapping[str, Any]
+    rename: Callable[[dict[str, Any], str, Mapping[str, int], Tensor], None] | None = None
 
 
 def layer_patterns(value: Any, name: str) -> tuple[Any, ...]:

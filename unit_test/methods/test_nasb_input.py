@@ -76,8 +76,6 @@ def test_a_found_model_is_not_wrapped_again() -> None:
         model.choose("stage9", 0, 1, "identity")
     with pytest.raises(ConfigError, match="nodes are 0 to 4"):
         model.choose("stage1", 3, 1, "identity")
-    with pytest.raises(ConfigError, match="'binary' or 'full'"):
-        model.arch_export(precision="half")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="weight_optimizer holds choice_logits"):
         AlternatingSearch(model, nn.MSELoss(), weight_optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -36,8 +35,7 @@ def test_three_stages() -> None:
     assert any(not torch.equal(weights[n], p) for n, p in model.named_net_parameters())
     assert all(p.requires_grad for p in model.parameters())
 
-    with pytest.warns(DeprecationWarning, match="use nasopt.methods.nasb.full_precision"):
-        twin = model.arch_export(precision="full")
+    twin = full_precision(model.arch_export())
     assert kinds(twin, BinaryConv2d) == kinds(twin, BinaryActivation) == 0
     assert kinds(twin, TwinConv2d) == kinds(twin, TwinActivation) >= 4
     F.cross_entropy(twin.train()(batch[0]), batch[1]).backward()

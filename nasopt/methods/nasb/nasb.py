@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -15,7 +15,6 @@ from nasopt.methods.nasb.candidates import make_settings
 from nasopt.methods.nasb.cell import node_key, place_of
 from nasopt.methods.nasb.convert import convert
 from nasopt.methods.nasb.structure import rename_old_state
-from nasopt.methods.nasb.twin import full_precision
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.model import SearchModel
 from nasopt.search.seed import Origin, check_seed, layer_patterns
@@ -88,6 +87,7 @@ class NASB(SearchModel):
         leaves = layer_patterns(options.get("leaf_modules", ()), "leaf_modules")
         made = convert(model, example, cells, settings, leaves)
         calls = network_calls(model, input_example=example.arguments, leaf_modules=leaves)
+        shapes = {name: list(cell.shapes) for name, cell in made.cells.items()}
         found = {"cells": list(made.stages), **vars(settings), "candidates": list(settings.candidates)}
         options.setdefault("regularizer", "ops")
         options["input_example"] = {name: example.arguments[name] for name in example.traced}
@@ -96,11 +96,13 @@ class NASB(SearchModel):
             made.module,
             masks=None,
             choices=ChoiceSettings(False, True, None, "two", groups, expected=True),
-            origin=Origin(calls, example, made.names, {"binary_cells": found}),
+            origin=Origin(
+                calls, example, made.names, {"binary_cells": found}, partial(rename_old_state, settings, shapes)
+            ),
             **options,
         )
         self.settings = settings
-        self.cell_shapes = {name: list(cell.shapes) for name, cell in made.cells.items()}
+        self.cell_shapes = shapes
 
     def choose(self, cell: str, source: int, target: int, operation: str, branch: int = 0) -> None:
         """Decide for an operation on an edge: its probability becomes close to 1.
@@ -153,38 +155,3 @@ class NASB(SearchModel):
                 "kept": kept,
             }
         return cells
-
-    def arch_export(
-        self,
-        verify: bool = True,
-        precision: Literal["binary", "full"] = "binary",
-        *,
-        recalibrate: Iterable[Any] | None = None,
-    ) -> nn.Module:
-        """The found network: one graph of layers of torch and `nasopt.nn`; see `SearchModel.arch_export`.
-
-        Args:
-            verify: run it and the search model once in eval mode on random inputs and compare.
-            recalibrate: batches from which norm statistics are estimated.
-            precision: deprecated: `full_precision(model.arch_export())` is the twin for pre-training.
-        """
-        network = super().arch_export(verify, recalibrate=recalibrate)
-        if precision not in ("binary", "full"):
-            raise ConfigError(f"precision must be 'binary' or 'full', got {precision!r}")
-        if precision == "binary":
-            return network
-        warnings.warn(
-            "arch_export(precision='full') goes away in the next version: use nasopt.methods.nasb.full_precision("
-            "model.arch_export())",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return full_precision(network)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Accept a state dict of version 0.1, too: one row of `alpha` per edge, operations by edge and candidate."""
-        if f"{prefix}alpha" in state_dict:
-            first = {path: start for path, (start, _) in self._prepared.decisions.price.choices.items()}
-            rename_old_state(state_dict, prefix, self.settings, self.cell_shapes, first)
-            state_dict[f"{prefix}temperatures"] = self.temperatures
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

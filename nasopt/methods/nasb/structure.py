@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nasopt.errors import ConfigError
 from nasopt.graph.example import make_example
@@ -89,21 +89,26 @@ _OLD_OPERATION = re.compile(r"\.operations\.branch(\d+)_(\d+)_to_(\d+)\.(\w+)\."
 
 
 def rename_old_state(
-    state: dict[str, Any],
-    prefix: str,
     settings: Settings,
     shapes: Mapping[str, Sequence[Any]],
+    state: dict[str, Any],
+    prefix: str,
     first: Mapping[str, int],
+    temperatures: Tensor,
 ) -> None:
-    """Give the tensors of a checkpoint of version 0.1 today's names, in place.
+    """Give the tensors of a checkpoint of version 0.1 today's names, in place; any other stays as it is.
 
     Args:
-        state: with `alpha`, which has one row per edge: cell after cell, branch after branch, node after node.
-        prefix: of its keys.
         settings: of the search.
         shapes: of the nodes of every cell.
+        state: that of 0.1 has `alpha`, one row per edge: cell after cell, branch after branch, node after node.
+        prefix: of its keys.
         first: path of every choice -> position of its first branch among the logits.
+        temperatures: of the choices, which 0.1 did not keep.
     """
+    if f"{prefix}alpha" not in state:
+        return
+    state[f"{prefix}temperatures"] = temperatures
     alpha = state.pop(f"{prefix}alpha")
     nodes = [
         (f"{cell}.into.{node_key(branch, target)}", target)
