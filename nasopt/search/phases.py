@@ -157,7 +157,9 @@ class PhaseSchedule:
         """The regularizer times the strength of this epoch, a scalar to add to the loss; a plain 0 outside the search."""
         if not self.strength:
             return next(self.model.arch_parameters()).new_zeros(())
-        return self.strength * self.model.get_regularization_loss()
+        loss = self.model.get_regularization_loss()
+        # Masks that are set by importance see how their gradients are scaled, so a strength that changes would weigh steps.
+        return loss if self.model.importance is not None else self.strength * loss
 
     def get_teacher_loss(self, outputs: Tensor, *inputs: Any, temperature: float = 4.0) -> Tensor:
         """`T^2 KL(teacher || student)` of a batch, a scalar to add to the loss or to mix with it; a plain 0 in the warm-up.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt import PIT, Budget, PhaseSchedule, PITSuperNet, SuperNet, restore
+from nasopt import PIT, Budget, PhaseSchedule, PITSuperNet, SuperNet, restore, schedule
 from nasopt.errors import ConfigError
 from unit_test.methods.phase_toys import METHODS, SHAPE, alternatives
 
@@ -201,6 +201,22 @@ def test_phases_count_from_the_search_and_settle() -> None:
         phases.step()
     assert int(model.importance.step) == 30  # five were done when the search ended, then masks were set for good
     assert model.get_cost("size", discrete=True) <= 300
+
+
+def test_a_strength_that_changes_weighs_no_steps() -> None:
+    found = []
+    for strength in (1.0, schedule.linear(0.1, 5.0, 2)):
+        model, optimizer = make()
+        phases = PhaseSchedule(model, search=2, strength=strength)
+        for step in range(10):
+            x, y = data(step)
+            optimizer.zero_grad()
+            (F.cross_entropy(model(x), y) + phases.get_regularization_loss()).backward()
+            optimizer.step()
+            if step == 4:
+                phases.step()
+        found.append(model.importance.alpha)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("steps", [0, 39, 40.0, True, "all"])
