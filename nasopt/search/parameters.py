@@ -180,10 +180,17 @@ class ParameterHalves(nn.Module, ABC):
                 )
 
     def check_gradients(self) -> dict[str, int]:
-        """After a backward pass: for every architecture parameter, how many of its values got no gradient (None or 0)."""
-        return {
-            name: p.numel() if p.grad is None else int((p.grad == 0).sum()) for name, p in self.named_arch_parameters()
-        }
+        """After a backward pass: for every architecture parameter, how many of its values got no gradient (None or 0).
+
+        Of masks that are set by importance: how many have got none in any step so far.
+        """
+        importance = self._modules.get("importance")
+        ranked = {} if importance is None else dict(importance.named_buffers())
+        found = {}
+        for name, p in self.named_arch_parameters():
+            seen = ranked.get(name, p.grad)
+            found[name] = p.numel() if seen is None else int((seen == 0).sum())
+        return found
 
     # --- schedules and temperature
 

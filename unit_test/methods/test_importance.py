@@ -83,7 +83,9 @@ def test_a_unit_that_nothing_depends_on_goes_first() -> None:
     first = model.alpha.numel() - 8 - 8
     for parameter in model.net.get_submodule("3").parameters():
         parameter.requires_grad_(False)
+    assert model.check_gradients() == {"alpha": 16, "beta": 8}  # rings of two 3x3 kernels, along two dimensions
     train(model, optimizer, range(12))
+    assert model.check_gradients() == {"alpha": 2, "beta": 0}
     assert first == 0
     order = model.alpha.detach()[:8].argsort()[:2].tolist()
     assert sorted(order) == [0, 3]
