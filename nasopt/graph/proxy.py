@@ -132,6 +132,9 @@ class ValueProxy(fx.Proxy):
         return item in list(self) if not isinstance(self.value, str) else item in self.value
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) and type(self.value) in (tuple, list):
+            # Functions of torch before 2.7 take no proxy in the place of several tensors, `cat(x.chunk(3, 1)[::-1], 1)`.
+            return type(self.value)(self[i] for i in range(len(self))[index])
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:

@@ -138,6 +138,7 @@ def _run_or_none(model: nn.Module, inputs: tuple[Any, ...], example: Example, tr
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool, prefix: str = "") -> Run:
+    torch.clear_autocast_cache()  # inside of no_grad and autocast, torch before 2.7 keeps weights that take no gradient
     with _same_chance(_devices(model)), torch.set_grad_enabled(training):
         outputs = _call(model, inputs, example)
         if not training:
