@@ -22,6 +22,7 @@ from torch.amp import autocast_mode
 from torch.overrides import is_tensor_method_or_property
 from torch.utils import checkpoint
 
+from nasopt.graph.opened import opened_functions
 from nasopt.graph.pickling import CONSTRUCTORS
 from nasopt.graph.proxy import has_proxy, isinstance_proxy
 from nasopt.graph.tracer import ValueTracer
@@ -56,13 +57,13 @@ _RANDOM = {
 @contextmanager
 def tracing(tracer: ValueTracer, root: nn.Module) -> Iterator[None]:
     """Replace everything for one trace of `root`."""
-    # Imported by the first fake tensor: what it reads from `builtins` at import must be the true things.
-    importlib.import_module("torch._dynamo")
+    importlib.import_module("torch._dynamo")  # by the first fake tensor else, which would find `builtins` replaced
     with LOCK, ExitStack() as stack:
         tracer.thread = threading.get_ident()
         for namespace, name, replacement in _replacements(tracer, root):
             stack.callback(_put_back, namespace, name, _current(namespace, name))
             _put(namespace, name, replacement)
+        stack.enter_context(opened_functions())
         with torch.enable_grad(), torch.inference_mode(False), FunctionMode(tracer):
             yield
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nasopt import PIT
 from nasopt.cost import network_cost
-from nasopt.errors import ConfigError, UnpricedError
+from nasopt.errors import ConfigError, NoEffectWarning, UnpricedError
 
 
 def test_hooks_on_layers_of_a_search_model_fire() -> None:
@@ -98,3 +99,28 @@ def test_networks_that_pad_by_a_computed_size_have_every_cost() -> None:
     """6 x 6 outputs of 27 x 4 products, and those of 36 x 2 over an image of 8 x 8."""
     assert network_cost(PadsBySize(), "macs", (3, 8, 8)) == 36 * 27 * 4 + 36 * 36 * 2
     assert network_cost(PadsBySize(), "memory:tflm", (3, 8, 8)) > 0
+
+
+@fx.wrap
+def kept_whole(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight).relu()
+
+
+class CallsWrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(kept_whole(self.first(x), self.second.weight))
+
+
+def test_wrapped_functions_of_libraries_that_can_be_followed_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own stays whole and fixes its channels."""
+    for opened, channels in (([], 0), ([__name__], 16)):
+        monkeypatch.setattr("nasopt.graph.opened.OPENED", opened)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)
+            model: Any = PIT(CallsWrapped(), (4,), unpriced="ignore")
+        assert model.search_space()["searchable_channels"] == channels
+    assert fx._symbolic_trace._wrapped_fns_to_patch
