@@ -108,13 +108,14 @@ class SearchModel(PricedModel):
         self.strict, self.unpriced = check_flag("strict", strict), check_unpriced(unpriced)
         self.net = trace_model(model, example, layer_patterns(leaf_modules, "leaf_modules"))
         self.precision: Widths | None = None
+        self.floats: dict[str, str] = {}
         if precision is not None:
             if verify:
                 verify_trace(model, self.net, example)
             chosen_precision = Precision.of(precision)
             check_masks(chosen_precision, masks is not None)
             self.precision = plan(self.net, chosen_precision)
-            quantise_network(self.net, self.precision)
+            self.floats = dict(quantise_network(self.net, self.precision).floats)
             self.register_load_state_dict_post_hook(fit_steps_to_seed)
             choices = self.choices = choices or (ChoiceSettings() if has_sites(self.net) else None)
         names = {name: name for name in model.state_dict()} if origin is None else origin.names
@@ -250,7 +251,7 @@ class SearchModel(PricedModel):
         decided = self._decide()
         with torch.no_grad():
             kept = self._prepared.decisions.kept(self._architecture_parameters(), decided)
-        layers = layer_summary(self.analysis, *kept, searched=self.masks is not None)
+        layers = layer_summary(self.analysis, *kept, self.masks is not None, decided.branches)
         for name, sizes in (self.shrunk.seed_layers if self.shrunk is not None else {}).items():
             layers[name].update(sizes)
         return {
@@ -311,7 +312,7 @@ class SearchModel(PricedModel):
 
     def explain(self) -> Explanation:
         """Every group of channels: who writes it, who reads it, searchable or fixed and why."""
-        return Explanation(self.analysis)
+        return Explanation(self.analysis, self.floats)
 
     def __repr__(self) -> str:
         return describe(*self._shown())

@@ -8,9 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from nasopt.cost import get_metric
+from nasopt.graph.branches.regions import Decisions
+from nasopt.graph.facts import CostTerm, Site
 from nasopt.graph.folded import folded_parameters
 from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
+from nasopt.nn.quantised import Quantise
 from nasopt.search.price import KernelAxis
 from nasopt.tables import align, figure, html_table
 
@@ -19,9 +22,16 @@ _MOST_SHOWN = 8
 
 
 def layer_summary(
-    analysis: Analysis, keep: Tensor, kernels: Mapping[str, KernelCut], searched: bool = True
+    analysis: Analysis,
+    keep: Tensor,
+    kernels: Mapping[str, KernelCut],
+    searched: bool = True,
+    decisions: Decisions | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Per layer with a cost: kind, channels and kernel, now and in the seed, and why it is fixed, where layers are `searched`."""
+    """Per layer with a cost: kind, channels and kernel, now and in the seed, and why it is fixed, where layers are `searched`.
+
+    Of a quantised layer its widths, too: of those that are still to choose what `decisions` say.
+    """
     layers: dict[str, dict[str, Any]] = {}
     groups = {name: group for group in reversed(analysis.groups) for name in group.writers}
     for term in analysis.costs:
@@ -42,6 +52,7 @@ def layer_summary(
             "seed_kernel_size": [_count(size, None) for size in term.kernel],
             "dilation": _dilation(layer, cut),
             "searchable": searchable or cut is not None,
+            **_widths(term, decisions or {}),
             "reason": ""
             if searchable or not searched
             else group.reason
@@ -49,6 +60,17 @@ def layer_summary(
             else "its channels are fixed",
         }
     return layers
+
+
+def _widths(term: CostTerm, decisions: Decisions) -> dict[str, int]:
+    def chosen(bits: int | Site) -> int:
+        if isinstance(bits, int):
+            return bits
+        return bits.widths[decisions[bits.choice][0]] if bits.choice in decisions else bits.widths[-1]
+
+    if term.bias_bits is None:
+        return {}
+    return {"weight_bits": chosen(term.weight_bits), "activation_bits": chosen(term.activation_bits)}
 
 
 def _count(channels: int | Tensor, keep: Tensor | None) -> int:
@@ -137,7 +159,10 @@ def _layer_rows(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str,
         if layer["kernel_size"] != layer["seed_kernel_size"]:
             kernel += " of " + "x".join(str(size) for size in layer["seed_kernel_size"])
         channels = f"{layer['out_channels']} of {layer['seed_out_channels']}"
-        rows.append((name, layer["type"], channels, kernel, "" if not layer["reason"] else f"fixed: {layer['reason']}"))
+        bits = f" w{layer['weight_bits']} a{layer['activation_bits']}" if "weight_bits" in layer else ""
+        rows.append(
+            (name, layer["type"] + bits, channels, kernel, "" if not layer["reason"] else f"fixed: {layer['reason']}")
+        )
     return rows
 
 
@@ -165,9 +190,17 @@ class Explanation:
     Attributes:
         groups: the groups, searchable ones first.
         unknown: calls that have no rule; their channels are fixed.
+        classes: of a quantised network: name of every tensor class -> `{"bits": widths, "signed": bool}`.
+        floats: of a quantised network: name of every call that computes in floats -> why.
     """
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, floats: Mapping[str, str] | None = None) -> None:
+        points = {name: layer for name, layer in analysis.module.named_modules() if isinstance(layer, Quantise)}
+        self.classes: dict[str, dict[str, Any]] = {
+            name.rpartition(".")[2]: {"bits": list(point.widths), "signed": point.signed}
+            for name, point in points.items()
+        }
+        self.floats = dict(floats or {})
         self.groups: list[Group] = analysis.groups
         self.unknown: list[str] = list(analysis.facts.unknown)
 
@@ -196,6 +229,10 @@ class Explanation:
             lines.append(f"    written by {_listed(group.writers)}; read by {_listed(group.readers)}")
         if self.unknown:
             lines.append(f"without a rule (their channels are fixed): {_listed(tuple(self.unknown))}")
+        for name, of in self.classes.items():
+            sign = "signed" if of["signed"] else "not negative"
+            lines.append(f"tensor class {name}: {' or '.join(map(str, of['bits']))} bits, {sign}")
+        lines += [f"in floats: {name}: {reason}" for name, reason in self.floats.items()]
         return "\n".join(lines) or "no layer of this model writes channels"
 
     __repr__ = __str__

@@ -83,6 +83,11 @@ class NASB(SearchModel):
         if active not in ("edges", "nodes"):
             raise ConfigError(f"active must be 'edges' or 'nodes', got {active!r}")
         check_seed(model, type(self).__name__)
+        if options.get("precision") is not None:
+            raise ConfigError(
+                "NASB: its binary layers have quantizers of their own, so precision= is none of its arguments: wrap what "
+                "arch_export() returns in nasopt.MixedPrecision, which leaves binary layers as they are"
+            )
         example = make_example(model, input_shape, options.get("input_example"))
         leaves = layer_patterns(options.get("leaf_modules", ()), "leaf_modules")
         made = convert(model, example, cells, settings, leaves)

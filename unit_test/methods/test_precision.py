@@ -1,0 +1,216 @@
+"""Searches over widths, and what `precision=` refuses."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasopt import NASB, PIT, Budget, MixedPrecision, Precision, SuperNetModule, restore
+from nasopt.errors import ConfigError, ExportError
+from nasopt.search.settle import widen
+
+
+def seed() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
+
+
+SHAPE = (3, 10, 10)
+
+
+def batch(count: int = 4) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def widths(**settings: Any) -> Precision:
+    return Precision(**{"weights": (2, 4, 8), "activations": (4, 8), **settings})
+
+
+def test_costs_are_those_of_the_integers() -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=Precision(weights=4, activations=8))
+    weights = {"0": 3 * 9 * 8, "3": 8 * 9 * 8, "6": 48, "9": 24}
+    channels = 8 + 8 + 6 + 4
+    bits = 8 * weights["0"] + 4 * weights["3"] + 4 * weights["6"] + 8 * weights["9"]  # first and last at 8
+    assert model.get_cost("size_bits", discrete=True) == bits + 32 * channels
+    assert model.get_cost("flash", discrete=True) == bits // 8 + 9 * channels
+    assert model.get_cost("average_bits", discrete=True) == pytest.approx(bits / sum(weights.values()))
+    macs = 100 * (8 * weights["0"] + 4 * (weights["3"] + weights["6"])) + 8 * weights["9"]
+    assert model.get_cost("bit_ops", discrete=True) == 8 * macs
+    # 4 bits halve the largest pair of neighbours: 8 channels each.
+    narrow = MixedPrecision(seed(), SHAPE, precision=Precision(weights=4, activations=4, inputs=8))
+    assert (model.get_cost("memory", discrete=True), narrow.get_cost("memory", discrete=True)) == (1600, 800)
+
+
+def test_expected_costs_are_means_over_widths() -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=widths(first_last=None))
+    with torch.no_grad():
+        model.choice_logits.zero_()
+    weights = 3 * 9 * 8 + 8 * 9 * 8 + 48 + 24
+    assert float(model.get_cost("size_bits").detach()) == pytest.approx(weights * (2 + 4 + 8) / 3 + 32 * 26)
+
+
+@pytest.mark.parametrize(
+    ("limits", "front"),
+    [
+        ({"flash": 700}, MixedPrecision),
+        ({"average_bits": 4.5}, MixedPrecision),
+        ({"memory": 900}, MixedPrecision),
+        ({"flash": 420, "memory": 900}, PIT),
+        ({"average_bits": 5, "size": 600}, PIT),
+    ],
+)
+def test_budgets_are_kept(limits: dict[str, float], front: Any) -> None:
+    torch.manual_seed(0)
+    model = front(seed(), SHAPE, precision=widths(), regularizer=Budget(limits))
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-3, arch_lr=5e-2))
+    for _ in range(4):
+        optimizer.zero_grad()
+        (model(batch()).square().mean() + model.get_regularization_loss()).backward()
+        optimizer.step()
+    model.settle_budget()
+    assert all(model.get_cost(metric, discrete=True) <= limit for metric, limit in limits.items())
+    found = model.arch_export()
+    assert torch.equal(found.eval()(batch()), model.eval()(batch()))
+
+
+def test_what_limits_leave_over_goes_to_wider_widths() -> None:
+    costs = (2, 4, 8)
+    scores = {"a": [0.0, -1.0, -2.0], "b": [0.0, -0.1, -5.0], "c": [0.0, -9.0, -9.5]}
+
+    def use(found: Any) -> float:
+        return sum(costs[found[name][0]] for name in "abc") / 12
+
+    # b to 4 bits (it costs least score), then a, then both to 8 do not fit, nor does c to 4.
+    assert widen({"a": (0,), "b": (0,), "c": (0,)}, scores, "abc", use) == {"a": (1,), "b": (1,), "c": (1,)}
+    assert widen({"a": (0,), "b": (1,), "c": (0,)}, scores, "a", use) == {"a": (1,), "b": (1,), "c": (0,)}
+
+
+def test_a_structure_brings_widths_back() -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=widths())
+    with torch.no_grad():
+        model.choice_logits.copy_(torch.randn_like(model.choice_logits))
+    model.calibrate([batch()])
+    found = model.arch_export()
+    network = restore(seed(), model.arch_structure())
+    network.load_state_dict(found.state_dict())
+    assert torch.equal(network.eval()(batch()), found.eval()(batch()))
+    layers = model.arch_summary()["layers"]
+    assert {name: found.get_submodule(name).bits for name in layers} == {
+        name: layer["weight_bits"] for name, layer in layers.items()
+    }
+    structure = model.arch_structure()
+    damaged = copy.deepcopy(dict(structure))
+    damaged.pop("sha256", None)
+    damaged["precision"] = {"weights": 3}
+    with pytest.raises(ConfigError, match=r"damaged structure, precision"):
+        restore(seed(), damaged)
+
+
+def test_the_seed_loads_and_steps_follow() -> None:
+    model, other = MixedPrecision(seed(), SHAPE, precision=8), seed()
+    model.calibrate([batch()])
+    model.load_state_dict(other.state_dict())
+    wanted = MixedPrecision(other, SHAPE, precision=8)
+    for name, layer in model.net.named_modules():
+        if hasattr(layer, "weight_log_steps"):
+            assert torch.equal(layer.weight_log_steps, wanted.net.get_submodule(name).weight_log_steps)
+    with pytest.raises(ConfigError, match=r"steps of 5 activations .* are not set"):
+        model.eval()(batch())
+
+
+def test_steps_have_no_weight_decay() -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=8)
+    net, _, steps = model.param_groups(lr=1e-3, arch_lr=1e-2, weight_decay=0.1)
+    assert (net["weight_decay"], steps["weight_decay"]) == (0.1, 0.0)
+    assert {id(p) for p in steps["params"]} == {id(p) for n, p in model.named_parameters() if "log_steps" in n}
+
+
+def test_explain_tells_what_stays_in_floats() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.Conv2d(4, 2, 1))
+    text = str(MixedPrecision(net, SHAPE, precision=8).explain())
+    assert "in floats: 1: GroupNorm has no integer form" in text
+    assert "tensor class input: 8 bits, signed" in text
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        (3.5, r"precision must be a nasopt.Precision, or a width in bits, got 3.5"),
+        ("8", r"precision must be a nasopt.Precision"),
+        (True, r"precision must be a nasopt.Precision"),
+        (9, r"no quantizer has 9 bits. Widths are 1, 2"),
+    ],
+)
+def test_no_precision(precision: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MixedPrecision(seed(), SHAPE, precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": (4, 4)}, r"weights: \(4, 4\) must name at least one width, each once"),
+        ({"weights": {}}, r"weights: an empty mapping"),
+        ({"weights": {"0": 4, "*": 8.0}}, r"weights\['\*'\]: widths are ints"),
+        ({"activations": 9}, r"activations: no quantizer has 9 bits"),
+        ({"first_last": 0}, r"first_last: no quantizer has 0 bits"),
+        ({"inputs": None}, r"inputs: widths are ints"),
+        ({"quantizer": "lsk"}, r"quantizer: unknown 'lsk': known are lsq, minmax"),
+        ({"sampling": "gumbel"}, r"sampling: unknown 'gumbel'"),
+        ({"share_steps_at": "add"}, r"share_steps_at must be a tuple"),
+    ],
+)
+def test_no_precision_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Precision(**settings)
+
+
+def test_names_that_match_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"weights: 'stem' matches nothing. Known are 0, 3"):
+        MixedPrecision(seed(), SHAPE, precision=Precision(weights={"stem": 4, "*": 8}))
+    with pytest.raises(ConfigError, match=r"activations: 'y' matches nothing"):
+        MixedPrecision(seed(), SHAPE, precision=Precision(activations={"y": 4, "*": 8}))
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"minmax.* takes its steps from the largest weights"):
+        PIT(seed(), SHAPE, precision=Precision(weights=8, quantizer="minmax"))
+    model = MixedPrecision(seed(), SHAPE, precision=8)
+    with pytest.raises(ExportError, match=r"call model.calibrate\(batches\)"):
+        model.arch_export()
+    with pytest.raises(ConfigError, match=r"calibrate: there is no batch"):
+        model.calibrate([])
+    with pytest.raises(ConfigError, match=r"not finite"):
+        model.calibrate([batch() * float("inf")])
+    with pytest.raises(ConfigError, match=r"calibrate: nothing is quantised"):
+        PIT(seed(), SHAPE).calibrate([batch()])
+    with pytest.raises(ConfigError, match=r"PIT does not choose between branches|is a SuperNetModule"):
+        PIT(
+            nn.Sequential(SuperNetModule([nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)])),
+            SHAPE,
+            precision=widths(),
+        )
+    with pytest.raises(ConfigError, match=r"NASB.*precision"):
+        NASB(seed(), SHAPE, precision=8)
+
+
+def test_autocast_keeps_grids() -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=8)
+    model.calibrate([batch()])
+    with torch.autocast("cpu", torch.bfloat16):
+        model.train()(batch()).float().square().mean().backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.net_parameters() if p.grad is not None)
