@@ -114,7 +114,9 @@ def table() -> dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]]:
     add(model.get_cost, lambda: {"metric": "macs"}, metric=(), discrete=FLAG)
     add(model.arch_export, dict, verify=FLAG)
     add(model.set_epoch, dict, epoch=NUMBER)
-    add(model.param_groups, lambda: {"lr": 0.1, "arch_lr": 0.1}, lr=NUMBER, arch_lr=NUMBER, weight_decay=NUMBER)
+    add(
+        model.param_groups, lambda: {"lr": 0.1, "arch_lr": 0.1}, lr=NUMBER, arch_lr=(None, *NUMBER), weight_decay=NUMBER
+    )
     add(model.hold, dict, names=EMPTY)
     add(model.freeze_arch, dict, decided=FLAG)
     add(chosen().get_icv_loss, dict, eps=(3, 1.5))

@@ -92,16 +92,16 @@ class ParameterHalves(nn.Module, ABC):
                     "param_groups: give arch_lr, or steps=epochs * len(loader) of the search, from which it follows"
                 )
             arch_lr = 4 * _WAY / steps if walks and steps is not None else lr
+        for name, value in (("lr", lr), ("arch_lr", arch_lr), ("weight_decay", weight_decay)):
+            check_number(f"param_groups: {name}", value, 0)
         has_masks = walks and any(name in MASKS for name, _ in self.named_arch_parameters())
-        way = check_number("param_groups: arch_lr", arch_lr, 0) * (steps or math.inf) if arch_lr else math.inf
+        way = arch_lr * (steps or math.inf) if arch_lr else math.inf
         if has_masks and way < _WAY:
             raise ConfigError(
                 f"param_groups: {steps} steps of about arch_lr={arch_lr:g} move a mask by {way:g} at most, and its threshold is "
                 f"{_WAY:g} away, so nothing can be decided: search for {math.ceil(_WAY / arch_lr)} steps or more, or leave "
                 f"arch_lr out, which makes it {4 * _WAY / (steps or 1):g}"
             )
-        for name, value in (("lr", lr), ("arch_lr", arch_lr), ("weight_decay", weight_decay)):
-            check_number(f"param_groups: {name}", value, 0)
         named = list(self.named_net_parameters())
         grids = [parameter for name, parameter in named if name.endswith("log_steps")]
         others = [parameter for name, parameter in named if not name.endswith("log_steps")]
