@@ -16,6 +16,7 @@ from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.methods import NASB, PIT, MixedPrecision, PITSuperNet, SuperNet, supernet_candidates, with_candidates
 from nasopt.methods.restore import restore
 from nasopt.search import schedule
+from nasopt.search.allocate import allocate_bits
 from nasopt.search.layer_choice import SuperNetModule
 from nasopt.search.phases import PhaseSchedule
 from nasopt.search.precision import Precision
@@ -46,6 +47,7 @@ __all__ = [
     "Precision",
     "SuperNet",
     "SuperNetModule",
+    "allocate_bits",
     "export",
     "function_rule",
     "layer_rule",
