@@ -16,7 +16,7 @@ from typing import Any
 from nasopt.cost.memory import lifetimes, live_sets
 from nasopt.cost.placement import tower
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.buffers import ActivationMemory, Buffer, Step
+from nasopt.graph.buffers import ActivationMemory, Step
 from nasopt.graph.layer_shape import facts_of
 
 
@@ -163,7 +163,7 @@ class Runtime:
         if self.output_bytes == 1:
             return memory
         sizes = {
-            name: Buffer(buffer.channels, buffer.per_channel * (self.output_bytes if name in memory.outputs else 1))
+            name: replace(buffer, per_channel=buffer.per_channel * (self.output_bytes if name in memory.outputs else 1))
             for name, buffer in memory.buffers.items()
         }
         return replace(memory, buffers=sizes)

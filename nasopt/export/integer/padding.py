@@ -20,7 +20,7 @@ def fuse_padding(steps: Sequence[Step], values: Mapping[str, Value], kept: Seque
         kept: values that are needed for something else.
     """
     found = {step.output: step for step in steps}
-    for move in steps:
+    for move in reversed(steps):  # what is cut from a padded value first: both together are one padding
         around = _around(move, values) if move.kind == "move" and move.output not in kept else None
         readers = [step for step in found.values() if move.output in step.inputs]
         if around is None or not readers or not all(_takes(step, around) for step in readers):

@@ -38,8 +38,9 @@ def element_bytes(value: Value) -> int:
 def plan(program: IntegerProgram) -> Plan:
     """Place all values of a program.
 
-    Steps that work element by element write over the first input of their size that nobody reads afterwards; what only has
-    another shape lies where it lay. Outputs stay until the end, and inputs are there from the start.
+    Steps that work element by element write over the first input of their size, and at least of their width, that nobody
+    reads afterwards, as `nasopt.graph.activations` has it; what only has another shape lies where it lay. Outputs stay until
+    the end, and inputs are there from the start.
     """
     last: dict[str, int] = {}
     for i, step in enumerate(program.steps):
@@ -59,7 +60,9 @@ def plan(program: IntegerProgram) -> Plan:
             free = (
                 home[name]
                 for name in step.inputs
-                if until[home[name]] <= i and _same_layout(program.values_by_name[name], value)
+                if until[home[name]] <= i
+                and _same_layout(program.values_by_name[name], value)
+                and value.bits <= program.values_by_name[home[name]].bits
             )
             taken = next(free, None)
         if taken is None:
