@@ -302,6 +302,11 @@ def widths_of_values(module: fx.GraphModule, facts: Facts) -> dict[fx.Node, int 
                     inputs = activations_in(link, facts.activations)
                     if len(inputs) == 1 or is_marker(module, link, Choice):
                         chain += [one for one in inputs if len(one.users) == 1 and one not in found]
+        elif found and node in facts.activations and node.op.startswith("call"):
+            # At once: no later point is to claim what lies on a grid already.
+            on_grid = [one for one in activations_in(node, facts.activations) if one in found]
+            if on_grid and role_of(module, node, facts.activations) in ("passes", "joins"):
+                found[node] = found[on_grid[0]]
     if not found:
         return found
     for node in module.graph.nodes:

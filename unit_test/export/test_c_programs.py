@@ -115,6 +115,13 @@ def test_memory_of_c_is_the_arena(name: str) -> None:
     assert placed.size == network_cost(network, "memory:c", input_example=x)
 
 
+def test_memory_of_c_knows_widths_that_differ() -> None:
+    """Activations of 8 and 2 bits: what is joined keeps its own width in front of a norm that is rounded to another."""
+    program, network, x = program_of("dense_block", 31_042)
+    assert {value.bits for value in program.values_by_name.values()} == {2, 8, 32}
+    assert c_program.plan(program).size == network_cost(network, "memory:c", input_example=x)
+
+
 def test_moves_are_boxes() -> None:
     generator = np.random.default_rng(0)
     for _ in range(60):
