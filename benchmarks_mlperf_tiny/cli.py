@@ -18,6 +18,7 @@ INTERRUPTED = 130
 CANDIDATES_HELP = (
     "of methods with a supernet: a,b,... in place of the task's own candidates, names of nasopt.with_candidates"
 )
+PRECISION_HELP = "bits of weights and activations while training: 8, w4a8, or mixed: widths are searched"
 BUDGET_HELP = "metric=limit,... like macs=0.5 (half of the seed's) or size=20000,cortex_m4_ms=50"
 
 
@@ -28,6 +29,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with a local copy of the data set")
     parser.add_argument("--method", default="pit", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--candidates", help=CANDIDATES_HELP)
+    parser.add_argument("--precision", help=PRECISION_HELP)
     parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs, nasb: ops")
     parser.add_argument(
         "--absolute",

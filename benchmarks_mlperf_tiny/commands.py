@@ -31,6 +31,7 @@ SETTINGS = (
     "relative",
     "regularizer",
     "candidates",
+    "precision",
     "seed",
     "warmup",
     "search",

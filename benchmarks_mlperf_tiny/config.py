@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.limits import parse_budget
-from benchmarks_mlperf_tiny.methods import get_method
+from benchmarks_mlperf_tiny.methods import get_method, parse_precision
 from benchmarks_mlperf_tiny.tasks import Recipe, Task
 
 REGULARIZERS = ("macs", "size", "ops", "size_bits")
@@ -35,6 +35,7 @@ class RunConfig:
         amp: compute in bfloat16 where autocast does so.
         compile: run the models through `torch.compile`.
         candidates: names of candidates, separated by commas, in place of those of the task's supernet; None: the task's.
+        precision: bits of weights and activations in the last search, as `methods.parse_precision` reads them; None: floats.
         budget: limits in place of strength and regularizer, as `budgets.parse_budget` reads them, or None.
     """
 
@@ -58,6 +59,7 @@ class RunConfig:
     compile: bool = False
     budget: str | None = None
     candidates: str | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without data.
@@ -70,6 +72,12 @@ class RunConfig:
             raise BenchmarkError(
                 f"candidates are for methods with a supernet, and {self.method!r} has none: leave them out"
             )
+        if self.precision is not None:
+            parse_precision(self.precision)
+            if not chosen.stages or chosen.is_binary:
+                raise BenchmarkError(
+                    f"precision is for searches without binary layers, not {self.method!r}: leave it out"
+                )
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise BenchmarkError(f"strength {self.strength!r}: it weighs a cost and must be a finite number >= 0")
         if self.regularizer not in REGULARIZERS:
@@ -95,8 +103,9 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a JSON file."""
         plain = dataclasses.asdict(self)
-        if self.candidates is None:
-            del plain["candidates"]  # files of runs before there were any are still those of the same run
+        for name in ("candidates", "precision"):
+            if plain[name] is None:
+                del plain[name]  # files of runs before there were any are still those of the same run
         return plain
 
 
@@ -121,7 +130,7 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     if method == "seed" or "budget" in given:
         values["strength"] = 0.0
     if method == "seed":
-        values["budget"] = values["candidates"] = None
+        values["budget"] = values["candidates"] = values["precision"] = None
     return RunConfig(task=task.name, data=name, method=method, **values)
 
 

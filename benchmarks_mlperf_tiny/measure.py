@@ -15,6 +15,8 @@ COSTS = (
     "params",
     "size",
     "size_bits",
+    "flash",
+    "average_bits",
     "macs",
     "ops",
     "memory",
@@ -65,7 +67,7 @@ def count_parameters(network: nn.Module) -> int:
 def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """What one sample costs.
 
-    Parameters as PyTorch counts them, size [weights, and bits as trained] with norms folded, MACs, operations (MACs with
+    Parameters as PyTorch counts them, size [weights, bits as trained, bytes of flash, bits per weight] with norms folded, MACs, operations (MACs with
     64 binary ones for one), peak memory of activations [bytes at 8
     bits] and latencies, None on a chip that has no law for one of the layers.
     """
@@ -80,5 +82,6 @@ def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
             return None
 
     latencies = {f"{target}_ms": latency(target) for target in TARGETS}
-    sizes = {metric: int(calls.total(metric)) for metric in ("size", "size_bits", "macs", "ops", "memory")}
-    return {"params": count_parameters(network), **sizes, **latencies}
+    sizes = {metric: int(calls.total(metric)) for metric in ("size", "size_bits", "flash", "macs", "ops", "memory")}
+    bits = {"average_bits": round(float(calls.total("average_bits")), 3)}
+    return {"params": count_parameters(network), **sizes, **bits, **latencies}

@@ -176,7 +176,8 @@ class Run:
         if phase.stage is not None and self.schedule is None:
             stage, share = self.method.stages[phase.stage], config.search // len(self.method.stages)
             steps = share * self.data.train.steps(config.batch_size)
-            search = wrap(stage, self.model, self.task.input_shape, self.regularizer, share, steps)
+            precision = config.precision if stage is self.method.stages[-1] else None
+            search = wrap(stage, self.model, self.task.input_shape, self.regularizer, share, steps, precision)
             self.model = search.to(config.device)
             self.forward = self.parallel()  # before anything is frozen: the schedule comes after it
             lengths: dict[str, Any] = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}

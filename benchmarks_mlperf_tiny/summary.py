@@ -27,12 +27,14 @@ COSTS = {
 }
 # Of networks with binary weights, beside the others.
 BINARY_COSTS = {"size_bits": "size [bits]", "ops": "operations, 64 binary MACs as one"}
+# Of networks in few bits; of the seed in 32.
+QUANTISED_COSTS = {"size_bits": "size [bits]", "flash": "flash [bytes]", "average_bits": "bits per weight"}
 
 
 def run_name(config: RunConfig) -> str:
     """Folder name of a run: readable, and different for different searches."""
     parts = [config.task, config.data, config.method]
-    parts += [] if config.candidates is None else [config.candidates]
+    parts += [one for one in (config.candidates, config.precision) if one is not None]
     if config.method != "seed":
         cost = [config.regularizer, *([] if config.relative else ["absolute"]), f"{config.strength:g}"]
         parts += cost if config.budget is None else [config.budget]
@@ -80,7 +82,8 @@ def text_table(summary: dict[str, Any]) -> str:
     kind = summary["figure"] + (" (synthetic data)" if summary["synthetic"] else "")
     rows = [("", "seed", "found", "found / seed")]
     is_binary = any(layer["kind"].startswith("Binary") for layer in found["layers"].values())
-    for key, label in (COSTS | BINARY_COSTS if is_binary else COSTS).items():
+    further = BINARY_COSTS if is_binary else QUANTISED_COSTS if summary["config"].get("precision") else {}
+    for key, label in (COSTS | further).items():
         rows.append((label, f"{seed[key]:,}", f"{found[key]:,}", f"{100 * found[key] / seed[key]:.1f} %"))
     for target in TARGETS:
         before, after = (side.get(f"{target}_ms", 0.0) for side in (seed, found))

@@ -205,7 +205,10 @@ class SearchModel(PricedModel):
         if self.precision is not None:
             check_calibrated(self.net)
         network = self._build()
-        if not self._prepared.decisions.choices.names and self.masks is not None and self.budget is None:
+        searches_masks = (
+            self.masks is not None and self.precision is None and not self._prepared.decisions.choices.names
+        )
+        if searches_masks and self.budget is None:
             is_seed = self._prepared.decisions.keeps_everything(self._architecture_parameters(), self._decide())
             warn_without_effect_of_search(self, self._effects, is_seed, stacklevel=2)
         if verify:

@@ -14,9 +14,12 @@ import tiny
 import torch
 
 from benchmarks_mlperf_tiny.cli import main
+from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.methods import parse_precision
 from benchmarks_mlperf_tiny.search import Run
-from benchmarks_mlperf_tiny.tasks import TASKS
+from benchmarks_mlperf_tiny.tasks import TASKS, get_task
 from benchmarks_mlperf_tiny.training import Engine
 
 DATA = tiny.load(DataOptions())
@@ -104,3 +107,14 @@ def test_tensorboard_files_are_readable(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("search1/cost")] == [(3, 0.25)]
+
+
+def test_precision_is_parsed_and_refused() -> None:
+    assert (parse_precision("8").weights, parse_precision("8").activations) == (8, 8)
+    assert (parse_precision("w4a8").weights, parse_precision("w4a8").activations) == (4, 8)
+    assert parse_precision("mixed").weights == (2, 4, 8)
+    for text in ("w4", "a8", "int8", "", "9", "w4a11"):
+        with pytest.raises(BenchmarkError, match=f"precision '{text}'"):
+            parse_precision(text)
+    with pytest.raises(BenchmarkError, match="precision is for searches without binary layers, not 'nasb'"):
+        make_config(get_task("ic"), None, "nasb", precision="8")

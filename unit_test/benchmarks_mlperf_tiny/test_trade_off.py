@@ -146,7 +146,7 @@ def test_what_can_be_traded_is_what_networks_tell() -> None:
         (["--sampler", "tpe"], "unknown sampler 'tpe': known are grid and optuna"),
         (["--sampler", "optuna", "--strengths", "0.1:1:5"], "range of strengths '0.1:1:5'"),
         (["--sampler", "optuna", "--trials", "0"], "--trials 0: at least one"),
-        (["--sampler", "optuna", "--cost", "mac"], "unknown cost 'mac': known are params, size, size_bits, macs"),
+        (["--sampler", "optuna", "--cost", "mac"], "unknown cost 'mac': known are params, size, size_bits, flash"),
         (["--sampler", "optuna", "--max-cost", "-5"], "largest cost -5"),
         (["--sampler", "optuna", "--max-cost", "nan"], "largest cost nan"),
         (["--sampler", "optuna", "--min-figure", "95"], "give 0.95 for 95 %"),
