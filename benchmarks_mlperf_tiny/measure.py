@@ -67,7 +67,7 @@ def count_parameters(network: nn.Module) -> int:
 def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """What one sample costs.
 
-    Parameters as PyTorch counts them; size with norms folded, in weights, bits as trained, bytes of flash and bits per weight; MACs;
+    Parameters as PyTorch counts them; size with norms folded, in weights, bits as trained, bytes of flash, bits per weight; MACs;
     operations (MACs with 64 binary ones for one); peak memory of activations [bytes, at 8 bits where nothing else is known];
     latencies, None on a chip that has no law for one of the layers.
     """
