@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import Any
 
 import torch
@@ -94,11 +93,14 @@ SEEDS: dict[str, tuple[Any, list[str]]] = {
 }
 
 
-def torchvision_models() -> Any:
-    """torchvision's models; it lies beside the environment (Makefile), without its operators, which it declares when imported."""
-    if (place := f"{sys.prefix}/torchvision") not in sys.path:
-        sys.path.append(place)
+def declare_torchvision_operators() -> None:
+    """What torchvision's compiled part would declare; it is installed without, and nothing here calls it."""
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+
+
+def torchvision_models() -> Any:
+    """torchvision's models."""
+    declare_torchvision_operators()
     return importlib.import_module("torchvision.models")
