@@ -50,7 +50,8 @@ def load_torchvision() -> Any:
     """torchvision without its compiled operators: their names must exist before the import. The Makefile puts it beside."""
     sys.path.append(f"{sys.prefix}/torchvision")
     for name in () if "torchvision" in sys.modules else ("nms", "qnms"):
-        torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
     import torchvision
 
     return torchvision

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from nasopt import PIT, Budget, PhaseSchedule
 from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.search.schedule import linear
-from unit_test.methods.nasb_seeds import declare_torchvision_operators
 from unit_test.methods.phase_toys import METHODS, SHAPE, batch, convnet
 
 # Of Lightning itself: about the number of workers, a GPU that is left alone, and its own use of torch.
@@ -34,7 +33,6 @@ pytestmark = pytest.mark.filterwarnings(
 @functools.cache
 def lightning() -> Any:
     """The package: importing it takes seconds, so not while tests are collected."""
-    declare_torchvision_operators()  # Lightning imports torchvision where it finds one
     return importlib.import_module("lightning.pytorch")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from nasopt.graph.branches.regions import has_one_user, producers
 from nasopt.graph.cost_terms import CostTerm, Site
 from nasopt.graph.facts import Attribute, Count, Facts, Follows, Read, Source, Weight, flatten, no_labels
-from nasopt.graph.folded import folded_parameters, folded_path
+from nasopt.graph.folded import folded_parameters, folded_path, without_layers
 from nasopt.graph.layer_shape import Kind, facts_of
 from nasopt.nn.grids import FLOAT_BITS
 from nasopt.nn.quantised import QuantisedWeight
@@ -204,7 +204,8 @@ class Call:
         facts, value = self._facts, node.meta["value"]
         parts = folded_parameters(node)
         if node.name not in facts.folded:
-            facts.folded[node.name] = folded_path(node, facts.names_but(parts) | set(facts.folded.values()))
+            free = without_layers(parts, node.graph)
+            facts.folded[node.name] = folded_path(node, facts.names_but(free) | set(facts.folded.values()))
         path = facts.folded[node.name]
         facts.mark_priced(self.node, parts)
         return Weight(node.name, value, (Source(path, {dim: dim for dim in range(value.dim())}),), path)

@@ -16,11 +16,11 @@ from torch import Tensor, fx, nn
 from nasopt.graph.edit import is_in_place, remove_dead_code
 from nasopt.nn import ByMode
 
-# They give another weight at every call.
 # Names that torch's parametrizations, weight norm by hooks and pruning give to what a weight is made of.
 _PARTS = re.compile(
     r"(?:parametrizations\.(?P<of>\w+)\.(?:original\d*|\d+\.[\w.]+)|(?P<by>\w+?)(?:_g|_v|_orig|_mask))$"
 )
+# They give another weight at every call.
 _RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform", "multinomial", "poisson", "exponential", "gumbel")
 
 
@@ -75,6 +75,12 @@ def folded_parameters(node: fx.Node) -> list[str]:
     inside = set(_upstream(node))
     own = [one for one in inside if one.op == "get_attr"]
     return [str(one.target) for one in own if all(user in inside for user in one.users)]
+
+
+def without_layers(paths: Collection[str], graph: fx.Graph) -> list[str]:
+    """Paths of parameters without those of layers that the graph calls."""
+    called = {f"{one.target}." for one in graph.nodes if one.op == "call_module"}
+    return [path for path in paths if not any(path.startswith(layer) for layer in called)]
 
 
 def fold(network: fx.GraphModule, paths: Mapping[str, str]) -> None:

@@ -153,17 +153,15 @@ class Analysis:
         }
 
     def _exclude(self, keep_outputs: Callable[[str, nn.Module], bool]) -> None:
-        functions = {node.name for node in self.module.graph.nodes if node.op in ("call_function", "call_method")}
+        modules = dict(self.module.named_modules(remove_duplicate=False))
         for node, value in self.facts.values.items():
             if node.op == "call_module" and isinstance(value, Tensor):
                 name = str(node.target)
-                if keep_outputs(name, self.module.get_submodule(name)):
-                    # What a layer writes and nobody else sees, such as its heads, stays as well.
-                    written = [labels for layer, labels in self.facts.writers if layer == name]
-                    for labels in (value, *written):
-                        self.labels.fix(labels, f"{name}: it is excluded")
-        for name, labels in self.facts.writers:  # functions that work like layers
-            if name in functions and keep_outputs(name, self.module):
+                if keep_outputs(name, modules[name]):
+                    self.labels.fix(value, f"{name}: it is excluded")
+        # What layers write that nobody else sees, such as heads or hidden units, stays as well; so does what functions write.
+        for name, labels in self.facts.writers:
+            if keep_outputs(name, modules.get(name, self.module)):
                 self.labels.fix(labels, f"{name}: it is excluded")
 
     def _group(self) -> list[Group]:

@@ -315,31 +315,3 @@ def widths_of_values(module: fx.GraphModule, facts: Facts) -> dict[fx.Node, int 
             if inputs and role_of(module, node, facts.activations) in ("passes", "joins", "extends"):
                 found[node] = found[inputs[0]]
     return found
-
-
-def insert_points(module: fx.GraphModule, points: Points, layers: Mapping[str, nn.Module], container: str) -> None:
-    """Put a call of the class's layer behind every value of a class.
-
-    Args:
-        module: changed in place.
-        points: of this module.
-        layers: name of a class -> its layer; classes without one stay in floats.
-        container: name of the submodule that holds the layers.
-    """
-    module.add_submodule(container, nn.ModuleDict({submodule_name(name): layer for name, layer in layers.items()}))
-    graph = module.graph
-    for name in layers:
-        for node in points.classes[name].behind:
-            with graph.inserting_after(node):
-                rounded = graph.call_module(f"{container}.{submodule_name(name)}", (node,))
-            rounded.meta = {key: value for key, value in node.meta.items() if key != "writes"}
-            for user in list(node.users):
-                if user is not rounded:
-                    user.replace_input_with(node, rounded)
-    graph.lint()
-    module.recompile()
-
-
-def submodule_name(name: str) -> str:
-    """A name without dots."""
-    return name.replace(".", "_")

@@ -10,9 +10,10 @@ import torch
 from torch import fx, nn
 
 from nasopt.errors import ConfigError
+from nasopt.graph.branches.decided import is_changed_in_place
 from nasopt.graph.branches.markers import SITE, WidthSite
 from nasopt.graph.integer_roles import BATCH_NORMS, quantised_class
-from nasopt.graph.points import Points, find_points, insert_points
+from nasopt.graph.points import Points, find_points
 from nasopt.graph.registry import alteration
 from nasopt.nn.grids import FLOAT_BITS
 from nasopt.nn.quantised import Quantise, QuantisedWeight
@@ -149,3 +150,38 @@ def first_and_last(module: fx.GraphModule, layers: Mapping[str, nn.Module]) -> s
                 ends.add(str(node.target))
             reached[node] = before or is_layer
     return ends
+
+
+def insert_points(module: fx.GraphModule, points: Points, layers: Mapping[str, nn.Module], container: str) -> None:
+    """Put a call of the class's layer behind every value of a class.
+
+    Args:
+        module: changed in place.
+        points: of this module.
+        layers: name of a class -> its layer; classes without one stay in floats.
+        container: name of the submodule that holds the layers.
+    """
+    module.add_submodule(container, nn.ModuleDict({submodule_name(name): layer for name, layer in layers.items()}))
+    graph = module.graph
+    for name in layers:
+        for node in points.classes[name].behind:
+            with graph.inserting_after(node):
+                rounded = graph.call_module(f"{container}.{submodule_name(name)}", (node,))
+            rounded.meta = {key: value for key, value in node.meta.items() if key != "writes"}
+            for user in list(node.users):
+                if user is not rounded:
+                    user.replace_input_with(node, rounded)
+            if is_changed_in_place(module, rounded):  # what is rounded is needed in the backward pass as it is
+                with graph.inserting_after(rounded):
+                    copied = graph.call_method("clone", (rounded,))
+                copied.meta = dict(rounded.meta)
+                for user in list(rounded.users):
+                    if user is not copied:
+                        user.replace_input_with(rounded, copied)
+    graph.lint()
+    module.recompile()
+
+
+def submodule_name(name: str) -> str:
+    """A name without dots."""
+    return name.replace(".", "_")

@@ -324,7 +324,11 @@ class SearchModel(PricedModel):
         return describe_html(*self._shown())
 
     def _shown(self) -> tuple[str, dict[str, Any], SearchSpace]:
-        return f"{type(self).__name__} of {type(self.net).__name__}", self.arch_summary(), self.search_space()
+        return (
+            f"{type(self).__name__} of {type(self.net).__name__}",
+            self.arch_summary(),
+            SearchSpace(self.search_space()),
+        )
 
 
 def _search_is_over(network: nn.Module) -> Tensor:

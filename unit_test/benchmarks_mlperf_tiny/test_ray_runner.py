@@ -191,7 +191,6 @@ def test_a_slow_machine_gets_a_second_start(monkeypatch: pytest.MonkeyPatch) -> 
         (["--backend", "ray", "--num-cpus", "0"], "--num-cpus 0: a job needs more than 0"),
         (["--backend", "ray", "--num-cpus", "nan"], "--num-cpus nan"),
         (["--backend", "ray", "--device", "cuda", "--num-gpus", "-1"], "--num-gpus -1: a job needs 0 or more"),
-        (["--backend", "ray", "--jobs", "0"], "--jobs 0"),
     ],
 )
 def test_options_that_make_no_sense(

@@ -28,7 +28,7 @@ def image(x: Tensor) -> Tensor:
 
 
 def matrix(s: Any, *shape: int) -> Tensor:
-    """The seed's weight of `c` as a constant of another shape: a weight that is computed in a way nobody follows."""
+    """The seed's weight of `c` in another shape: a weight whose value alone can be cut."""
     return s.c.weight.flatten()[: torch.Size(shape).numel()].reshape(shape)
 
 
@@ -52,7 +52,7 @@ TABLE: dict[str, tuple[Body, int, int]] = {
     "einsum_elementwise": (lambda s, x: image(torch.einsum("btc,btc->btc", tokens(x), tokens(s.c(x)))), 8, 8),
     # Without an arrow the batch is summed, too.
     "einsum_implicit": (lambda s, x: torch.einsum("btc,bsc", tokens(x), tokens(s.c(x))).view(1, 36, 6, 6), 0, 0),
-    "whole_matrix": (lambda s, x: image(tokens(x) @ matrix(s, 8, 8)) + s.c(x), 0, 0),
+    "whole_matrix": (lambda s, x: image(tokens(x) @ matrix(s, 8, 8)) + s.c(x), 8, 8),
     "fused": (
         lambda s, x: image(F.scaled_dot_product_attention(tokens(x), tokens(s.c(x)), tokens(s.c(x).relu()))),
         8,
@@ -69,11 +69,11 @@ TABLE: dict[str, tuple[Body, int, int]] = {
         8,
         8,
     ),
-    # The first five outputs are picked by their numbers.
-    "first_outputs_of_a_weight": (lambda s, x: F.conv2d(x, s.c.weight[:5], s.c.bias[:5], padding=1), 8, 0),
+    # Its value is a weight of five outputs.
+    "first_outputs_of_a_weight": (lambda s, x: F.conv2d(x, s.c.weight[:5], s.c.bias[:5], padding=1), 8, 5),
     # A norm of every filter: what it reads stays.
     "filters_of_length_one": (lambda s, x: F.conv2d(x, F.normalize(s.c.weight, dim=(1, 2, 3)), padding=1), 0, 8),
-    "one_norm_for_all": (lambda s, x: F.conv2d(x, s.c.weight / s.c.weight.norm(), padding=1), 0, 0),
+    "one_norm_for_all": (lambda s, x: F.conv2d(x, s.c.weight / s.c.weight.norm(), padding=1), 8, 8),
     # The weight's first dimension is what it reads.
     "transposed_weight": (lambda s, x: F.conv2d(x, s.c.weight.transpose(0, 1), padding=1), 8, 8),
     "layer_norm_of_a_pair": (

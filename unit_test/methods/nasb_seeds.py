@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import torch
@@ -93,14 +94,11 @@ SEEDS: dict[str, tuple[Any, list[str]]] = {
 }
 
 
-def declare_torchvision_operators() -> None:
-    """What torchvision's compiled part would declare; it is installed without, and nothing here calls it."""
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
-
-
 def torchvision_models() -> Any:
-    """torchvision's models."""
-    declare_torchvision_operators()
+    """torchvision's models, from beside the environment; its compiled part, which nothing here calls, fits another torch."""
+    if "torchvision" not in sys.modules:
+        sys.path.append(f"{sys.prefix}/torchvision")
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
     return importlib.import_module("torchvision.models")
