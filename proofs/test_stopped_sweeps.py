@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import tiny
-from benchmarks_mlperf_tiny.lock import locked
 from test_sweep import comparable
+
+from benchmarks_mlperf_tiny.lock import locked
 
 SCRIPT = str(Path(tiny.__file__).parent / "tiny_main.py")
 MAIN = [sys.executable, SCRIPT]
