@@ -44,7 +44,7 @@ def initialise(model: nn.Module) -> nn.Module:
 def set_norm_momentum(model: nn.Module, momentum: float) -> None:
     """Let batch norms forget faster (or slower): short trainings need more than the reference's 0.01."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # quantised ones, too
             module.momentum = momentum
 
 
