@@ -123,24 +123,20 @@ def find_cifar10(options: DataOptions) -> Arrays:
 
 def cifar10(options: DataOptions) -> TaskData:
     """CIFAR-10, 45,000 train, 5,000 val, 10,000 test images of 3x32x32 in 0..255."""
-    x_train, y_train, x_test, y_test = find_cifar10(options)
-    train, val = stratified_parts(y_train, (0.9, 0.1), SPLIT_SEED)
-    return TaskData(
-        "cifar10",
-        make_split(x_train, y_train, train),
-        make_split(x_train, y_train, val),
-        make_split(x_test, y_test),
-        num_classes=10,
-        augment=affine_jitter(degrees=15.0, shift=0.1, flip=True),
-    )
+    return _cifar10("cifar10", options, (0.9, 0.1))
 
 
 def cifar10_12k(options: DataOptions) -> TaskData:
     """A part of CIFAR-10 that one core can search on: 12,000 train, 2,000 val, all 10,000 test images."""
+    return _cifar10("cifar10_12k", options, (0.24, 0.04, 0.72))
+
+
+def _cifar10(name: str, options: DataOptions, shares: tuple[float, ...]) -> TaskData:
+    """CIFAR-10 whose training images are divided in these shares: train, val, and what is left out."""
     x_train, y_train, x_test, y_test = find_cifar10(options)
-    train, val, _ = stratified_parts(y_train, (0.24, 0.04, 0.72), SPLIT_SEED)
+    train, val, *_ = stratified_parts(y_train, shares, SPLIT_SEED)
     return TaskData(
-        "cifar10_12k",
+        name,
         make_split(x_train, y_train, train),
         make_split(x_train, y_train, val),
         make_split(x_test, y_test),

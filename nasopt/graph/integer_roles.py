@@ -208,7 +208,7 @@ def is_addition(module: fx.GraphModule, node: fx.Node) -> bool:
     return key_of(module, node) in _ADDITIONS
 
 
-def is_subtraction(module: fx.GraphModule, node: fx.Node) -> bool:
+def is_subtraction(node: fx.Node) -> bool:
     """Whether a call subtracts."""
     return "sub" in str(getattr(node.target, "__name__", node.target))
 

@@ -32,6 +32,7 @@ from nasopt.graph.integer_roles import (
     is_never_negative,
     is_product,
     is_relu,
+    is_subtraction,
     quantised_class,
     role_of,
 )
@@ -218,7 +219,7 @@ class _Finder:
             return False
         negative = any(self.negative.get(one, True) for one in inputs)
         keeps = self.roles[node] in ("passes", "joins", "extends", "mixes") or is_average(self.module, node)
-        adds = is_addition(self.module, node) and "sub" not in str(getattr(node.target, "__name__", node.target))
+        adds = is_addition(self.module, node) and not is_subtraction(node)
         if (adds or is_product(self.module, node)) and self.roles[node] == "writes":
             keeps = True
         return negative if keeps else True

@@ -157,7 +157,8 @@ class QuantisedWeight(_Widths):
         self.minmax = minmax
         # References that are no submodules: a submodule would be stored, moved and named twice.
         self.__dict__.update(source=None, norm=None)
-        self.weight_log_steps = nn.Parameter(self._fitting_steps())
+        # By the largest weights: there is nothing to learn.
+        self.weight_log_steps = nn.Parameter(self._fitting_steps(), requires_grad=not minmax)
 
     @torch.no_grad()
     def fit_steps(self) -> None:
@@ -252,11 +253,14 @@ class QuantisedWeight(_Widths):
     def _copies(self) -> int:
         return 1
 
-    def rounded_bias(self, grid: Tensor | None) -> Tensor | None:
+    def rounded_bias(
+        self, active: Sequence[Active] | None = None, of_source: Sequence[Active] | None = None
+    ) -> Tensor | None:
         """The bias on the accumulator's grid, where no norm follows that takes it over and statistics are fixed."""
-        if self.bias is None or grid is None or self.training or self.norm is not None:
+        if self.bias is None or self.training or self.norm is not None:
             return self.bias
-        return to_grid(self.bias, grid)
+        grid = self.grid(active, of_source)
+        return self.bias if grid is None else to_grid(self.bias, grid)
 
     def run(
         self,
@@ -267,8 +271,7 @@ class QuantisedWeight(_Widths):
     ) -> Tensor:
         """The layer under a mask on its weight, and with the widths that a search has activated."""
         weight = self.quantised_weight(active, mask)
-        grid = None if self.training or self.bias is None else self.grid(active, of_source)
-        bias = self.rounded_bias(grid)
+        bias = self.rounded_bias(active, of_source)
         return self._apply_weight(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def _apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

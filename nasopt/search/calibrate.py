@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,11 +26,8 @@ def calibrate(model: DecidingModel, batches: Iterable[Any], max_batches: int | N
     Raises:
         ConfigError: no batch, or values that are not finite.
     """
-    points = points_of(model.net)
     seen = 0
-    try:
-        for point in points.values():
-            point.samples = []
+    with unrounded(model.net) as points:
         with eval_mode(model):
             for batch in itertools.islice(batches, max_batches):
                 run(model, _inputs(model, batch), every_branch=True)
@@ -39,10 +37,20 @@ def calibrate(model: DecidingModel, batches: Iterable[Any], max_batches: int | N
         for name, point in points.items():
             assert point.samples is not None
             _set(name, point, point.samples)
+    _agree(points.values())
+
+
+@contextmanager
+def unrounded(net: nn.Module) -> Iterator[dict[str, Quantise]]:
+    """Let the points of a network pass activations on and keep samples of them; gives the points by path."""
+    points = points_of(net)
+    try:
+        for point in points.values():
+            point.samples = []
+        yield points
     finally:
         for point in points.values():
             point.samples = None
-    _agree(points.values())
 
 
 def _inputs(model: DecidingModel, batch: Any) -> tuple[Any, ...]:
@@ -95,14 +103,14 @@ def set_first_steps(model: DecidingModel, inputs: tuple[Any, ...]) -> None:
 
 
 def fit_steps_to_seed(model: nn.Module, _: Any) -> None:
-    """After a state dict of the seed, which knows of no steps: fit those of weights, and forget those of activations."""
+    """After loading: ask again whether steps are set. A seed knows of none: fit those of weights, forget those of activations."""
+    vars(model).pop("_has_steps", None)
     if vars(model).pop("_has_loaded_seed", False):
         for layer in model.modules():
             if isinstance(layer, QuantisedWeight):
                 layer.fit_steps()
             elif isinstance(layer, Quantise):
                 layer.is_calibrated.fill_(False)
-        vars(model).pop("_has_steps", None)
 
 
 def check_calibrated(net: nn.Module) -> None:

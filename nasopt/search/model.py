@@ -26,7 +26,7 @@ from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import trace_model
 from nasopt.graph.quantised import Widths, has_sites, quantise_network
-from nasopt.search.calibrate import calibrate, check_calibrated, fit_steps_to_seed, set_first_steps
+from nasopt.search.calibrate import calibrate, check_calibrated, fit_steps_to_seed, set_first_steps, unrounded
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.choices import Draw
 from nasopt.search.effect import Effects, warn_without_effect_of_search
@@ -145,9 +145,11 @@ class SearchModel(PricedModel):
         vars(self).update({k: v for k, v in plain_attributes(self.net).items() if not hasattr(self, k)})
         chosen = self._prepared.decisions.choices
         # Cells of NASB are no longer the seed; several kept branches are decided first.
-        if verify and origin is None and precision is None and chosen.is_one:
-            verify_seed(model, self, self.example, training=chosen.mixes and not draws_otherwise(model))
-            try_exports(self, self._build, self.example)
+        if verify and origin is None and chosen.is_one:
+            if precision is None:  # else compared before it was quantised
+                verify_seed(model, self, self.example, training=chosen.mixes and not draws_otherwise(model))
+            with unrounded(self.net):  # nothing is known of activations yet
+                try_exports(self, self._build, self.example)
         self._effects.begin(self.parameters())
 
     # --- forward

@@ -14,6 +14,7 @@ from nasopt.graph.points import SHARING, find_points
 from nasopt.graph.quantised import Widths, first_and_last, quantisable_layers
 from nasopt.graph.trace import matches_module
 from nasopt.nn.grids import FLOAT_BITS, check_widths
+from nasopt.nn.quantised import Quantise, QuantisedWeight
 
 Bits = int | Sequence[int]
 Quantizer = Literal["lsq", "minmax"]
@@ -86,17 +87,6 @@ class Precision:
             return Precision(weights=tuple(value))
         raise ConfigError(f"precision must be a nasopt.Precision, or a width in bits, got {value!r}")
 
-    def plain(self) -> dict[str, Any]:
-        """As plain values."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: _listed(value) for name, value in found.items()}
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else key.__name__: _listed(item) for key, item in value.items()}
-    return list(value) if isinstance(value, (tuple, list)) else value
-
 
 def _widths(value: Any, where: str) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
@@ -139,8 +129,13 @@ def plan(module: Traced, precision: Precision) -> Widths:
     """Resolve names and globs of a `Precision` for a traced model.
 
     Raises:
-        ConfigError: a name or class matches nothing.
+        ConfigError: a name or class matches nothing, or the model is quantised already.
     """
+    if any(isinstance(layer, (Quantise, QuantisedWeight)) for layer in module.modules()):
+        raise ConfigError(
+            "precision: the model has quantised layers already, whose grids would be lost: wrap it without precision= to train "
+            "or search it further in its own widths, or quantise the network that it was made of"
+        )
     layers = quantisable_layers(module)
     given = precision.weights if isinstance(precision.weights, Mapping) else {_REST: precision.weights}
     _check_matches(given, layers, "weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from nasopt import NASB, PIT, Budget, MixedPrecision, Precision, SuperNetModule, restore
 from nasopt.errors import ConfigError, ExportError
+from nasopt.export.integer import integer_program
 from nasopt.search.settle import widen
 
 
@@ -132,6 +134,53 @@ def test_the_seed_loads_and_steps_follow() -> None:
         model.eval()(batch())
 
 
+def test_steps_that_a_state_dict_does_not_set_are_missed() -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=8)
+    before = copy.deepcopy(model.state_dict())
+    model.calibrate([batch()])
+    model.eval()(batch())
+    model.load_state_dict(before)
+    with pytest.raises(ConfigError, match=r"steps of 5 activations .* are not set"):
+        model(batch())
+
+
+@pytest.mark.parametrize(
+    ("front", "settings"),
+    [
+        (PIT, {"sampling": "hard"}),
+        (MixedPrecision, {"weights": (4, 8), "quantizer": "minmax"}),
+        (PIT, {"share_steps_at": ("add", "mul", "average")}),
+        (PIT, {"weights": 1, "activations": 1, "first_last": None}),
+    ],
+)
+def test_every_option_ends_in_the_same_integers(front: Any, settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = front(seed(), SHAPE, precision=widths(**settings), regularizer="size_bits")
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-2, arch_lr=1e-1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(batch()).square().mean() + 1e-4 * model.get_regularization_loss()).backward()
+        optimizer.step()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad and p.numel())
+    found = model.arch_export().eval()
+    assert torch.equal(found(batch()), model.eval()(batch()))
+    exact = copy.deepcopy(found).double()(batch().double()).detach()
+    # The output is not rounded, so it differs by the rounding of doubles at most.
+    assert torch.allclose(torch.as_tensor(integer_program(found)(batch().double().numpy())), exact, rtol=0, atol=1e-12)
+
+
+def test_exports_are_tried_when_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise ExportError("it does not fit")
+
+    monkeypatch.setattr(sys.modules["nasopt.search.model"], "build", fails)
+    with pytest.raises(ExportError, match=r"PIT: the smallest network cannot be exported: it does not fit"):
+        PIT(seed(), SHAPE, precision=8)
+    model = PIT(seed(), SHAPE, precision=8, verify=False)
+    with pytest.raises(ConfigError, match=r"are not set"):
+        model.eval()(batch())
+
+
 def test_steps_have_no_weight_decay() -> None:
     model = MixedPrecision(seed(), SHAPE, precision=8)
     net, _, steps = model.param_groups(lr=1e-3, arch_lr=1e-2, weight_decay=0.1)
@@ -204,6 +253,9 @@ def test_what_is_refused() -> None:
             SHAPE,
             precision=widths(),
         )
+    model.calibrate([batch()])
+    with pytest.raises(ConfigError, match=r"quantised layers already"):
+        MixedPrecision(model.arch_export(), SHAPE, precision=4)
     with pytest.raises(ConfigError, match=r"NASB.*precision"):
         NASB(seed(), SHAPE, precision=8)
 

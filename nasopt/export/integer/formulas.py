@@ -156,14 +156,12 @@ def of_layer(layer: Any, inputs: tuple[str, ...], read: Value, shape: tuple[int,
     """
     with torch.no_grad():
         step = layer.weight_step()
-        spread = step.reshape([-1 if dim == layer.output_dim else 1 for dim in range(layer.weight.dim())])
-        weight = torch.round(layer.quantised_weight() / spread).long()
-        grid = layer.grid(None, None)
-        scale, shift = torch.ones_like(grid), layer.rounded_bias(grid)
+        weight, grid = layer.integer_weight(), layer.grid(None, None)
+        scale, shift = torch.ones_like(grid), layer.rounded_bias()
         if layer.norm is not None:
             scale, shift = layer.norm.folded(grid)
-            turn = torch.where(scale < 0, -1, torch.where((scale > 0) | (layer.bits == 1), 1, 0))
-            weight = weight * _rows_first(turn, layer)
+            stays = (scale != 0) | (layer.bits == 1)
+            weight = weight * _rows_first(stays.long(), layer)
         integers = weight.numpy()
         rows = np.abs(integers if not layer.output_dim else np.moveaxis(integers, 1, 0)).reshape(len(step), -1).sum(1)
         largest = np.tile(rows, layer._copies) * max(read.high, -read.low)

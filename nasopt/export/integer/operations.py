@@ -130,7 +130,7 @@ def written(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], 
         names = tuple(one.name for one in both)
         if is_product(draft.network, node):
             return Formula("multiply", names, shape, node.name, (np.array(first * second),))
-        second = -second if is_subtraction(draft.network, node) else second
+        second = -second if is_subtraction(node) else second
         return Formula("add", names, shape, node.name, (np.array(first), np.array(second)))
     windows = pooled(draft, node, layer, given[0])
     if windows is None or windows.function != "sum":
