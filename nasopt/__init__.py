@@ -22,6 +22,8 @@ from nasopt.search.phases import PhaseSchedule
 from nasopt.search.precision import Precision
 from nasopt.search.recalibrate import recalibrate
 from nasopt.search.regularizer import Budget
+from nasopt.search.switchable import Switchable
+from nasopt.search.switches import Switch
 from nasopt.searching import search
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ __all__ = [
     "Precision",
     "SuperNet",
     "SuperNetModule",
+    "Switch",
+    "Switchable",
     "allocate_bits",
     "export",
     "function_rule",

@@ -124,7 +124,7 @@ def _width_runner(
         of_source = None if source is None else paths.active[source]
         return layer.run(x, None if combine is None else combine(vectors), active, of_source)  # type: ignore[no-any-return]
 
-    return run_at_widths
+    return _with_hooks(run_at_widths)
 
 
 def _mask_argument(
@@ -223,11 +223,12 @@ def _run_lighter(run: Runner, combine: Callable[[Sequence[Tensor]], Tensor]) -> 
 def _with_hooks(run_masked: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Hooks that a user has registered on a layer of the search model fire, as at any call."""
 
-    def run(layer: Any, vectors: Sequence[Tensor], x: Tensor) -> Any:
+    def run(layer: Any, *given: Any) -> Any:
+        *others, x = given
         hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
         if not hooks:
-            return run_masked(layer, vectors, x)
-        layer.forward = lambda x: run_masked(layer, vectors, x)
+            return run_masked(layer, *others, x)
+        layer.forward = lambda x: run_masked(layer, *others, x)
         try:
             return layer(x)
         finally:
