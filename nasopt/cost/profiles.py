@@ -10,11 +10,12 @@ Understood are, by what they look like:
 
 from __future__ import annotations
 
-import csv
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,33 +24,30 @@ from torch import nn
 from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import rows_of
 from nasopt.cost.network import network_calls
+from nasopt.cost.read_table import SECONDS, Lines, column, number, plain, read_text, split, unit_of
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError
 from nasopt.graph.layer_shape import facts_of
 
-_TOOK = re.compile(r"^\s*(\w+) took (\d+) ticks", re.MULTILINE)
-_NODE = re.compile(r"^\s*\d+\s+\d+\s+(?:\d+\s+)?([A-Za-z]\w*).*?\s(\d+\.\d+)\s+\d+\.\d+\s*%", re.MULTILINE)
-_OPERATOR = ("op", "opcode", "tag", "type", "operator", "nng_op", "nng operator", "tflite_operator", "name")
-_UNIT_OF = {
-    "ticks": "ticks",
-    "cycles": "ticks",
-    "cpu_cycles": "ticks",
-    "op_cycles": "ticks",
-    "op cycles": "ticks",
-    "time_s": "s",
-    "time_ms": "ms",
-    "time_us": "us",
-    "time (ms)": "ms",
-    "dur (ms)": "ms",
-    "ms": "ms",
-    "us": "us",
-    "latency": "",
-    "time": "",
-}
-"""Column of a time, in the order in which they are preferred -> its unit; an empty one stands beside the number."""
-
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_TOOK = re.compile(r"(?:^|\s)(\w+) took ([\d,']+) ticks", re.MULTILINE)  # loggers put a time and a level in front
+_NODE = re.compile(r"^\s*\d+\s+(?:\d+|-)\s+(?:\d+\s+)?([A-Za-z]\w*).*?\s(\d+[.,]\d+)\s+\d+[.,]\d+\s*%", re.MULTILINE)
+_OPERATORS = (
+    "op",
+    "opcode",
+    "tag",
+    "type",
+    "operator",
+    "nng_op",
+    "nng operator",
+    "tflite_operator",
+    "layer type",
+    "name",
+)
+_TIMES = ("ticks", "cycles", "s", "ms", "us", "ns")
+"""Units in the order in which columns are preferred: a count is exact, and a time is of all that worked on the layer."""
+_PARTS = ("cpu cycles", "op cycles", "npu cycles", "acc cycles", "accelerator cycles")
+"""Columns of cycles that may leave out another unit's share: where there is nothing else."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Operation:
     Attributes:
         name: as the tool calls it.
         value: what it took.
-        unit: `"ticks"`, `"s"`, `"ms"` or `"us"`.
+        unit: `"ticks"`, `"s"`, `"ms"`, `"us"` or `"ns"`.
     """
 
     name: str
@@ -70,7 +68,7 @@ class Operation:
         """Cycles of the chip's clock."""
         if self.unit == "ticks":
             return self.value * clock_mhz / tick_mhz
-        return self.value * _SECONDS[self.unit] * clock_mhz * 1e6
+        return self.value * SECONDS[self.unit] * clock_mhz * 1e6
 
     @property
     def multiplies(self) -> bool:
@@ -86,45 +84,48 @@ def read_profile(profile: str | Path) -> list[Operation]:
         ConfigError: the file cannot be read, or holds no table that is understood.
     """
     text = str(profile)
-    if isinstance(profile, Path) or "\n" not in text:
-        try:
-            text = Path(profile).read_text()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"profile {str(profile)!r} cannot be read: {error}") from error
-    if found := [Operation(name, float(ticks), "ticks") for name, ticks in _TOOK.findall(text)]:
+    is_path = isinstance(profile, Path) or "\n" not in text
+    text = read_text(profile, "profile") if is_path else plain(text)
+    if found := [Operation(name, number(ticks), "ticks") for name, ticks in _TOOK.findall(text)]:
         return found
-    if "dur (ms)" in text and (found := [Operation(name, float(ms), "ms") for name, ms in _NODE.findall(text)]):
+    if "dur (ms)" in text and (found := [Operation(n, number(ms, "," in ms), "ms") for n, ms in _NODE.findall(text)]):
         return found
-    bars = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]
-    if found := _table(bars) or _table(list(csv.reader(text.splitlines()))):
+    if found := _table(*split(text)):
         return found
     raise ConfigError(
         "the profile holds no table that is understood: give what TFLite Micro's MicroProfiler, MLTK, Vela, ST Edge AI or "
-        "esp-dl print, or a CSV with columns for the operator and for ms, us, cycles or ticks"
+        "esp-dl print, or a CSV with columns for the operator and for ms, us, cycles or ticks; sums by kind of operator are no "
+        "profile of layers"
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[Operation]:
+def _table(lines: Lines, decimal_comma: bool) -> list[Operation]:
     """Operations of the first table whose header names an operator and a time."""
-    for start, row in enumerate(rows):
-        header = [cell.strip().lower() for cell in row]
-        operator = next((header.index(name) for name in _OPERATOR if name in header), None)
-        time = next((name for name in _UNIT_OF if name in header), None)
-        if operator is None or time is None or len(header) < 2:
+    for start, (_, heads) in enumerate(lines):
+        operator, time = column(heads, _OPERATORS), _time_of(heads)
+        if operator is None or time is None or len(heads) < 2:
             continue
         found = []
-        for line in rows[start + 1 :]:
+        for _, line in lines[start + 1 :]:
+            # A time without a unit in its head has it beside every number.
             match = (
-                re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(s|ms|us)?", line[header.index(time)].strip())
-                if len(line) >= len(header)
-                else None
+                re.fullmatch(r"([\d.,']+(?:[eE][+-]?\d+)?)\s*(s|ms|us|ns)?", line[time]) if len(line) > time else None
             )
-            unit = match and (_UNIT_OF[time] or match[2])
-            if match and unit:
-                found.append(Operation(line[operator].strip(), float(match[1]), unit))
+            unit = match and (unit_of(heads[time]).replace("cycles", "ticks") or match[2])
+            if match and unit and len(line) > operator and not math.isnan(value := number(match[1], decimal_comma)):
+                found.append(Operation(line[operator], value, unit))
         if found:
             return found
     return []
+
+
+def _time_of(heads: Sequence[str]) -> int | None:
+    part = column(heads, _PARTS)
+    for unit in _TIMES:
+        whole = [i for i, head in enumerate(heads) if unit_of(head) == unit and column([head], _PARTS) is None]
+        if whole:
+            return whole[0]
+    return part if part is not None else column(heads, ("latency", "time", "duration"))
 
 
 def target_from_profile(
@@ -141,7 +142,7 @@ def target_from_profile(
 
     Args:
         model, input_shape: the network that was profiled, and the shape of one sample.
-        profile: what the tool printed, as a file or as text.
+        profile: what the tool printed, as a file or as text; of several inferences the medians count.
         clock_mhz: of the chip [MHz].
         like: as in `target_from_timings`.
         name: of the new target.
@@ -154,7 +155,7 @@ def target_from_profile(
     base = get_target(like)
     clock_mhz = get_target(base, clock_mhz=clock_mhz).clock_mhz
     calls = [call for call in network_calls(model, input_shape).calls if facts_of(call.shape.kind).multiplies]
-    timed = [operation for operation in read_profile(profile) if operation.multiplies]
+    timed = _one_inference([operation for operation in read_profile(profile) if operation.multiplies], len(calls))
     if len(timed) != len(calls):
         raise ConfigError(
             f"the profile has {len(timed)} convolutions and linear layers ({_few([o.name for o in timed])}), and the model has "
@@ -173,6 +174,15 @@ def target_from_profile(
     summary = f"profile of {len(calls)} layers, from the ratios of {base.name}"
     source = f"profile, maximum a posteriori from the prices of {base.name}"
     return make_target(posterior, name=name, summary=summary, clock_mhz=clock_mhz, provenance=source, **fields)
+
+
+def _one_inference(timed: list[Operation], layers: int) -> list[Operation]:
+    """Medians over the inferences, where a log holds several of a network with so many layers."""
+    runs = [timed[i : i + layers] for i in range(0, len(timed), max(layers, 1))]
+    names = [[operation.name for operation in run] for run in runs]
+    if len(runs) < 2 or any(name != names[0] for name in names):
+        return timed
+    return [replace(same[0], value=median(operation.value for operation in same)) for same in zip(*runs)]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -76,6 +76,61 @@ def test_what_tools_print(text, expected):
     assert [(o.name, o.value, o.unit) for o in found[: len(expected)]] == expected
 
 
+LOGGED = "\x1b[0;32mI (1234) main: CONV_2D took 133,245 ticks (133 ms).\x1b[0m\r\n"
+LOGGED += "[00:01] <inf> app: MEAN took 900 ticks (0 ms).\r\n"
+MLTK_CYCLES = "index,op,acc_cycles,cpu_cycles,time_s\n0,conv_2d,497700,100000,0.0079\n"
+ONLY_CYCLES = "op,macs,cpu cycles\nconv_2d,9,1200\nadd,,300\n"
+BARS = "| Layer Type | Avg (\N{MICRO SIGN}s) | share |\n|---|---:|---|\n| Conv | 1500.5 | 90% |\n| Gemm | 76 | 10% |\n"
+GERMAN = "Operator;Zeit (ms)\r\nconv_2d;4,021\r\ndense;0,5\r\n"
+ST_NEW = ST.replace("(ms)       %    name", "(ms)       %   cumul  CPU cycles    name").replace(
+    "64.0%    conv1", "64.0%  64.0%  [ 1,000  2 ]  conv1"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (LOGGED, [("CONV_2D", 133_245, "ticks"), ("MEAN", 900, "ticks")]),
+        ("\ufeff" + CSV.replace("\n", "\r\n"), [("CONV_2D", 133_245, "ticks"), ("FULLY_CONNECTED", 1234, "ticks")]),
+        (MLTK_CYCLES, [("conv_2d", 0.0079, "s")]),
+        (ONLY_CYCLES, [("conv_2d", 1200, "ticks"), ("add", 300, "ticks")]),
+        (BARS, [("Conv", 1500.5, "us"), ("Gemm", 76, "us")]),
+        (GERMAN, [("conv_2d", 4.021, "ms"), ("dense", 0.5, "ms")]),
+        (ESP.replace("76us", "0.000076 s"), [("Conv", 1.5, "ms"), ("Gemm", 0.000076, "s")]),
+        (
+            "boot ok\nversion,3\n\n" + MLTK + "total,,,0.002,\n",
+            [("conv_2d", 0.0019, "s"), ("average_pool_2d", 0.000148, "s")],
+        ),
+        (ST_NEW, [("Conv2D", 4.021, "ms"), ("DepthwiseConv2D", 1.5, "ms"), ("Dense", 0.76, "ms")]),
+    ],
+    ids=[
+        "logger",
+        "mark",
+        "both cycles and time",
+        "cycles of a part",
+        "bars",
+        "german",
+        "units",
+        "around it",
+        "st new",
+    ],
+)
+def test_what_is_around_and_in_other_ways(text, expected, tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_bytes(text.encode())
+    for source in (text, path, str(path)):
+        assert [(o.name, o.value, o.unit) for o in read_profile(source)[: len(expected)]] == expected
+
+
+def test_several_inferences_in_one_log():
+    once = profile_of("cortex_m4")
+    slow = "\n".join(line.replace("took ", "took 1") for line in once.splitlines())
+    expected = target_from_profile(net(), SHAPE, once, 100)
+    assert target_from_profile(net(), SHAPE, f"{once}\n{slow}\n{once}", 100).law == expected.law
+    with pytest.raises(ConfigError, match="the profile has 7 convolutions and linear layers"):
+        target_from_profile(net(), SHAPE, once + "\n" + once[: once.rindex("\n")], 100)
+
+
 def test_units_of_time():
     slow, fast = read_profile(ESP)
     # 1.5 ms at 100 MHz; 76 us

@@ -71,9 +71,73 @@ def test_files(tmp_path):
     assert "2 measured layers" in target.summary
 
 
+PLAIN = "kind,in_channels,out_channels,kernel,output_size,ms\nconv,8,8,3x3,4x4,0.25\nlinear,10,20,,,0.0125\n"
+COMMAS = "kind;in_channels;out_channels;kernel;output_size;ms\nconv;8;8;3x3;4x4;0,25\nlinear;10;20;;;0,0125\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN.encode("utf-8-sig"),
+        PLAIN.encode("utf-16"),
+        PLAIN.replace("\n", "\r\n").encode(),
+        PLAIN.replace("\n", "\r").encode(),
+        b"# my board\n\n" + PLAIN.encode() + b",,,,,\n\n",
+        PLAIN.replace(",", "\t").encode(),
+        PLAIN.replace(",", " , ").encode(),
+        PLAIN.replace(",ms", ",Time (ms)").replace("kind,in_channels", "Kind,In Channels").encode(),
+        PLAIN.replace("ms", "latency_us").replace("0.25", "250").replace("0.0125", "12.5").encode(),
+        PLAIN.replace(",ms", ",seconds,macs").replace("0.25", "0.00025,9216").replace("0.0125", "12.5e-6,200").encode(),
+        PLAIN.replace("ms", "CPU cycles").replace("0.25", "25000").replace("0.0125", '"1,250"').encode(),
+        PLAIN.replace("3x3", '"(3, 3)"').replace("4x4", '"[4, 4]"').encode(),
+        PLAIN.replace("3x3", "3\N{MULTIPLICATION SIGN}3").replace("conv", "Conv").encode(),
+        b"ms,out_channels,in_channels,kernel,output_size,kind\n0.25,8,8,3x3,4x4,conv\n0.0125,20,10,1,1,linear\n",
+        PLAIN.replace("ms", "\N{MICRO SIGN}s").replace("0.25", "250").replace("0.0125", "12.5").encode(),
+        COMMAS.encode(),
+        COMMAS.replace("0,25", "0.25").encode(),
+        COMMAS.replace(";ms", ";ns").replace("0,25", "250.000,0").replace("0,0125", "12500").encode(),
+    ],
+)
+def test_the_same_table_as_people_write_it(content, tmp_path):
+    path, plain = tmp_path / "mine.csv", tmp_path / "plain.csv"
+    path.write_bytes(content)
+    plain.write_text(PLAIN)
+    expected = target_from_table(plain, "mine", clock_mhz=100)
+    assert target_from_table(path, "mine", clock_mhz=100).law == expected.law
+
+
+def test_rows_that_are_no_mappings():
+    with pytest.raises(ConfigError, match="row 1 is a str: give mappings of columns to values"):
+        target_from_table(["conv", "linear"], "mine", clock_mhz=100)
+
+
+def test_rows_as_numbers_and_as_a_data_frame():
+    layer = {"kind": "conv", "in_channels": 8, "out_channels": 8.0, "kernel": (3, 3), "output_size": 4, "us": 250}
+
+    class Frame:
+        def to_dict(self, orient):
+            assert orient == "records"
+            return [layer | {"groups": float("nan"), "stride": None}]
+
+    expected = target_from_table([{key: str(value) for key, value in layer.items()}], "mine", clock_mhz=100)
+    assert target_from_table([layer], "mine", clock_mhz=100).law == expected.law
+    assert target_from_table(Frame(), "mine", clock_mhz=100).law == expected.law
+
+
+def test_a_layer_that_was_timed_twice():
+    shape = conv(16, 32)
+    rows = [row(shape, cycles) for cycles in (90_000, 110_000)]
+    between = latency_metric(target_from_table(rows, "twice", 100)).cost(shape)
+    assert between == pytest.approx((90_000 * 110_000) ** 0.5, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        ("kind,in_channels,out_channels,cycles\nlinear,1,5,6,7\n", "row 2: 5 values under 4 heads: quote"),
+        ("kind,in_channels,out_channels,cycles\nlinear,1.5,5,6\n", "row 2: in_channels is '1.5': give a whole number"),
+        ("kind,in_channels,out_channels,ms\nlinear,1,5,0,25\n", "row 2: 5 values under 4 heads: quote"),
+        ("kind,in_channels,out_channels,ms\nlinear,1,5,soon\n", "row 2: ms is 'soon'"),
         ("kind,in_channels,cycles\nlinear,1,5\n", "row 2: 'out_channels' is missing"),
         ("kind,in_channels,out_channels\nlinear,1,5\n", "row 2: neither 'cycles' nor 'ms'"),
         ("kind,in_channels,out_channels,cycles\nlinear,1,5,\n", "row 2: neither 'cycles' nor 'ms'"),
