@@ -12,8 +12,9 @@ from torch import nn
 
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.limits import parse_budget
-from benchmarks_mlperf_tiny.methods import get_method, parse_precision
+from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.tasks import Recipe, Task
+from nasopt import Precision
 
 REGULARIZERS = ("macs", "size", "ops", "size_bits")
 
@@ -35,7 +36,7 @@ class RunConfig:
         amp: compute in bfloat16 where autocast does so.
         compile: run the models through `torch.compile`.
         candidates: names of candidates, separated by commas, in place of those of the task's supernet; None: the task's.
-        precision: bits of weights and activations in the last search, as `methods.parse_precision` reads them; None: floats.
+        precision: bits of weights and activations in the last search, as `nasopt.Precision.parse` reads them; None: floats.
         budget: limits in place of strength and regularizer, as `budgets.parse_budget` reads them, or None.
     """
 
@@ -73,7 +74,7 @@ class RunConfig:
                 f"candidates are for methods with a supernet, and {self.method!r} has none: leave them out"
             )
         if self.precision is not None:
-            parse_precision(self.precision)
+            Precision.parse(self.precision)
             if not chosen.stages or chosen.is_binary:
                 raise BenchmarkError(
                     f"precision is for searches without binary layers, not {self.method!r}: leave it out"

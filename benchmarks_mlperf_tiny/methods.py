@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from torch import nn
 
 import nasopt
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from nasopt.errors import ConfigError, nearest
+from nasopt.errors import nearest
 from nasopt.search.regularizer import FEWEST
 
 
@@ -68,25 +67,6 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def parse_precision(text: str) -> nasopt.Precision:
-    """`"8"`, `"w4a8"` or `"mixed"` as a precision.
-
-    Raises:
-        BenchmarkError: none of these.
-    """
-    if text == "mixed":
-        return nasopt.Precision()
-    match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", text)
-    if match is None:
-        raise BenchmarkError(f"precision {text!r}: give bits like 8 (weights and activations), w4a8, or mixed")
-    try:
-        if match[1]:
-            return nasopt.Precision.of(int(match[1]))
-        return nasopt.Precision(weights=int(match[2]), activations=int(match[3]))
-    except ConfigError as error:
-        raise BenchmarkError(f"precision {text!r}: {error}") from error
-
-
 def wrap(
     stage: Stage,
     network: nn.Module,
@@ -105,7 +85,7 @@ def wrap(
         regularizer = nasopt.Budget(dict(regularizer.limits), steps=steps)
     settings: dict[str, Any] = {"regularizer": regularizer}
     if precision is not None:
-        settings["precision"] = parse_precision(precision)
+        settings["precision"] = nasopt.Precision.parse(precision)
     if stage.start == "supernet":
         cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)
         settings |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}

@@ -144,6 +144,13 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         if self._is_used:
             RegularizedStep.of(pl_module).terms.append(self.get_regularization_loss)
 
+    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
+        """Before any batch of training a quantised model has no steps: it is looked at in floats."""
+        assert self.phases is not None
+        model = self.phases.model
+        if model.is_quantised and not model.is_calibrated:
+            model.quantise(False)  # until the first epoch starts
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Go to the trainer's epoch."""
         assert self.phases is not None

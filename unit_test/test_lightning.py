@@ -160,7 +160,7 @@ def by_hand(model: Any, batches: int = 1, accumulate: int = 1, clip: float | Non
     return model
 
 
-@pytest.mark.parametrize("name", ["pit", "supernet", "pit_supernet", "nasb"])
+@pytest.mark.parametrize("name", ["pit", "supernet", "pit_supernet", "nasb", "pit_widths"])
 def test_it_trains_as_a_loop_by_hand(name: str) -> None:
     lit, search = Lit(make(name)), SearchCallback(**PHASES)
     run = trainer([search])
@@ -173,8 +173,27 @@ def test_it_trains_as_a_loop_by_hand(name: str) -> None:
     size = lit.model.regularizer.weights[0][0]
     assert run.callback_metrics[f"search/{size.name}"] == lit.model.get_cost(size, discrete=True)
     assert run.callback_metrics["search/strength"] == 0
-    assert ("search/temperature" in run.callback_metrics) == ("supernet" in name)
+    assert ("search/temperature" in run.callback_metrics) == (name not in ("pit", "nasb"))
     lit.model.arch_export()
+
+
+def test_quantised_models_pass_the_check_before_training(tmp_path: Path) -> None:
+    class Judged(lit_class()):  # type: ignore[misc]
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            seen.append(self.model.is_quantised)
+            self.model(batch[0])
+
+    seen: list[bool] = []
+    lit = Judged(make("pit_widths"))
+    run = trainer([SearchCallback(strength=0.5)], epochs=2)
+    run.fit(lit, loader(), loader())
+    assert seen == [False, True, True]
+    run.save_checkpoint(tmp_path / "end.ckpt")
+    again = Judged(make("pit_widths"))
+    trainer([SearchCallback(strength=0.5)], epochs=3).fit(
+        again, loader(), loader(), ckpt_path=str(tmp_path / "end.ckpt"), weights_only=False
+    )
+    assert seen[3:] == [True, True]  # steps are known where training goes on
 
 
 @pytest.mark.parametrize("settings", [{"accumulate": 2}, {"clip": 0.05}], ids=str)
@@ -247,18 +266,19 @@ def test_alternating_steps_under_manual_optimization() -> None:
         trainer([SearchCallback(strength=0.5)], epochs=1).fit(alternating_class()(make("nasb"), None), loader())
 
 
-def test_a_checkpoint_goes_on_in_its_phase(tmp_path: Path) -> None:
-    first = Lit(make("pit_supernet"))
-    run = trainer([SearchCallback(**PHASES)], epochs=2)
+@pytest.mark.parametrize(("name", "epochs"), [("pit_supernet", 2), ("pit_widths", 1), ("pit_widths", 2)])
+def test_a_checkpoint_goes_on_in_its_phase(tmp_path: Path, name: str, epochs: int) -> None:
+    first = Lit(make(name))
+    run = trainer([SearchCallback(**PHASES)], epochs=epochs)
     run.fit(first, loader())
     run.save_checkpoint(tmp_path / "stopped.ckpt")
-    again, search = Lit(make("pit_supernet")), SearchCallback(**PHASES)
+    again, search = Lit(make(name)), SearchCallback(**PHASES)
     assert search.state_dict() == {}
     trainer([search]).fit(again, loader(), ckpt_path=str(tmp_path / "stopped.ckpt"), weights_only=False)
-    assert_same(again.model, by_hand(make("pit_supernet")))
+    assert_same(again.model, by_hand(make(name)))
     assert search.state_dict() == {"epoch": 3}
     saved = torch.load(tmp_path / "stopped.ckpt", weights_only=False)["callbacks"]
-    assert saved == {search.state_key: {"epoch": 1}}
+    assert saved == {search.state_key: {"epoch": epochs - 1}}
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")

@@ -65,6 +65,18 @@ def test_one_call_finds_trains_and_tells(capsys: pytest.CaptureFixture[str]) -> 
     assert "of 70" in lines[1]
 
 
+def test_a_search_in_few_bits_warms_up_in_floats() -> None:
+    widths = nasopt.Precision((4, 8), 8, first_last=None)
+    found = run(budget={"flash": 130}, precision=widths, epochs=(2, 4, 3))
+    assert found.costs["flash"]["found"] <= 130
+    assert found.val > 0.5
+    program = nasopt.export.integer_program(found.network)
+    x = batches(1, seed=1)[0][0]
+    torch.testing.assert_close(torch.as_tensor(program(x.numpy()), dtype=x.dtype), found.network(x).detach())
+    with pytest.raises(ConfigError, match="no quantizer has 9 bits"):
+        run(precision=9)
+
+
 class _Killed(Exception):
     pass
 

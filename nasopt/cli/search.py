@@ -17,6 +17,7 @@ from nasopt.cli.models import load_model, load_object
 from nasopt.cost import get_metric
 from nasopt.errors import ConfigError, nearest
 from nasopt.methods import PIT, PITSuperNet
+from nasopt.search.precision import Precision
 from nasopt.searching import SearchResult, search
 from nasopt.tables import align, figure
 
@@ -39,6 +40,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", required=True, help="of everything, or warm-up,search,fine-tuning like 8,16,12")
     parser.add_argument("--method", default="pit", help=f"one of {', '.join(_METHODS)}; default: pit")
+    parser.add_argument("--precision", help="bits of weights and activations: 8, w4a8, or mixed: widths are searched")
     parser.add_argument("--lr", type=float, help="of the weights; default: that of nasopt.search")
     parser.add_argument("--patience", type=count, metavar="EPOCHS", help="end fine-tuning after so many without gain")
     parser.add_argument("--seed", type=int, default=0, help="of weights and randomness; default: 0")
@@ -63,6 +65,7 @@ def run_search(options: argparse.Namespace) -> str:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     more: dict[str, Any] = {} if options.lr is None else {"lr": check_number("--lr", options.lr, above=0)}
+    precision = None if options.precision is None else Precision.parse(options.precision)
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
@@ -73,6 +76,7 @@ def run_search(options: argparse.Namespace) -> str:
         budget=_budget(options.budget),
         epochs=_epochs(options.epochs),
         method=_METHODS[options.method],
+        precision=precision,
         patience=options.patience,
         checkpoint=folder / "checkpoint.pt",
         progress=not options.quiet,

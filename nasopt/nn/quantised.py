@@ -39,6 +39,8 @@ class _Widths(nn.Module):
     """What has a width in bits, or several, ascending, to choose from."""
 
     widths: tuple[int, ...]
+    # False in a warm-up in floats: values pass as they are.
+    is_rounding = True
     _steps_name = "weight_log_steps"
 
     @property
@@ -46,9 +48,14 @@ class _Widths(nn.Module):
         """The width that runs alone: the widest."""
         return self.widths[-1]
 
+    @property
+    def log2_steps(self) -> Any:
+        """The parameter of all its steps."""
+        return getattr(self, self._steps_name)
+
     def keep_width(self, width: int) -> None:
         """Forget all widths but one, by position."""
-        steps: Any = getattr(self, self._steps_name)
+        steps = self.log2_steps
         setattr(self, self._steps_name, nn.Parameter(steps.detach()[width : width + 1].clone(), steps.requires_grad))
         self.widths = (self.widths[width],)
 
@@ -98,6 +105,7 @@ class Quantise(_Widths):
         """The rounded activation, at the widths that a search has activated."""
         if self.samples is not None:
             self.samples.append(_sample(x.detach()))
+        if self.samples is not None or not self.is_rounding:
             return x
         dtype, x = x.dtype, _exact(x)
         active = self.active(active)
@@ -198,8 +206,8 @@ class QuantisedWeight(_Widths):
     def quantised_weight(self, active: Sequence[Active] | None = None, mask: Tensor | None = None) -> Tensor:
         """The weight on its grid; a mixture where several widths are active; of masked inputs it is 0."""
         weight = _exact(self.weight)
-        total: Any = None
-        for width, share, *_ in self.active(active):
+        total: Any = None if self.is_rounding else weight
+        for width, share, *_ in self.active(active) if self.is_rounding else ():
             bits = self.widths[width]
             if bits == FLOAT_BITS:
                 rounded = weight
@@ -239,6 +247,7 @@ class QuantisedWeight(_Widths):
         if (
             self.source is None
             or self.source.samples is not None
+            or not self.is_rounding
             or len(own) > 1
             or self.widths[own[0][0]] == FLOAT_BITS
         ):

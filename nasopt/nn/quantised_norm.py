@@ -46,7 +46,7 @@ class QuantBatchNorm(nn.modules.batchnorm._BatchNorm):
         """The step of what it scales; None where there is no single one."""
         if self.layer is not None:
             return self.layer.grid(active, of_source)
-        if self.source is None or self.source.samples is not None:
+        if self.source is None or self.source.samples is not None or not self.source.is_rounding:
             return None
         read = self.source.active(of_source)
         return self.source.step(read[0][0]) if len(read) == 1 else None

@@ -74,6 +74,8 @@ def allocate_bits(
         raise ConfigError(
             "allocate_bits: the model has no widths of weights to choose: give Precision(weights=(2, 4, 8))"
         )
+    if not model.is_quantised:
+        raise ConfigError("allocate_bits: the model computes in floats for now: call model.quantise() and calibrate it")
     metric, limit = _limit(model, budget)
     stored = list(batches) if sensitivity != "cosine" else []
     if sensitivity != "cosine" and not stored:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nasopt.errors import ConfigError, ExportError
-from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantised import Quantise
 from nasopt.search.deciding import DecidingModel
 from nasopt.search.forward import run
 from nasopt.search.verify import eval_mode
@@ -66,10 +66,24 @@ def _inputs(model: DecidingModel, batch: Any) -> tuple[Any, ...]:
 def _set(name: str, point: Quantise, samples: list[Tensor]) -> None:
     if not samples:  # in a branch that is not the likeliest: what the others show is not known of it
         return
-    values = torch.cat([x.reshape(-1) for x in samples]).float()
+    values = _of_all_processes(torch.cat([x.reshape(-1) for x in samples]).float())
     if not bool(torch.isfinite(values).all()):
         raise ConfigError(f"calibrate: activations of {name!r} are not finite: check the data and the weights")
     point.calibrate(values)
+
+
+def _of_all_processes(values: Tensor) -> Tensor:
+    """Values that all processes have seen, `(n,)`: steps are those of the whole batch."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    length = torch.tensor([len(values)], device=values.device)
+    lengths = [torch.zeros_like(length) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, length)
+    counts = [int(one) for one in lengths]
+    padded = torch.nn.functional.pad(values, (0, max(counts) - len(values)))
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
 def _agree(points: Iterable[Quantise]) -> None:
@@ -100,17 +114,6 @@ def set_first_steps(model: DecidingModel, inputs: tuple[Any, ...]) -> None:
     if waiting:
         calibrate(model, [inputs], 1)
     model._has_steps = True
-
-
-def fit_steps_to_seed(model: nn.Module, _: Any) -> None:
-    """After loading: ask again whether steps are set. A seed knows of none: fit those of weights, forget those of activations."""
-    vars(model).pop("_has_steps", None)
-    if vars(model).pop("_has_loaded_seed", False):
-        for layer in model.modules():
-            if isinstance(layer, QuantisedWeight):
-                layer.fit_steps()
-            elif isinstance(layer, Quantise):
-                layer.is_calibrated.fill_(False)
 
 
 def check_calibrated(net: nn.Module) -> None:

@@ -14,6 +14,7 @@ from nasopt.graph.groups import Analysis, Traced
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.choices import Draw
 from nasopt.search.effect import Effects
+from nasopt.search.layer_choice import check_temperature
 from nasopt.search.masks import HALF, MaskSettings
 from nasopt.search.options import Unpriced
 from nasopt.search.parameters import ParameterHalves
@@ -87,6 +88,18 @@ class DecidingModel(ParameterHalves):
             return {}
         with torch.no_grad():
             return choices.summary(self.choice_logits, self.temperatures, self._decide().branches)
+
+    def set_width_temperature(self, value: float) -> None:
+        """Set the temperature of choices between widths; branches keep theirs.
+
+        Raises:
+            ConfigError: it is no finite number > 0.
+        """
+        check_temperature(value)
+        choices = self._prepared.decisions.choices
+        for position, name in enumerate(choices.names):
+            if name in choices.sites:
+                self.temperatures[position] = value
 
     def _branch_probabilities(self, fitted: bool = True) -> tuple[Tensor, Decided]:
         """Probabilities of all branches, `(branches,)`, differentiable, and what is decided beside them."""

@@ -1,8 +1,9 @@
 """The search model: a traced seed in which masks decide channels and kernel taps, and choices decide branches.
 
 Three things to do with it: `forward` runs the network under the current decisions, `get_regularization_loss` and `get_cost`
-price it, `arch_export` takes the found network out. Methods are constructors of this one class. It stands on three bases, one
-idea each: parameters (`parameters.py`), what they decide (`deciding.py`) and what that costs (`priced.py`).
+price it, `arch_export` takes the found network out. Methods are constructors of this one class. It stands on four bases, one
+idea each: parameters (`parameters.py`), what they decide (`deciding.py`), what that costs (`priced.py`), and what is rounded
+(`rounded.py`).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import trace_model
-from nasopt.graph.quantised import Widths, has_sites, quantise_network
-from nasopt.search.calibrate import calibrate, check_calibrated, fit_steps_to_seed, set_first_steps, unrounded
+from nasopt.graph.quantised import has_sites, quantise_network
+from nasopt.search.calibrate import unrounded
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.choices import Draw
 from nasopt.search.effect import Effects, warn_without_effect_of_search
 from nasopt.search.forward import run
 from nasopt.search.masks import MaskSettings
 from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
+from nasopt.search.parameters import SHRUNK
 from nasopt.search.precision import Precision, check_masks, plain_widths, plan
 from nasopt.search.prepare import create_parameters, warn_without_effect
-from nasopt.search.priced import PricedModel
 from nasopt.search.recalibrate import recalibrate as estimate_statistics
 from nasopt.search.regularizer import BudgetPenalty, make_regularizer
 from nasopt.search.report import (
@@ -46,6 +47,7 @@ from nasopt.search.report import (
     describe_html,
     layer_summary,
 )
+from nasopt.search.rounded import RoundedModel, after_loading
 from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
 from nasopt.search.shrink import follow, shrink
@@ -55,7 +57,7 @@ from nasopt.search.trial import try_exports
 from nasopt.search.verify import verify_export, verify_seed, verify_trace
 
 
-class SearchModel(PricedModel):
+class SearchModel(RoundedModel):
     """A model under search: a traced copy of the seed, and architecture parameters beside it.
 
     Args:
@@ -107,7 +109,7 @@ class SearchModel(PricedModel):
         self.regularizer = make_regularizer(regularizer, relative)
         self.strict, self.unpriced = check_flag("strict", strict), check_unpriced(unpriced)
         self.net = trace_model(model, example, layer_patterns(leaf_modules, "leaf_modules"))
-        self.precision: Widths | None = None
+        self.precision = None
         self.floats: dict[str, str] = {}
         if precision is not None:
             if verify:
@@ -116,7 +118,7 @@ class SearchModel(PricedModel):
             check_masks(chosen_precision, masks is not None)
             self.precision = plan(self.net, chosen_precision)
             self.floats = dict(quantise_network(self.net, self.precision).floats)
-            self.register_load_state_dict_post_hook(fit_steps_to_seed)
+            self.register_load_state_dict_post_hook(after_loading)
             choices = self.choices = choices or (ChoiceSettings() if has_sites(self.net) else None)
         names = {name: name for name in model.state_dict()} if origin is None else origin.names
         self.seed_names = {name: f"net.{own}" for name, own in names.items()}
@@ -158,28 +160,12 @@ class SearchModel(PricedModel):
         """As the seed's `forward`, of the network under the current decisions."""
         inputs = args if not kwargs and len(args) == self._positional else self.example.bind(args, kwargs)
         if self.precision is not None:
-            set_first_steps(self, inputs)
+            self._set_first_steps(inputs)
         # Of several processes one may well evaluate alone.
         is_joint = dist.is_available() and dist.is_initialized() and (self.training or torch.is_grad_enabled())
         ddp = active_ddp() if is_joint else None
         output = run(self, inputs)
         return output if ddp is None else self._joint_steps(ddp).finish(self, output)
-
-    def calibrate(self, batches: Iterable[Any], max_batches: int | None = 8) -> None:
-        """Set the steps of all activations from data, to those of the least squared error.
-
-        Without it the first batch in train mode sets them.
-
-        Args:
-            batches: inputs, or pairs of inputs and targets, as a `DataLoader` gives them.
-            max_batches: at most this many are looked at; None: all.
-
-        Raises:
-            ConfigError: no precision was asked for, there is no batch, or values are not finite.
-        """
-        if self.precision is None:
-            raise ConfigError("calibrate: nothing is quantised in this model: wrap it with precision=...")
-        calibrate(self, batches, max_batches)
 
     # --- take
 
@@ -205,7 +191,7 @@ class SearchModel(PricedModel):
             )
         check_flag("arch_export: verify", verify)
         if self.precision is not None:
-            check_calibrated(self.net)
+            self._check_exportable()
         network = self._build()
         searches_masks = (
             self.masks is not None and self.precision is None and not self._prepared.decisions.choices.names
@@ -308,10 +294,10 @@ class SearchModel(PricedModel):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.shrunk is not None:
-            destination[f"{prefix}shrunk"] = self.shrunk.encode()
+            destination[f"{prefix}{SHRUNK}"] = self.shrunk.encode()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        if (encoded := state_dict.pop(f"{prefix}shrunk", None)) is not None:
+        if (encoded := state_dict.pop(f"{prefix}{SHRUNK}", None)) is not None:
             follow(self, encoded)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

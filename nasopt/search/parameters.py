@@ -23,6 +23,10 @@ _WAY = 0.5  # from where masks start to their threshold; a step of Adam is about
 _PREPARED = "_prepared"
 
 
+# Entries of a state dict that are no parameters and no buffers.
+NOTES = (IN_FLOATS, SHRUNK) = ("in_floats", "shrunk")
+
+
 class ParameterHalves(nn.Module, ABC):
     """A module whose own parameters of the names `_arch_names` are architecture parameters, and all others the network's.
 
@@ -44,6 +48,8 @@ class ParameterHalves(nn.Module, ABC):
     _has_loaded_seed = False
     # Whether the steps of all activations are known to be set.
     _has_steps = False
+    # None: activations and weights are rounded. In a warm-up in floats: whether that has trained anything.
+    _trained_in_floats: bool | None = None
     # Names of architecture parameters that take no gradient for now.
     held: frozenset[str] = frozenset()
 
@@ -267,7 +273,7 @@ class ParameterHalves(nn.Module, ABC):
                 tensor = state_dict.pop(prefix + name)
                 if self.seed_names[name] in own:
                     state_dict[prefix + self.seed_names[name]] = tensor
-            taken = set(self.seed_names.values())
+            taken = {*self.seed_names.values(), *NOTES}
             state_dict.update({prefix + name: tensor for name, tensor in own.items() if name not in taken})
             self._has_loaded_seed = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

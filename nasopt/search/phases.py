@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 
 from nasopt.arguments import check_count, check_number
 from nasopt.errors import ConfigError, nearest
+from nasopt.search.calibrate import unrounded
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import MASKS, ParameterHalves
-from nasopt.search.schedule import Schedule, constant
+from nasopt.search.schedule import Schedule, constant, exponential
 from nasopt.search.shrink import check_optimizers
 from nasopt.train.distillation import kd_loss
 
@@ -36,12 +37,15 @@ class PhaseSchedule:
 
     | phase | architecture parameters | train mode runs | regularizer |
     | --- | --- | --- | --- |
-    | warmup | frozen | what a search runs | none |
+    | warmup | frozen | what a search runs, in floats | none |
     | search | trained | what a search runs | `strength` |
     | finetune | frozen | the network that `arch_export` would give | none |
 
     At the start of every epoch the temperature schedule of the model moves on (see `set_epoch` of the model), counted from the
     first epoch of the search. Fine-tuning begins with `settle_budget()` where the model can do so.
+
+    With `precision=` the warm-up computes in floats (`SearchModel.quantise`): a network that begins at random weights learns
+    faster so. The temperature of choices between widths falls from 1 to 0.1 over the search, unless the model was given one.
 
     Everything follows from the epoch, so a checkpoint needs nothing else: `state_dict()` holds it. Optimizers are left alone.
     Around a model in `DistributedDataParallel`, make the schedule after it, of `ddp.module`.
@@ -100,6 +104,7 @@ class PhaseSchedule:
         self.teacher = teacher
         if teacher is not None:
             _check_teacher(model, teacher)
+        self._cooling = exponential(1.0, 0.1, epochs=max(search - 1, 1))
         self.epoch = 0
         self._go(0)
 
@@ -142,6 +147,10 @@ class PhaseSchedule:
         self.epoch = epoch
         of_search = min(max(epoch - self.warmup, 0), self.search)
         self.model.set_epoch(of_search)
+        if self.model.choices is not None and self.model.choices.temperature is None:
+            self.model.set_width_temperature(self._cooling(of_search))
+        if self.model.precision is not None:
+            self.model.quantise(self.phase != "warmup")
         self.strength = self._strength(of_search) if self.phase == "search" else 0.0
         held = [name for kind, epochs in self._freeze.items() if of_search < epochs for name in _KINDS[kind]]
         if self._freeze:
@@ -231,7 +240,7 @@ def _check_teacher(model: SearchModel, teacher: Any) -> None:
     for network in (model, teacher):
         modes = {module: module.training for module in network.modules()}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), unrounded(model.net):  # whose steps may wait for the first batch
                 found.append(network.eval()(*example.inputs))
         except Exception as error:
             raise ConfigError(f"PhaseSchedule: the teacher does not take the model's inputs: {error}") from error

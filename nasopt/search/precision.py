@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,6 +87,24 @@ class Precision:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return Precision(weights=tuple(value))
         raise ConfigError(f"precision must be a nasopt.Precision, or a width in bits, got {value!r}")
+
+    @staticmethod
+    def parse(text: str) -> Precision:
+        """`"8"`, `"w4a8"` (widths of weights and of activations) or `"mixed"` (the default: widths are searched).
+
+        Raises:
+            ConfigError: none of these, or a width that no quantizer has.
+        """
+        if text == "mixed":
+            return Precision()
+        match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", text)
+        if match is None:
+            raise ConfigError(
+                f"precision {text!r}: give bits like 8 (weights and activations), w4a8, or mixed: widths are searched"
+            )
+        if match[1]:
+            return Precision.of(int(match[1]))
+        return Precision(weights=int(match[2]), activations=int(match[3]))
 
 
 def _widths(value: Any, where: str) -> tuple[int, ...]:

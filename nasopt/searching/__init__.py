@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from nasopt.arguments import check_count
 from nasopt.methods.pit import PIT
 from nasopt.search.model import SearchModel
+from nasopt.search.precision import Precision
 from nasopt.search.regularizer import Budget
 from nasopt.searching.run import Figure, Loss, Run, SearchResult, lengths_of
 
@@ -29,6 +31,7 @@ def search(
     method: Callable[..., SearchModel] = PIT,
     loss: Loss = F.cross_entropy,
     figure: Figure | None = None,
+    precision: Any = None,
     teacher: nn.Module | None = None,
     lr: float = 2e-3,
     patience: int | None = None,
@@ -55,6 +58,7 @@ def search(
         method: `PIT`, or `PITSuperNet` for a seed with branches; called as `method(model, input_example=, regularizer=)`.
         loss: `(outputs, labels) -> scalar`, the mean over the batch.
         figure: `(outputs, labels) -> float`, larger is better; None: accuracy of classes, or else the negative loss.
+        precision: bits of weights and activations, as of `PIT`; the warm-up computes in floats.
         teacher: a trained network from which search and fine-tuning learn, e.g. the seed after training.
         lr: of the weights.
         patience: epochs of fine-tuning without a better val figure, after which it ends; None: never.
@@ -67,6 +71,8 @@ def search(
         DivergedError: the loss is not finite any more; the search model of the last good epoch is its `model`, the file that of
             its checkpoint.
     """
+    if precision is not None:
+        method = functools.partial(method, precision=Precision.of(precision))
     run = Run(
         model, train_loader, val_loader, budget, lengths_of(epochs), method, loss, figure, teacher, lr, checkpoint
     )

@@ -22,6 +22,7 @@ from nasopt.errors import ConfigError, DivergedError
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import ParameterHalves
 from nasopt.search.phases import PhaseSchedule
+from nasopt.search.precision import plain_widths
 from nasopt.search.recalibrate import batch_inputs, recalibrate
 from nasopt.search.regularizer import FEWEST, Budget
 
@@ -113,6 +114,7 @@ class Run:
             "limits": {m.name: limit for m, limit in given.limits},
             "lengths": list(lengths),
             "steps": steps,
+            **({"precision": plain_widths(widths)} if (widths := self.model.precision) is not None else {}),
         }
         self.path = self._writable(checkpoint) if checkpoint is not None else None
         self.good = copy.deepcopy(self.model.state_dict())

@@ -17,10 +17,11 @@ from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
-from benchmarks_mlperf_tiny.methods import parse_precision
 from benchmarks_mlperf_tiny.search import Run
 from benchmarks_mlperf_tiny.tasks import TASKS, get_task
 from benchmarks_mlperf_tiny.training import Engine
+from nasopt import Precision
+from nasopt.errors import ConfigError
 
 DATA = tiny.load(DataOptions())
 
@@ -110,11 +111,14 @@ def test_tensorboard_files_are_readable(tmp_path: Path) -> None:
 
 
 def test_precision_is_parsed_and_refused() -> None:
-    assert (parse_precision("8").weights, parse_precision("8").activations) == (8, 8)
-    assert (parse_precision("w4a8").weights, parse_precision("w4a8").activations) == (4, 8)
-    assert parse_precision("mixed").weights == (2, 4, 8)
-    for text in ("w4", "a8", "int8", "", "9", "w4a11"):
-        with pytest.raises(BenchmarkError, match=f"precision '{text}'"):
-            parse_precision(text)
+    assert (Precision.parse("8").weights, Precision.parse("8").activations) == (8, 8)
+    assert (Precision.parse("w4a8").weights, Precision.parse("w4a8").activations) == (4, 8)
+    assert Precision.parse("mixed").weights == (2, 4, 8)
+    for text in ("w4", "a8", "int8", ""):
+        with pytest.raises(ConfigError, match=f"precision '{text}'"):
+            Precision.parse(text)
+    for text in ("9", "w4a11"):
+        with pytest.raises(ConfigError, match="no quantizer has"):
+            make_config(get_task("ic"), None, "pit", precision=text)
     with pytest.raises(BenchmarkError, match="precision is for searches without binary layers, not 'nasb'"):
         make_config(get_task("ic"), None, "nasb", precision="8")

@@ -76,6 +76,16 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     assert equal(resumed, finish(config(method), path)), "a finished run is not trained again"
 
 
+@pytest.mark.parametrize("step", [5, 6, 8, 14])  # in the warm-up in floats, at its end, in the search
+def test_a_killed_run_in_few_bits_does_so_too(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config("pit", precision="mixed")
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            finish(settings, tmp_path / "checkpoint.pt")
+    assert equal(finish(settings, tmp_path / "checkpoint.pt"), finish(settings))
+
+
 def test_a_sparse_checkpoint_still_ends_every_phase(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     Run(config(), TASK, DATA, path, checkpoint_every=100, quiet=True).run()

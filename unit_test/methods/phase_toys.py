@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt import NASB, PIT, PITSuperNet, SuperNet, SuperNetModule
+from nasopt import NASB, PIT, PITSuperNet, Precision, SuperNet, SuperNetModule
 from nasopt.search.schedule import exponential
 from unit_test.methods.nasb_seeds import Block
 
@@ -42,6 +42,9 @@ METHODS: dict[str, Callable[[], Any]] = {
     "supernet_gumbel": lambda: SuperNet(alternatives(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
     "pit_supernet": lambda: PITSuperNet(alternatives(), SHAPE, relative=True, temperature=2.0),
     "nasb": lambda: nasb(relative=True),
+    "pit_widths": lambda: PIT(
+        convnet(), SHAPE, regularizer="flash", relative=True, precision=Precision((2, 4, 8), (4, 8), first_last=None)
+    ),
 }
 
 

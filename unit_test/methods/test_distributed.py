@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from worlds import World
 
-from nasopt import NASB, PIT, Budget, PITSuperNet, SuperNet, SuperNetModule
+from nasopt import NASB, PIT, Budget, PITSuperNet, Precision, SuperNet, SuperNetModule
 from nasopt.distributed import SynchronisedNorms, check_same
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb import AlternatingSearch
@@ -56,6 +56,7 @@ def nasb(cell: str, **options: Any) -> NASB:
     return NASB(Residual().double(), SHAPE, cells=[cell], candidates=candidates, relative=True, **options)
 
 
+WIDTHS = Precision(weights=(2, 4, 8), activations=(4, 8), first_last=None)
 CASES: dict[str, Callable[[], Any]] = {
     "pit_norms": lambda: PIT(with_norms(), SHAPE, relative=True),
     "pit_budget": lambda: PIT(without_norms(), SHAPE, regularizer=Budget(size=300, macs=40_000)),
@@ -64,6 +65,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "supernet_sampled": lambda: SuperNet(choices(), SHAPE, relative=True, hard_softmax=True, paths="sampled"),
     "supernet_two": lambda: SuperNet(choices(), SHAPE, relative=True, gumbel_softmax=True, paths="two"),
     "pit_supernet": lambda: PITSuperNet(PlainChoices(), SHAPE, relative=True, paths="two"),
+    "pit_widths": lambda: PIT(with_norms().double(), SHAPE, relative=True, regularizer="flash", precision=WIDTHS),
     "nasb_alternating": lambda: nasb("stage1.0", keep=2),
 }
 
@@ -99,6 +101,8 @@ def search(name: str, rank: int = 0, count: int = 1, momentum: float = 0.9) -> d
         for step in range(STEPS):
             if hasattr(model, "set_epoch"):
                 model.set_epoch(step / 10)
+            if model.precision is not None:
+                model.quantise(step >= 5)  # after a warm-up in floats
             x, y = (t.to(dtype) for t in batch(step, rank, count))
             if alternating is not None:
                 (alternating.weight_step if step % 2 else alternating.arch_step)((x, y))

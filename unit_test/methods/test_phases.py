@@ -57,6 +57,8 @@ def test_fine_tuning_trains_what_export_gives(make: Callable[[], Any]) -> None:
             parameter.copy_(torch.rand_like(parameter))
     phases = PhaseSchedule(model, search=2, finetune=1, strength=1.0)
     phases.set_epoch(2)
+    if model.precision is not None:
+        model.calibrate([batch()[0]])
     network = model.eval().arch_export().train()
     x, _ = batch()
     generator = torch.get_rng_state()
@@ -67,7 +69,19 @@ def test_fine_tuning_trains_what_export_gives(make: Callable[[], Any]) -> None:
     assert all(p.requires_grad for p in model.arch_parameters())
 
 
-@pytest.mark.parametrize(("name", "stop"), [("pit", 1), ("pit", 3), ("pit", 5), ("pit_supernet", 3), ("nasb", 3)])
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [
+        ("pit", 1),
+        ("pit", 3),
+        ("pit", 5),
+        ("pit_supernet", 3),
+        ("nasb", 3),
+        ("pit_widths", 1),
+        ("pit_widths", 2),
+        ("pit_widths", 3),
+    ],
+)
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name: str, stop: int) -> None:
     def start() -> tuple[Any, PhaseSchedule, torch.optim.Optimizer]:
         torch.manual_seed(1)
