@@ -142,7 +142,9 @@ def test_shared_norms_belong_to_no_switch() -> None:
     for norms in ("private", "shared"):
         model = made(precision=Precision(weights=(1, 8), first_last=None), switches=[(8, 8), (1, 8)], norms=norms)
         norm: Any = model.model.net.get_submodule("4")
-        for _ in range(60):
+        for one in (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+            one.momentum = 0.5
+        for _ in range(20):
             for switch in model.switches:
                 model.use(switch)(x)
         variances[norms] = [model.use(switch) and norm.running_var.clone() for switch in model.switches]
@@ -151,7 +153,7 @@ def test_shared_norms_belong_to_no_switch() -> None:
     shared = variances["shared"][0]
     assert bool(((own.amin(0) < shared) & (shared < own.amax(0))).all())
     nasopt.recalibrate(model.use((8, 8)), [x])
-    assert torch.allclose(norm.running_var, own[0], rtol=1e-2)
+    assert torch.allclose(norm.running_var, own[0], rtol=1e-3)
 
 
 def test_hooks_on_layers_with_widths_to_choose_fire() -> None:
