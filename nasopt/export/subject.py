@@ -89,10 +89,10 @@ def make_subject(found: nn.Module, example: Any) -> Subject:
         found = export()
         notes.append("a search model was given: what its arch_export() returns was written")
     for name, module in found.named_modules():
-        if type(module).__name__ == "PackedBinaryConv2d":
+        if type(module).__name__ in ("PackedBinaryConv2d", "PackedPAConv2d"):
             raise ConfigError(
-                f"layer {name!r} is a PackedBinaryConv2d, which computes on bits of the CPU: no file format has it. "
-                "Give the binary network as it was before pack()"
+                f"layer {name!r} is a {type(module).__name__}, which computes on bits of the CPU: no file format has it. "
+                "Give the network as it was before pack()"
             )
         refusal = getattr(module, "file_refusal", "")
         if refusal:

@@ -236,12 +236,14 @@ class Call:
         weight_bits: int | Site | None = None,
         activation_bits: int | Site | None = None,
         changes_kind: bool = False,
+        shares_scale: bool = False,
     ) -> CostTerm:
         """Price this call: the fields of a `LayerShape`, with label vectors where channels are counted.
 
         `weight` names the stored weights (default: those of the layer); they are counted once for all calls. Parameters
         of a function without such a price are priced one by one. `changes_kind`: a depthwise convolution of one channel is
-        a dense one, and one in groups of one channel a depthwise one. Widths are those of a quantised layer, else 32.
+        a dense one, and one in groups of one channel a depthwise one. `shares_scale`: all weights have one scale, or one set of
+        levels, so no norm can be folded into them. Widths are those of a quantised layer, else 32.
         """
         quantised = self.module if isinstance(self.module, QuantisedWeight) else None
         if weight_bits is None:
@@ -260,7 +262,7 @@ class Call:
             covered += facts.parameters_of(self.node, self.module)
         key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
-        last = (weight_bits, activation_bits, None if quantised is None else 32, changes_kind)
+        last = (weight_bits, activation_bits, None if quantised is None else 32, changes_kind, shares_scale)
         regions = list(self.regions)
         biased = list(regions) if bias else []
         counts = (kind, in_channels, out_channels, *sizes, groups)
@@ -281,12 +283,8 @@ class Call:
         found = [one for region in self.regions for one in producers(facts.module, facts.regions, before, region)]
         for region, producer in found:
             term = facts.term_of_node.get(producer)
-            # A scale per channel does not fit into signs that share one scale.
-            absorbs = (
-                term is not None
-                and facts_of(term.kind).absorbs
-                and (term.weight_bits != 1 or term.bias_bits is not None)
-            )
+            # A scale per channel does not fit into weights that share one scale.
+            absorbs = term is not None and facts_of(term.kind).absorbs and not term.shares_scale
             if absorbs and has_one_user(facts.module, facts.regions, producer, region):
                 assert term is not None
                 term.bias_regions.append(region)

@@ -32,7 +32,7 @@ class CostTerm:
 
     `key` names the stored weights: terms of one key share them, and storage is counted once. The call runs in any of
     `regions`; the layer has a bias in any of `bias_regions`. With `changes_kind` it is of `OTHER_KIND` once few channels
-    are left.
+    are left. With `shares_scale` a norm that follows cannot be folded into the weights.
     """
 
     layer: str
@@ -52,6 +52,7 @@ class CostTerm:
     activation_bits: int | Site = 32
     bias_bits: int | None = None
     changes_kind: bool = False
+    shares_scale: bool = False
 
     @property
     def bias(self) -> bool:

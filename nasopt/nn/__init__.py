@@ -6,6 +6,7 @@ from nasopt.nn.cell_layers import Align2d, CellPool2d, Zero
 from nasopt.nn.fractal import dense_fractal_block, fractal_block
 from nasopt.nn.mode import ByMode, FunctionUnit, PathByMode
 from nasopt.nn.multi_head import LightResidual, MeanVarianceECA, MultiHeadDepthwise, QuantNoise
+from nasopt.nn.piecewise import PAActivation, PAConv2d
 from nasopt.nn.quantised import (
     QuantConv1d,
     QuantConv2d,
@@ -32,6 +33,8 @@ __all__ = [
     "LightResidual",
     "MeanVarianceECA",
     "MultiHeadDepthwise",
+    "PAActivation",
+    "PAConv2d",
     "PathByMode",
     "QuantBatchNorm",
     "QuantConv1d",

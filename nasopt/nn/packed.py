@@ -71,11 +71,15 @@ class PackedBinaryConv2d(nn.Module):
 
 def pack_weights(weight: Tensor) -> Tensor:
     """Signs of weights `(out, in, kh, kw)` as words `(out, ceil(in / 64), kh, kw)`, int64; a bit is 1 where the sign is -1."""
-    negative = (signs(weight.detach()) < 0).cpu().numpy()
-    out, channels, kernel_h, kernel_w = negative.shape
+    return pack_bits(signs(weight.detach()) < 0)
+
+
+def pack_bits(bits: Tensor) -> Tensor:
+    """Bools `(out, in, kh, kw)` as words `(out, ceil(in / 64), kh, kw)`, int64."""
+    out, channels, kernel_h, kernel_w = bits.shape
     depth = -(-channels // _WORD)
-    bits: Any = np.zeros((out, depth * _WORD, kernel_h, kernel_w), dtype=np.uint64)
-    bits[:, :channels] = negative
-    bits = bits.reshape(out, depth, _WORD, kernel_h, kernel_w)
+    padded: Any = np.zeros((out, depth * _WORD, kernel_h, kernel_w), dtype=np.uint64)
+    padded[:, :channels] = bits.cpu().numpy()
+    padded = padded.reshape(out, depth, _WORD, kernel_h, kernel_w)
     shifts = np.arange(_WORD, dtype=np.uint64).reshape(_WORD, 1, 1)
-    return torch.from_numpy(np.bitwise_or.reduce(bits << shifts, axis=2).view(np.int64))
+    return torch.from_numpy(np.bitwise_or.reduce(padded << shifts, axis=2).view(np.int64))

@@ -1,4 +1,4 @@
-"""Kernels of packed binary convolutions: packing of signs, XNOR and population count, compiled by Numba.
+"""Kernels of packed convolutions: packing of signs and levels, XNOR or AND and population count, compiled by Numba.
 
 A word holds the signs of 64 channels of one position, 1 for -1. Of two words, the sum of products over `n` channels is
 `n - 2 popcount(a xor b)`: equal signs multiply to +1, different ones to -1. Bits beyond the last channel are 0 on both
@@ -171,3 +171,73 @@ def _take_border_away(
                     if row < 0 or row >= height or column < 0 or column >= width:
                         surplus += padded[u, v]
             out[i, j] -= np.float32(surplus) * scale
+
+
+@njit(nogil=True)
+def pack_levels(x: NDArray[Any], values: NDArray[np.float32], planes: NDArray[np.uint64], top: int, left: int) -> None:
+    """Where `x` (B, C, H, W) has each of N values, into `planes` (B, N, ceil(C / 64), H', W'), zeros at first; of equal values
+    the first, and nothing where `x` has none of them."""
+    batch, channels, height, width = x.shape
+    for b in range(batch):
+        for c in range(channels):
+            bit = np.uint64(1) << np.uint64(c % WORD)
+            for i in range(height):
+                for j in range(width):
+                    for level in range(len(values)):
+                        if x[b, c, i, j] == values[level]:
+                            planes[b, level, c // WORD, i + top, j + left] |= bit
+                            break
+
+
+@njit(nogil=True)
+def convolve_levels(
+    planes: NDArray[np.uint64],
+    weight: NDArray[np.uint64],
+    factors: NDArray[np.float64],
+    sizes: tuple[int, int, int, int],
+    out: NDArray[np.float32],
+) -> None:
+    """The sum over pairs of planes of a factor times the number of common bits.
+
+    Args:
+        planes: (B, N, words, H + 2 pad, W + 2 pad).
+        weight: (out, M, words, kh, kw).
+        factors: (M, N).
+        sizes: stride and dilation, along height and width each.
+        out: (B, out, H', W'), written.
+    """
+    stride_h, stride_w, dilation_h, dilation_w = sizes
+    batch, outputs, out_h, out_w = out.shape
+    depth, kernel_h, kernel_w = weight.shape[2:]
+    line = planes.shape[4]
+    # Flat positions: with stride 1 the output of row i, column j stands at i * line + j.
+    span = (out_h - 1) * line + out_w
+    counts, total = np.empty(span, dtype=np.uint64), np.empty(span, dtype=np.float64)
+    for b in range(batch):
+        for o in range(outputs):
+            total[:] = 0
+            for m in range(weight.shape[1]):
+                for n in range(planes.shape[1]):
+                    counts[:] = 0
+                    for d in range(depth):
+                        plane = planes[b, n, d].ravel()
+                        for u in range(kernel_h):
+                            for v in range(kernel_w):
+                                one = weight[o, m, d, u, v]
+                                if one == 0:
+                                    continue
+                                offset = u * dilation_h * line + v * dilation_w
+                                if stride_h == 1 and stride_w == 1:
+                                    seen = plane[offset : offset + span]
+                                    for p in range(span):
+                                        counts[p] += popcount(seen[p] & one)
+                                else:
+                                    for i in range(out_h):
+                                        for j in range(out_w):
+                                            at = i * stride_h * line + j * stride_w + offset
+                                            counts[i * line + j] += popcount(plane[at] & one)
+                    for p in range(span):
+                        total[p] += factors[m, n] * np.float64(counts[p])
+            for i in range(out_h):
+                for j in range(out_w):
+                    out[b, o, i, j] = np.float32(total[i * line + j])
