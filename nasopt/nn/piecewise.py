@@ -191,7 +191,9 @@ class PAConv2d(nn.Module):
             ConfigError: the padding of `conv` is not made of equal zeros on both sides.
         """
         sizes: Any = (conv.kernel_size, conv.stride, symmetric_padding(conv), conv.dilation, conv.groups)
-        made = cls(conv.in_channels, conv.out_channels, *sizes, bias=conv.bias is not None, levels=levels).to(conv.weight)
+        made = cls(conv.in_channels, conv.out_channels, *sizes, bias=conv.bias is not None, levels=levels).to(
+            conv.weight
+        )
         with torch.no_grad():
             made.weight.copy_(conv.weight)
             if made.bias is not None and conv.bias is not None:
