@@ -17,12 +17,19 @@ class Operations:
         multiplications, additions: direct: of int8 values into wide sums; transform: modular, of `bits` bits.
         shifts: modular shifts of the transforms.
         conversions: into and out of the diminished form.
+        modular: whether they are modular.
     """
 
     multiplications: int
     additions: int
     shifts: int = 0
     conversions: int = 0
+    modular: bool = False
+
+    @property
+    def plain(self) -> int:
+        """All in plain operations, of which a modular one takes two."""
+        return (self.multiplications + self.additions + self.shifts) * (2 if self.modular else 1) + self.conversions
 
 
 def direct_ops(shape: LayerShape) -> Operations:
@@ -66,9 +73,16 @@ def transform_ops(shape: LayerShape, weights_ready: bool = True, bits: int = 32)
     maps = tiles * (shape.in_channels + shape.out_channels) + kernels
     products = tiles * pairs * points
     conversions = prod(sizes) * (shape.in_channels + shape.out_channels) + kernels * shape.taps
-    return Operations(products, products + maps * per_map, maps * per_map, conversions)
+    return Operations(products, products + maps * per_map, maps * per_map, conversions, modular=True)
 
 
 def _check(shape: LayerShape) -> None:
     if shape.kind not in ("conv", "depthwise") or not shape.kernel:
         raise ConfigError(f"a Fermat number transform computes convolutions, not {shape.kind!r} layers")
+
+
+def both_ops(shape: LayerShape) -> tuple[int, int] | None:
+    """Plain operations of a convolution, direct and by transforms with kernels that are stored transformed; None of others."""
+    if shape.kind not in ("conv", "depthwise") or not shape.kernel or max(shape.kernel) > 64 or not shape.output_size:
+        return None
+    return direct_ops(shape).plain, transform_ops(shape).plain

@@ -13,15 +13,17 @@ from torch import nn
 
 from nasopt.arguments import short
 from nasopt.cost.calibration import units_of_rows
+from nasopt.cost.fermat import both_ops
 from nasopt.cost.latency import layer_cycles, rows_of
 from nasopt.cost.memory import PeakReport, live_bytes, peak_report
 from nasopt.cost.metrics import ADDITIONS, MACS, SIZE, runtime_flash, runtime_memory
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
+from nasopt.cost.report_text import report_notes, report_table
 from nasopt.cost.runtime import Runtime, get_runtime
 from nasopt.cost.targets import Target, get_target
 from nasopt.errors import ConfigError
 from nasopt.graph.layer_shape import LayerShape
-from nasopt.tables import align, html_table, listed
+from nasopt.tables import align, html_table
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class CostReport:
         unpriced: calls that nobody can price: their weights, MACs and cycles are in no total.
         free: calls that cost nothing by convention (activations, pooling, sums of activations, views ...).
         deployment: what the network needs in a runtime, if one was named.
+        transform: whether convolutions are also counted by Fermat number transforms, `nasopt.nn.fermat`.
     """
 
     layers: tuple[LayerReport, ...]
@@ -104,6 +107,7 @@ class CostReport:
     unpriced: tuple[str, ...]
     free: tuple[str, ...]
     deployment: Deployment | None = None
+    transform: bool = False
 
     def totals(self) -> dict[str, Any]:
         """Params, macs, additions, memory, memory_best_order, cycles, ms, energy_uj, without_law, ms_interval, by these names.
@@ -163,6 +167,9 @@ class CostReport:
                 "macs_percent": _percent(layer.macs, totals["macs"]),
                 "live_bytes": layer.live,
             }
+            if self.transform:
+                direct, by_transform = both_ops(shape) or (None, None)
+                row |= {"direct_ops": direct, "transform_ops": by_transform}
             for target in self.targets:
                 cycles = layer.cycles[target.name]
                 row[f"{target.name}_cycles"] = cycles
@@ -186,10 +193,10 @@ class CostReport:
         return json.dumps(content, indent=2)
 
     def __str__(self) -> str:
-        return "\n".join([*align(_table(self), left=3), "", *_notes(self)])
+        return "\n".join([*align(report_table(self), left=3), "", *report_notes(self)])
 
     def _repr_html_(self) -> str:
-        return html_table(_table(self), left=3, notes=_notes(self))
+        return html_table(report_table(self), left=3, notes=report_notes(self))
 
 
 def cost_report(
@@ -200,6 +207,7 @@ def cost_report(
     targets: Sequence[str | Target] = (),
     runtime: str | Runtime | None = None,
     leaf_modules: Sequence[Any] = (),
+    transform: bool = False,
 ) -> CostReport:
     """Costs of any traceable model, layer by layer; of a search model those of what `arch_export` would give now.
 
@@ -215,6 +223,7 @@ def cost_report(
         runtime: an inference engine, by name or object: the report says what RAM and flash it needs for this network,
             and whether that fits the targets.
         leaf_modules: names, globs or classes of modules that are not traced into: they are listed as unpriced.
+        transform: also count the operations of every convolution by Fermat number transforms, beside the direct ones.
 
     Raises:
         ConfigError: an unknown target or runtime, or the model fails on the input.
@@ -232,7 +241,7 @@ def cost_report(
     live = {step.node: size for step, size in zip(calls.memory.steps, live_bytes(calls.memory))}
     layers = tuple(_layers(calls, live, platforms))
     deployment = None if engine is None else _deployment(calls, engine)
-    return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free, deployment)
+    return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free, deployment, transform)
 
 
 def _deployment(calls: NetworkCalls, runtime: Runtime) -> Deployment:
@@ -257,72 +266,3 @@ def _cycles(target: Target, call: LayerCall) -> int | None:
 
 def _percent(part: int | None, whole: int) -> float | None:
     return None if part is None or not whole else round(100 * part / whole, 2)
-
-
-def _table(report: CostReport) -> list[list[str]]:
-    """Header, layers, totals."""
-    totals = report.totals()
-    header = ["layer", "kind", "shape", "params", "MACs", "%", "live B"]
-    for target in report.targets:
-        header += [f"{target.name} cycles", "ms", "%"]
-    lines = [header]
-    for row in report.rows():
-        line = [row["layer"], row["kind"], _shape(row), f"{row['params']:,}", f"{row['macs']:,}"]
-        line += [_share(row["macs_percent"]), _whole(row["live_bytes"])]
-        for target in report.targets:
-            ms = row[f"{target.name}_ms"]
-            line += [_whole(row[f"{target.name}_cycles"]), "?" if ms is None else f"{ms:.3f}"]
-            line.append(_share(row[f"{target.name}_percent"]))
-        lines.append(line)
-    last = ["total", "", "", f"{totals['params']:,}", f"{totals['macs']:,}", "", _whole(totals["memory"])]
-    for target in report.targets:
-        last += [_whole(totals["cycles"][target.name]), f"{totals['ms'][target.name]:.3f}", ""]
-    return [*lines, last]
-
-
-def _notes(report: CostReport) -> list[str]:
-    """Peak memory, intervals, what fits where, and everything that has no price."""
-    totals, text = report.totals(), [_memory(report)]
-    for name, (low, high) in report.intervals().items():
-        text.append(f"90 % interval of the time on {name}: {low:.3f} to {high:.3f} ms")
-    if report.deployment is not None:
-        text += [str(report.deployment), *(report.deployment.verdict(target) for target in report.targets)]
-    for target in report.targets:
-        if missing := totals["without_law"][target.name]:
-            text.append(f"{target.name} has no law for {listed(missing)}: its total is a lower bound")
-        energy = totals["energy_uj"].get(target.name)
-        if energy is not None:
-            text.append(f"energy on {target.name}: {energy:,.1f} uJ at {target.active_power_mw:g} mW")
-    if report.unpriced:
-        text.append(f"without a price, in no total: {listed(report.unpriced)}")
-    if report.free:
-        text.append(f"free by convention: {listed(report.free)}")
-    return text
-
-
-def _memory(report: CostReport) -> str:
-    given, best = report.memory.given, report.memory.best
-    text = f"peak memory {_whole(given.size)} B (8 bit) at {given.step}, live: {', '.join(given.live)}"
-    if best.size < given.size:
-        proof = "the smallest there is" if report.memory.exact else "found by a greedy search"
-        text += f"; {_whole(best.size)} B in another order, {proof}"
-    return text
-
-
-def _shape(row: dict[str, Any]) -> str:
-    text = f"{row['in']}->{row['out']}"
-    if row["kernel"]:
-        text += f" {row['kernel']}"
-    if any(size != "1" for size in row["stride"].split("x") if size):
-        text += f"/{row['stride'].split('x')[0]}"
-    if row["groups"] not in (1, row["in"]):
-        text += f" g{row['groups']}"
-    return text + (f" @{row['output']}" if row["output"] else "")
-
-
-def _whole(number: Any) -> str:
-    return "?" if number is None else f"{number:,}"
-
-
-def _share(percent: float | None) -> str:
-    return "" if percent is None else f"{percent:.1f}"

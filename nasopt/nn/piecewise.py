@@ -190,10 +190,9 @@ class PAConv2d(nn.Module):
         Raises:
             ConfigError: the padding of `conv` is not made of equal zeros on both sides.
         """
-        sizes: Any = (conv.kernel_size, conv.stride, symmetric_padding(conv), conv.dilation, conv.groups)
-        made = cls(conv.in_channels, conv.out_channels, *sizes, bias=conv.bias is not None, levels=levels).to(
-            conv.weight
-        )
+        padding, bias = symmetric_padding(conv), conv.bias is not None
+        sizes: Any = (conv.kernel_size, conv.stride, padding, conv.dilation, conv.groups, bias, levels)
+        made = cls(conv.in_channels, conv.out_channels, *sizes).to(conv.weight)
         with torch.no_grad():
             made.weight.copy_(conv.weight)
             if made.bias is not None and conv.bias is not None:

@@ -13,6 +13,7 @@ from nasopt import PIT
 from nasopt.cli import main
 from nasopt.cost import cost_report, network_cost
 from nasopt.errors import ConfigError
+from nasopt.nn import adder_separable
 
 torch.set_num_threads(1)
 RESNET = ["cost", "benchmarks_mlperf_tiny.networks:resnet8", "--input", "3,32,32"]
@@ -102,3 +103,29 @@ def test_command_line(capsys):
 def test_command_line_errors(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_additions_of_adders_have_a_column():
+    adders = nn.Sequential(nn.Conv2d(3, 4, 3), adder_separable(4, 6, 3))
+    report = cost_report(adders, (3, 8, 8))
+    # 36 positions: 4 * 27 products, then two additions per tap of 4 * 9 and of 4 * 6
+    assert report.totals()["additions"] == 36 * (108 + 2 * 36 + 2 * 24)
+    assert f"{36 * 2 * 24:,}" in str(report)
+    assert "additions" in str(report).splitlines()[0]
+    assert "additions" not in str(cost_report(adders[0], (3, 8, 8)))
+
+
+def test_operations_by_transforms():
+    """Large kernels with many channels gain, 1x1 never do; the same numbers in all forms."""
+    model = nn.Sequential(
+        nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(), nn.Conv2d(64, 8, 1), nn.Flatten(), nn.Linear(7200, 2)
+    )
+    report = cost_report(model, (64, 30, 30), transform=True)
+    rows = report.rows()
+    assert rows[0]["direct_ops"] == 2 * 64 * 64 * 25 * 900
+    assert rows[0]["transform_ops"] < rows[0]["direct_ops"] / 1.9
+    assert rows[1]["transform_ops"] > rows[1]["direct_ops"]
+    assert rows[2]["transform_ops"] is None
+    assert "transform_ops" in json.loads(report.json())["layers"][0]
+    text = str(report).splitlines()
+    assert [line.count(" *") for line in text[1:4]] == [1, 1, 0]
