@@ -1,6 +1,7 @@
 """The command `nasopt`: what a model costs and what of it can be searched, targets, files for runtimes.
 
 nasopt cost my_nets.py:build --input 3,32,32 --target cortex_m4 --target gap8
+nasopt cost my_nets.py:build --input 3,32,32 --lint
 nasopt explain my_nets.py:build --input 3,32,32
 nasopt search my_nets.py:build --train my_nets.py:train --val my_nets.py:val --budget size=15000 --epochs 36
 nasopt targets --match nrf
@@ -21,7 +22,7 @@ from nasopt.cli.config_file import parse_with_config, print_config
 from nasopt.cli.export import add_export, export
 from nasopt.cli.models import input_shape, load_model
 from nasopt.cli.search import add_search, run_search
-from nasopt.cost import chip_names, cost_report, get_target, target_names
+from nasopt.cost import CostReport, LintReport, chip_names, cost_report, get_target, lint, target_names
 from nasopt.errors import ConfigError, NasoptError
 from nasopt.tables import align
 
@@ -62,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_model(cost)
     cost.add_argument("--target", action="append", default=[], help="an embedded target; repeat for more")
     cost.add_argument("--runtime", help="an inference engine: does the network fit the targets in it?")
+    cost.add_argument(
+        "--lint", action="store_true", help="instead: what an int8 runtime cannot fold or fuse, and the cure"
+    )
     cost.add_argument("--format", choices=("text", "csv", "json"), default="text")
     explain = commands.add_parser("explain", help="which channels can be searched, and why others cannot")
     add_model(explain)
@@ -96,8 +100,14 @@ def _versions() -> str:
 def _cost(options: argparse.Namespace) -> str:
     shapes = [input_shape(text) for text in options.input]
     targets = [get_target(name) for name in options.target]
-    model = load_model(options.model)
-    report = cost_report(model, shapes[0] if len(shapes) == 1 else shapes, targets=targets, runtime=options.runtime)
+    model, shape = load_model(options.model), shapes[0] if len(shapes) == 1 else shapes
+    if options.lint and (targets or options.runtime):
+        raise ConfigError("--lint is about every int8 runtime and prints no costs: leave --target and --runtime out")
+    report: CostReport | LintReport
+    if options.lint:
+        report = lint(model, shape)
+    else:
+        report = cost_report(model, shape, targets=targets, runtime=options.runtime)
     if options.format == "csv":
         return report.csv().rstrip("\n")
     return report.json() if options.format == "json" else str(report)

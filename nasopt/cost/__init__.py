@@ -3,6 +3,7 @@
 from nasopt.cost.calibration import suggest_calibration_models, target_from_timings
 from nasopt.cost.latency import energy_metric, latency_metric
 from nasopt.cost.latency_table import LatencyTable
+from nasopt.cost.lint import LintReport, lint
 from nasopt.cost.measured import target_from_table
 from nasopt.cost.metrics import (
     MACS,
@@ -39,6 +40,7 @@ __all__ = [
     "CostReport",
     "LatencyTable",
     "LayerCall",
+    "LintReport",
     "Metric",
     "NetworkCalls",
     "PeakMetric",
@@ -53,6 +55,7 @@ __all__ = [
     "get_runtime",
     "get_target",
     "latency_metric",
+    "lint",
     "metric_names",
     "network_calls",
     "network_cost",
