@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from nasopt.errors import ConfigError
 
 Phase = Literal["self_study", "co_study", "tutoring"]
 Loss = Callable[[Tensor, Tensor], Tensor]
+_PHASES: tuple[Phase, ...] = ("self_study", "co_study", "tutoring")
 
 
 def kd_loss(
@@ -58,19 +59,23 @@ class Distillation:
     """Three phases of learning from a teacher: alone, together, and from the teacher at rest.
 
     ```python
+    student = MixedPrecision(seed, (3, 32, 32), precision=4)
     study = Distillation(teacher=seed, epochs=(9, 9, 9))
-    for epoch in range(27):
-        study.set_epoch(epoch)
+    for epoch in range(study.epoch, 27):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * study.rate
         for x, y in loader:
             optimizer.zero_grad()
             study.loss(student(x), x, y).backward()      # the student's part
             optimizer.step()
             study.teach(student, x, y, teacher_optimizer)    # the teacher's own step, in co-study only
+        study.step()
     ```
 
     Self-study: cross entropy of the student. Co-study: student and teacher learn from each other, mirrored losses and two
     optimizers on one batch. Tutoring: the teacher is frozen, in eval mode, and runs on the very batch that the student
-    sees, augmentation included. With `epochs=(0, 0, n)` it is plain distillation.
+    sees, augmentation included. With `epochs=(0, 0, n)` it is plain distillation. Everything follows from the epoch, which a
+    checkpoint takes from `state_dict()`; the teacher's weights, which move in co-study, belong into it, too.
 
     Source: Kim et al., "QKD: Quantization-aware knowledge distillation", 2019.
 
@@ -78,10 +83,12 @@ class Distillation:
         teacher: a network with the student's outputs; the float seed is a good one. It learns in co-study only.
         epochs: of self-study, co-study and tutoring.
         temperature, share: T and a of `kd_loss`; `share_in_tutoring` may differ.
+        rates: learning rates of the phases over that of the first; what is learned together is learned slowly.
         hard_loss: `(outputs, labels) -> scalar` of self-study.
 
     Raises:
-        ConfigError: no three epochs >= 0 of which one is positive, a temperature or share out of its range.
+        ConfigError: no teacher, no three whole epochs >= 0 of which one is positive, a temperature, share or rate out of its
+            range.
     """
 
     def __init__(
@@ -92,16 +99,22 @@ class Distillation:
         temperature: float = 8.0,
         share: float = 0.7,
         share_in_tutoring: float | None = None,
+        rates: tuple[float, float, float] = (1.0, 0.1, 1.0),
         hard_loss: Loss = F.cross_entropy,
     ) -> None:
-        if len(epochs) != 3 or min(epochs) < 0 or not sum(epochs):
+        if not isinstance(teacher, nn.Module):
+            raise ConfigError(f"Distillation: teacher must be an nn.Module, got {type(teacher).__name__}")
+        if len(epochs) != 3 or not all(type(n) is int and n >= 0 for n in epochs) or not sum(epochs):
             raise ConfigError(
-                f"Distillation: epochs must be three numbers >= 0 (self-study, co-study, tutoring), got {epochs!r}"
+                f"Distillation: epochs must be three whole numbers >= 0 (self-study, co-study, tutoring), got {epochs!r}"
             )
         tutoring = share if share_in_tutoring is None else share_in_tutoring
         _check(temperature, share)
         _check(temperature, tutoring)
+        if len(rates) != 3 or not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+            raise ConfigError(f"Distillation: rates must be three finite numbers >= 0, one per phase, got {rates!r}")
         self.teacher, self.epochs = teacher, tuple(epochs)
+        self._rates: dict[Phase, float] = dict(zip(_PHASES, map(float, rates)))
         self.temperature, self.hard_loss = float(temperature), hard_loss
         self._shares: dict[Phase, float] = {"co_study": float(share), "tutoring": float(tutoring)}
         self.epoch = 0
@@ -109,10 +122,9 @@ class Distillation:
     @property
     def phase(self) -> Phase:
         """Phase of the current epoch; after the last one it stays tutoring, or the last phase that has epochs."""
-        names: tuple[Phase, ...] = ("self_study", "co_study", "tutoring")
         first = 0
-        last = names[0]
-        for name, count in zip(names, self.epochs):
+        last = _PHASES[0]
+        for name, count in zip(_PHASES, self.epochs):
             first += count
             if count:
                 last = name
@@ -120,12 +132,41 @@ class Distillation:
                 return name
         return last
 
+    @property
+    def rate(self) -> float:
+        """Learning rate of the current phase over that of the first: what an optimizer's own is to be multiplied by."""
+        return self._rates[self.phase]
+
+    def step(self) -> None:
+        """Go to the next epoch: call it at the end of every epoch."""
+        self.epoch += 1
+
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch, counted from 0."""
-        self.epoch = int(epoch)
+        """Go to an epoch, counted from 0.
+
+        Raises:
+            ConfigError: it is no int >= 0.
+        """
+        if type(epoch) is not int or epoch < 0:
+            raise ConfigError(f"Distillation: an epoch is an int >= 0, got {epoch!r}")
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: the epoch."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the epoch at which a checkpoint was written.
+
+        Raises:
+            ConfigError: `state` is not what `state_dict` returned.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"epoch"}:
+            raise ConfigError(f"Distillation: a state is a dict with the one key 'epoch', got {state!r}")
+        self.set_epoch(state["epoch"])
 
     def loss(self, outputs: Tensor, inputs: Any, labels: Tensor) -> Tensor:
-        """The student's loss for its outputs; runs the teacher on `inputs` where the phase needs it, in eval mode."""
+        """The student's loss for its outputs; runs the teacher on `inputs`, a tuple if several, in eval mode, if need be."""
         phase = self.phase
         if phase == "self_study":
             return self.hard_loss(outputs, labels)
@@ -139,14 +180,19 @@ class Distillation:
         """
         if self.phase != "co_study":
             return None
-        was_training = student.training
+        modes = {module: module.training for module in student.modules()}
         with torch.no_grad():
-            answers = student.eval()(inputs)
-        student.train(was_training)
+            answers = student.eval()(*_several(inputs))
+        for module, mode in modes.items():
+            module.training = mode
         self.teacher.train()
         optimizer.zero_grad()
         loss = kd_loss(
-            self.teacher(inputs), answers, labels, temperature=self.temperature, share=self._shares["co_study"]
+            self.teacher(*_several(inputs)),
+            answers,
+            labels,
+            temperature=self.temperature,
+            share=self._shares["co_study"],
         )
         loss.backward()
         optimizer.step()
@@ -155,7 +201,11 @@ class Distillation:
 
     @torch.no_grad()
     def _answers(self, inputs: Any) -> Tensor:
-        return self.teacher.eval()(inputs)
+        return self.teacher.eval()(*_several(inputs))
+
+
+def _several(inputs: Any) -> tuple[Any, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def _check(temperature: float, share: float) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nasopt import MixedPrecision, Precision
 from nasopt.errors import ConfigError
+from nasopt.export import integer_program
 from nasopt.train import Distillation, kd_loss
 
 
@@ -47,12 +49,16 @@ def network() -> nn.Module:
 
 
 def test_phases() -> None:
-    study = Distillation(network(), (2, 1, 3))
+    study = Distillation(network(), (2, 1, 3), rates=(1.0, 0.1, 0.5))
     seen = []
     for epoch in range(8):
         study.set_epoch(epoch)
-        seen.append(study.phase)
-    assert seen == ["self_study"] * 2 + ["co_study"] + ["tutoring"] * 5
+        seen.append((study.phase, study.rate))
+    assert seen == [("self_study", 1.0)] * 2 + [("co_study", 0.1)] + [("tutoring", 0.5)] * 5
+    other = Distillation(network(), (2, 1, 3))
+    other.load_state_dict({"epoch": 1})
+    other.step()
+    assert (other.phase, other.state_dict()) == ("co_study", {"epoch": 2})
     assert Distillation(network(), (0, 0, 4)).phase == "tutoring"
     only = Distillation(network(), (2, 0, 0))
     only.set_epoch(5)
@@ -82,6 +88,58 @@ def test_what_learns_in_which_phase(epoch: int) -> None:
     assert all(p.grad is None for p in student.parameters())
 
 
+def test_a_student_in_few_bits_learns_in_three_phases() -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 4, generator=generator)
+    y = x[:, :3].argmax(1)
+    teacher = network()
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=2e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(x), y).backward()
+        optimizer.step()
+    student = MixedPrecision(network(), (4,), precision=Precision(4, 8, first_last=None))
+    frozen = copy.deepcopy(teacher.state_dict())
+    study = Distillation(teacher, (15, 10, 20), temperature=3.0)
+    own = torch.optim.Adam(student.net_parameters(), lr=2e-2)
+    theirs = torch.optim.Adam(teacher.parameters(), lr=1e-3)
+    for _ in range(45):
+        for group in own.param_groups:
+            group["lr"] = 2e-2 * study.rate
+        own.zero_grad()
+        study.loss(student.train()(x), x, y).backward()
+        own.step()
+        taught = study.teach(student, x, y, theirs)
+        assert (taught is not None) == (study.phase == "co_study")
+        study.step()
+        if study.epoch == 25:
+            frozen = copy.deepcopy(teacher.state_dict())
+    assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in frozen.items())
+    found = student.arch_export().eval()
+    assert float((found(x).argmax(1) == y).float().mean()) > 0.8
+    torch.testing.assert_close(
+        torch.as_tensor(integer_program(found)(x.numpy()), dtype=x.dtype), found(x).detach(), rtol=0, atol=1e-5
+    )
+
+
+def test_several_inputs_and_modes() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.out = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return self.out(self.norm(a + b))
+
+    student, study = Two(), Distillation(Two(), (0, 1, 0))
+    student.norm.eval()  # of a user who has frozen it
+    pair, y = (torch.randn(8, 4), torch.randn(8, 4)), torch.randint(3, (8,))
+    study.loss(student(*pair), pair, y).backward()
+    study.teach(student, pair, y, torch.optim.SGD(study.teacher.parameters(), 0.1))
+    assert (student.training, student.norm.training) == (True, False)
+
+
 def test_bad_input() -> None:
     with pytest.raises(ConfigError, match=r"student's outputs are \(4, 3\), the teacher's \(4, 5\)"):
         kd_loss(torch.zeros(4, 3), torch.zeros(4, 5), None, share=1)
@@ -92,6 +150,16 @@ def test_bad_input() -> None:
             kd_loss(torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(4).long(), **bad)
         with pytest.raises(ConfigError, match="distillation: "):
             Distillation(network(), (1, 1, 1), **bad)
-    for epochs in ((0, 0, 0), (1, 2), (1, -1, 2)):
-        with pytest.raises(ConfigError, match="three numbers >= 0"):
+    study = Distillation(network(), (1, 1, 1))
+    for epoch in (-1, 1.5, True):
+        with pytest.raises(ConfigError, match="an epoch is an int >= 0"):
+            study.set_epoch(epoch)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a state is a dict"):
+        study.load_state_dict({"epochs": 1})
+    with pytest.raises(ConfigError, match=r"teacher must be an nn\.Module, got function"):
+        Distillation(network, (1, 1, 1))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="rates must be three"):
+        Distillation(network(), (1, 1, 1), rates=(1.0, -1.0, 1.0))
+    for epochs in ((0, 0, 0), (1, 2), (1, -1, 2), (1.5, 1, 1)):
+        with pytest.raises(ConfigError, match="three whole numbers >= 0"):
             Distillation(network(), epochs)  # type: ignore[arg-type]
