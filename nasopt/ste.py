@@ -76,17 +76,21 @@ def binary_weight(weight: Tensor) -> Tensor:
 
 class _Quantise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: float, high: float, scale: float, half_up: bool) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, step: Tensor, low: float, high: float, scale: float, half_up: bool, clipped_only: bool
+    ) -> Tensor:
         levels = (x / step).clamp_(low, high)
         levels = levels.add_(0.5 + _NUDGE.get(x.dtype, 0.0)).floor_() if half_up else levels.round_()
         rounded = levels.mul_(step)
-        ctx.low, ctx.high, ctx.scale = low, high, scale
+        ctx.low, ctx.high, ctx.scale, ctx.clipped_only = low, high, scale, clipped_only
         ctx.save_for_backward(x, step, rounded)
         return rounded
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, step, rounded = ctx.saved_tensors
+        # Inside, the step's part is R(x/s) - x/s, or nothing.
+        inside = rounded if ctx.clipped_only else x
         to_step = None
         if step.numel() == 1 and not torch.compiler.is_compiling():
             # In few passes: activations are large. The bounds themselves are inside.
@@ -95,14 +99,14 @@ class _Quantise(torch.autograd.Function):
             bounds = (ctx.low * size - tiny, ctx.high * size * (1 + torch.finfo(x.dtype).eps))
             to_x = torch.ops.aten.hardtanh_backward(gradient, x, *bounds)
             if ctx.needs_input_grad[1]:
-                total = _dot(gradient, rounded) - _dot(to_x, x)
+                total = _dot(gradient, rounded) - _dot(to_x, inside)
                 to_step = (total * (ctx.scale / size)).reshape(step.shape)
         else:
             to_x = torch.where(x.clamp(ctx.low * step, ctx.high * step) == x, gradient, 0)
             if ctx.needs_input_grad[1]:
                 # q - x/s inside, the bound outside.
-                to_step = (gradient * rounded - to_x * x).sum_to_size(step.shape) / step * ctx.scale
-        return to_x, to_step, None, None, None, None
+                to_step = (gradient * rounded - to_x * inside).sum_to_size(step.shape) / step * ctx.scale
+        return to_x, to_step, None, None, None, None, None
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
@@ -114,7 +118,13 @@ _NUDGE = {torch.float64: 2.0**-30}
 
 
 def quantise(
-    x: Tensor, step: Tensor, low: float, high: float, gradient_scale: float = 1.0, half_up: bool = False
+    x: Tensor,
+    step: Tensor,
+    low: float,
+    high: float,
+    gradient_scale: float = 1.0,
+    half_up: bool = False,
+    clipped_only: bool = False,
 ) -> Tensor:
     """`s R(clip(x/s, low, high))`: the nearest number on a grid of step s.
 
@@ -127,8 +137,9 @@ def quantise(
         low, high: smallest and largest integer.
         gradient_scale: 1/sqrt(elements that share a step * high), so that steps learn as fast as weights under SGD.
         half_up: round as integer programs do, ties up; else ties to even.
+        clipped_only: to s nothing from inside: Choi et al., "PACT: parameterized clipping activation", 2018.
     """
-    return _Quantise.apply(x, step, float(low), float(high), gradient_scale, half_up)
+    return _Quantise.apply(x, step, float(low), float(high), gradient_scale, half_up, clipped_only)
 
 
 class _Mixture(torch.autograd.Function):

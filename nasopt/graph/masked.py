@@ -19,7 +19,8 @@ from nasopt.graph.branches.markers import choices_of, site_of
 from nasopt.graph.branches.run import Paths, compile_graph, nest
 from nasopt.graph.groups import Analysis
 from nasopt.graph.registry import MaskedRunner, Runner, find_layer_rule, find_rule
-from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantise import Quantise
+from nasopt.nn.quantised import QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
 
 

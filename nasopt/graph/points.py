@@ -36,7 +36,7 @@ from nasopt.graph.integer_roles import (
     quantised_class,
     role_of,
 )
-from nasopt.nn.quantised import Quantise
+from nasopt.nn.quantise import Quantise
 
 SHARING = ("add", "mul", "average")
 """Operations at which inputs and output may be made to share one grid, for chips that cannot rescale there."""

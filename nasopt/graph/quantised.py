@@ -16,7 +16,8 @@ from nasopt.graph.integer_roles import BATCH_NORMS, quantised_class
 from nasopt.graph.points import Points, find_points
 from nasopt.graph.registry import alteration
 from nasopt.nn.grids import FLOAT_BITS
-from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantise import Quantise
+from nasopt.nn.quantised import QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
 
 
@@ -27,7 +28,7 @@ class Widths:
     Attributes:
         weights: path of a layer -> widths, ascending; layers without any stay in floats.
         activations: name of a tensor class -> widths; classes without any stay in floats.
-        quantizer: of weights: `"lsq"` or `"minmax"`.
+        quantizer, activation_quantizer: by name.
         sampling: of several widths: `"soft"` or `"hard"`.
         share_steps_at: operations whose inputs and outputs share one grid.
     """
@@ -35,6 +36,7 @@ class Widths:
     weights: Mapping[str, tuple[int, ...]]
     activations: Mapping[str, tuple[int, ...]]
     quantizer: str = "lsq"
+    activation_quantizer: str = "lsq"
     sampling: str = "soft"
     share_steps_at: tuple[str, ...] = ()
 
@@ -61,12 +63,14 @@ def quantise_network(module: fx.GraphModule, chosen: Widths) -> Points:
     for name, one in points.classes.items():
         widths = chosen.activations.get(name, (FLOAT_BITS,))
         if widths != (FLOAT_BITS,):
-            made[name] = _searchable(Quantise(widths, one.signed), chosen).to(like.device, like.dtype)
+            made[name] = _searchable(Quantise(widths, one.signed, chosen.activation_quantizer), chosen).to(
+                like.device, like.dtype
+            )
     insert_points(module, points, made, container(module))
     for name, layer in layers.items():
         if name not in floats:
             quantised = _become(layer, quantised_class(layer))
-            quantised.quantise_weights(chosen.weights[name], chosen.quantizer == "minmax")
+            quantised.quantise_weights(chosen.weights[name], chosen.quantizer)
             quantised.__dict__["source"] = made.get(points.source.get(name, ""))
             _replace(module, layer, _searchable(quantised, chosen))
     norms = {str(n.target) for n in module.graph.nodes if n.op == "call_module"}

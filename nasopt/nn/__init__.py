@@ -7,6 +7,7 @@ from nasopt.nn.fractal import dense_fractal_block, fractal_block
 from nasopt.nn.mode import ByMode, FunctionUnit, PathByMode
 from nasopt.nn.multi_head import LightResidual, MeanVarianceECA, MultiHeadDepthwise, QuantNoise
 from nasopt.nn.piecewise import PAActivation, PAConv2d
+from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import (
     QuantConv1d,
     QuantConv2d,
@@ -14,7 +15,6 @@ from nasopt.nn.quantised import (
     QuantConvTranspose1d,
     QuantConvTranspose2d,
     QuantConvTranspose3d,
-    Quantise,
     QuantLinear,
 )
 from nasopt.nn.quantised_norm import QuantBatchNorm

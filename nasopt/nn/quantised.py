@@ -1,4 +1,4 @@
-"""Quantised layers: torch layers whose weights lie on an integer grid, and `Quantise`, where an activation is rounded.
+"""Quantised layers: torch layers whose weights lie on an integer grid. `Quantise` rounds activations (`nasopt.nn.quantise`).
 
 A network of them computes what its integer program computes. Weights have zero point 0 and one learned step per output
 channel; activations zero point 0 and one learned step per tensor class, the tensors that share a grid. Biases, and the shifts of
@@ -19,132 +19,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.nn.grids import (
-    ACTIVATION_FRACTIONS,
     FLOAT_BITS,
     SMALLEST_STEP,
     WEIGHT_FRACTIONS,
-    activation_range,
     best_step,
     check_widths,
     to_grid,
     weight_range,
 )
-from nasopt.ste import quantise, quantise_mixture, signs, straight_through
-
-# (position of a width, its weight or None, ...): what of several widths runs.
-Active = tuple[Any, ...]
-
-
-class _Widths(nn.Module):
-    """What has a width in bits, or several, ascending, to choose from."""
-
-    widths: tuple[int, ...]
-    # False in a warm-up in floats: values pass as they are.
-    is_rounding = True
-    _steps_name = "weight_log_steps"
-
-    @property
-    def bits(self) -> int:
-        """The width that runs alone: the widest."""
-        return self.widths[-1]
-
-    @property
-    def log2_steps(self) -> Any:
-        """The parameter of all its steps."""
-        return getattr(self, self._steps_name)
-
-    def keep_width(self, width: int) -> None:
-        """Forget all widths but one, by position."""
-        steps = self.log2_steps
-        setattr(self, self._steps_name, nn.Parameter(steps.detach()[width : width + 1].clone(), steps.requires_grad))
-        self.widths = (self.widths[width],)
-
-    def active(self, active: Sequence[Active] | None) -> Sequence[Active]:
-        """What runs: as a search says, else the widest."""
-        return active if active is not None else [(len(self.widths) - 1, None)]
+from nasopt.nn.quantise import Active, HasWidths, Quantise, exact, plain_widths
+from nasopt.nn.weight_quantizers import (
+    WITHOUT_INTEGERS,
+    angle_levels,
+    angle_step,
+    check_integers,
+    dorefa,
+    largest_step,
+)
+from nasopt.ste import quantise, signs, straight_through
 
 
-class Quantise(_Widths):
-    """A quantisation point: rounds an activation to a grid of a learned step; several calls are one tensor class.
-
-    Args:
-        widths: bits, ascending.
-        signed: whether it may be negative.
-
-    Attributes:
-        log_steps: log2 of the step of every width, shape `(widths,)`.
-        is_calibrated: whether steps have been set from data.
-    """
-
-    _steps_name = "log_steps"
-
-    def __init__(self, widths: Sequence[int] = (8,), signed: bool = True) -> None:
-        super().__init__()
-        self.widths = check_widths(widths, "activations")
-        self.signed = signed
-        self.log_steps = nn.Parameter(torch.zeros(len(self.widths)))
-        self.is_calibrated: Tensor
-        self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
-        # While steps are set: values seen, in place of rounding.
-        self.samples: list[Tensor] | None = None
-
-    def range(self, width: int) -> tuple[int, int]:
-        """Smallest and largest integer of that width, by position."""
-        return activation_range(self.widths[width], self.signed)
-
-    def step(self, width: int = -1) -> Tensor:
-        """The step of a width, by position, a scalar."""
-        return torch.exp2(self.log_steps[width])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
-
-    def run(
-        self, x: Tensor, mask: Tensor | None = None, active: Sequence[Active] | None = None, of_source: Any = None
-    ) -> Tensor:
-        """The rounded activation, at the widths that a search has activated."""
-        if self.samples is not None:
-            self.samples.append(_sample(x.detach()))
-        if self.samples is not None or not self.is_rounding:
-            return x
-        dtype, x = x.dtype, _exact(x)
-        active = self.active(active)
-        if len(active) > 1 and torch.compiler.is_compiling():
-            total = torch.stack([self.run(x, None, [one]) for one in active]).sum(0)
-        elif len(active) > 1:
-            total = self._mix(x, active)
-        else:
-            ((width, weight, *_),) = active
-            low, high = self.range(width)
-            step = self.step(width).to(x.dtype)
-            total = quantise(x, step, low, high, self._gradient_scale(x, high), half_up=True)
-            total = total if weight is None else total * weight.to(x.dtype)
-        # Under autocast operations convert what they take; a model in half precision takes half precision.
-        return total if torch.is_autocast_enabled(x.device.type) else total.to(dtype)
-
-    def _mix(self, x: Tensor, active: Sequence[Active]) -> Tensor:
-        widths = [width for width, *_ in active]
-        ranges = tuple(self.range(width) for width in widths)
-        shares = torch.stack([weight.reshape(()) for _, weight, *_ in active])
-        scales = tuple(self._gradient_scale(x, high) for _, high in ranges)
-        return quantise_mixture(x, torch.exp2(self.log_steps[widths]).to(x.dtype), shares, ranges, scales)
-
-    def _gradient_scale(self, x: Tensor, high: int) -> float:
-        return 1 / math.sqrt(max(x[0].numel() if x.dim() else 1, 1) * max(high, 1))
-
-    @torch.no_grad()
-    def calibrate(self, values: Tensor) -> None:
-        """Set the steps of all widths to those of the least squared error on values, `(n,)`."""
-        for width in range(len(self.widths)):
-            step = best_step(values.reshape(1, -1), *self.range(width), ACTIVATION_FRACTIONS)
-            self.log_steps[width] = step.log2()[0]
-        self.is_calibrated.fill_(True)
-
-    def extra_repr(self) -> str:
-        return f"bits={_plain(self.widths)}, signed={self.signed}"
-
-
-class QuantisedWeight(_Widths):
+class QuantisedWeight(HasWidths):
     """What all layers with a quantised weight share; a subclass of the torch layer comes first.
 
     Attributes:
@@ -159,14 +54,13 @@ class QuantisedWeight(_Widths):
     norm: Any
     output_dim = 0
 
-    def quantise_weights(self, widths: Sequence[int], minmax: bool = False) -> None:
-        """Take widths, and steps of the least squared error."""
+    def quantise_weights(self, widths: Sequence[int], quantizer: str = "lsq") -> None:
+        """Take widths, and steps of the least squared error; `quantizer`: one of `WEIGHT_QUANTIZERS`."""
         self.widths = check_widths(widths, "weights")
-        self.minmax = minmax
+        self.quantizer = quantizer
         # References that are no submodules: a submodule would be stored, moved and named twice.
         self.__dict__.update(source=None, norm=None)
-        # By the largest weights: there is nothing to learn.
-        self.weight_log_steps = nn.Parameter(self._fitting_steps(), requires_grad=not minmax)
+        self.weight_log_steps = nn.Parameter(self._fitting_steps(), requires_grad=quantizer == "lsq")
 
     @torch.no_grad()
     def fit_steps(self) -> None:
@@ -198,14 +92,15 @@ class QuantisedWeight(_Widths):
 
     def weight_step(self, width: int = -1) -> Tensor:
         """Steps of a width, by position, shape `(output channels,)`."""
-        if self.minmax:
-            high = weight_range(self.widths[width])[1]
-            return (self._rows(self.weight.detach()).abs().amax(1) / high).clamp(min=SMALLEST_STEP)
+        if self.quantizer == "minmax":
+            return largest_step(self._rows(self.weight.detach()), self.widths[width])
+        if self.quantizer == "apsq":
+            return angle_step(self._rows(self.weight.detach()), self.widths[width])
         return torch.exp2(self.weight_log_steps[width])
 
     def quantised_weight(self, active: Sequence[Active] | None = None, mask: Tensor | None = None) -> Tensor:
         """The weight on its grid; a mixture where several widths are active; of masked inputs it is 0."""
-        weight = _exact(self.weight)
+        weight = exact(self.weight)
         total: Any = None if self.is_rounding else weight
         for width, share, *_ in self.active(active) if self.is_rounding else ():
             bits = self.widths[width]
@@ -220,6 +115,10 @@ class QuantisedWeight(_Widths):
     def _round(self, weight: Tensor, bits: int, step: Tensor) -> Tensor:
         low, high = weight_range(bits)
         spread = self._spread(step)
+        if self.quantizer == "dorefa":
+            return dorefa(weight, bits)
+        if self.quantizer == "apsq":
+            return straight_through(self._angle_levels(weight, bits) * spread, weight)
         if bits == 1:
             inside = weight.clamp(-spread.detach(), spread.detach())
             return straight_through(signs(weight).detach(), inside / spread.detach()) * spread
@@ -230,14 +129,24 @@ class QuantisedWeight(_Widths):
         turned = self._spread(turn)
         return quantise(weight * turned, spread, low, high, scale) * turned
 
+    def _angle_levels(self, weight: Tensor, bits: int) -> Tensor:
+        levels = angle_levels(self._rows(weight.detach()), bits)
+        return levels.reshape(weight.transpose(0, self.output_dim).shape).transpose(0, self.output_dim)
+
     @torch.no_grad()
     def integer_weight(self) -> Tensor:
-        """The stored integers: of the oriented weight, at the widest width, int64."""
+        """The stored integers: of the oriented weight, at the widest width, int64.
+
+        Raises:
+            ExportError: its quantizer has none.
+        """
+        check_integers(self.quantizer)
         weight, step = self.weight.double(), self._spread(self.weight_step().double())
         turn = self.orientation()
         weight = weight if turn is None else weight * self._spread(turn.double())
-        if self.bits == 1:  # as in the forward pass, where 0 counts as + before it is turned
-            levels = signs(self.weight)
+        if self.quantizer == "apsq" or self.bits == 1:
+            # As in the forward pass, where 0 counts as + before it is turned.
+            levels = self._angle_levels(self.weight, self.bits)
             return (levels if turn is None else levels * self._spread(turn)).long()
         return (weight / step).clamp(*weight_range(self.bits)).round().long()
 
@@ -250,6 +159,7 @@ class QuantisedWeight(_Widths):
             or not self.is_rounding
             or len(own) > 1
             or self.widths[own[0][0]] == FLOAT_BITS
+            or self.quantizer in WITHOUT_INTEGERS
         ):
             return None
         read = self.source.active(of_source)
@@ -290,7 +200,7 @@ class QuantisedWeight(_Widths):
         return self.run(x)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, bits={_plain(self.widths)}"
+        return f"{super().extra_repr()}, bits={plain_widths(self.widths)}"
 
 
 class QuantLinear(QuantisedWeight, nn.Linear):
@@ -341,17 +251,3 @@ class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):  # type: ig
 
 class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):  # type: ignore[misc]
     """`nn.ConvTranspose3d` with a quantised weight."""
-
-
-def _exact(x: Tensor) -> Tensor:
-    """In single precision at least: eight bits do not fit into half precision's grids."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _sample(x: Tensor, most: int = 20_000) -> Tensor:
-    flat = x.reshape(-1)
-    return flat if len(flat) <= most else flat[:: math.ceil(len(flat) / most)]
-
-
-def _plain(widths: tuple[int, ...]) -> int | tuple[int, ...]:
-    return widths[0] if len(widths) == 1 else widths

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.nn.grids import to_grid
-from nasopt.nn.quantised import Active, Quantise, QuantisedWeight
+from nasopt.nn.quantise import Active, Quantise
+from nasopt.nn.quantised import QuantisedWeight
 
 # In steps of the scaled integers.
 LARGEST_SHIFT = 2.0**30

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nasopt.errors import ConfigError, ExportError
-from nasopt.nn.quantised import Quantise
+from nasopt.nn.quantise import Quantise
 from nasopt.search.deciding import DecidingModel
 from nasopt.search.forward import run
 from nasopt.search.verify import eval_mode

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nasopt.nn.quantised import Quantise
+from nasopt.nn.quantise import Quantise
 
 
 @contextmanager

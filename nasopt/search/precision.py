@@ -15,10 +15,13 @@ from nasopt.graph.points import SHARING, find_points
 from nasopt.graph.quantised import Widths, first_and_last, quantisable_layers
 from nasopt.graph.trace import matches_module
 from nasopt.nn.grids import FLOAT_BITS, check_widths
-from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantise import Quantise
+from nasopt.nn.quantised import QuantisedWeight
+from nasopt.nn.weight_quantizers import WEIGHT_QUANTIZERS
 
 Bits = int | Sequence[int]
-Quantizer = Literal["lsq", "minmax"]
+Quantizer = Literal["lsq", "minmax", "apsq", "dorefa"]
+ActivationQuantizer = Literal["lsq", "pact"]
 Sampling = Literal["soft", "hard"]
 _REST = "*"
 
@@ -38,7 +41,9 @@ class Precision:
         activations: the same for tensor classes, by name: the path of the layer that writes it. 32 leaves a tensor in floats.
         first_last: width of the weights of first and last layers, where `weights` does not name them; None: as all others.
         inputs: width of the network's inputs.
-        quantizer: of weights: `"lsq"`, a learned step per channel; `"minmax"`, the largest weight of each channel.
+        quantizer: of weights: `"lsq"`, a learned step per channel; `"minmax"`, by the largest weight of each channel;
+            `"apsq"`, by the least angle to it; `"dorefa"`, by the tanh of the whole layer, which no integer program has.
+        activation_quantizer: `"lsq"`, or `"pact"`, whose steps learn from what is clipped alone.
         sampling: of several widths: `"soft"`, a mixture; `"hard"`, one that is drawn (Gumbel softmax).
         share_steps_at: `"add"`, `"mul"`, `"average"`: inputs and outputs of these share one grid, for chips that cannot rescale.
     """
@@ -48,6 +53,7 @@ class Precision:
     first_last: int | None = 8
     inputs: int = 8
     quantizer: Quantizer = "lsq"
+    activation_quantizer: ActivationQuantizer = "lsq"
     sampling: Sampling = "soft"
     share_steps_at: Sequence[str] = ()
 
@@ -65,7 +71,12 @@ class Precision:
             value = getattr(self, name)
             if value is not None or name == "inputs":
                 _widths(value, name)
-        for name, known in (("quantizer", ("lsq", "minmax")), ("sampling", ("soft", "hard"))):
+        choices = {
+            "quantizer": WEIGHT_QUANTIZERS,
+            "activation_quantizer": ("lsq", "pact"),
+            "sampling": ("soft", "hard"),
+        }
+        for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
                 hint = nearest(value, known) if isinstance(value, str) else ""
@@ -121,6 +132,7 @@ def plain_widths(widths: Widths) -> dict[str, Any]:
         "weights": {name: list(bits) for name, bits in widths.weights.items()},
         "activations": {name: list(bits) for name, bits in widths.activations.items()},
         "quantizer": widths.quantizer,
+        **({} if widths.activation_quantizer == "lsq" else {"activation_quantizer": widths.activation_quantizer}),
         "sampling": widths.sampling,
         "share_steps_at": list(widths.share_steps_at),
     }
@@ -136,12 +148,13 @@ def widths_from_plain(value: Any) -> Widths:
         weights = {str(name): check_widths(bits, name) for name, bits in value["weights"].items()}
         activations = {str(name): check_widths(bits, name) for name, bits in value["activations"].items()}
         quantizer, sampling, shared = value["quantizer"], value["sampling"], tuple(value["share_steps_at"])
-        Precision(quantizer=quantizer, sampling=sampling, share_steps_at=shared)
+        of_activations = value.get("activation_quantizer", "lsq")
+        Precision(quantizer=quantizer, activation_quantizer=of_activations, sampling=sampling, share_steps_at=shared)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"damaged structure, precision: {type(error).__name__}: {error}. Save arch_structure() again"
         ) from error
-    return Widths(weights, activations, quantizer, sampling, shared)
+    return Widths(weights, activations, quantizer, of_activations, sampling, shared)
 
 
 def plan(module: Traced, precision: Precision) -> Widths:
@@ -178,15 +191,16 @@ def plan(module: Traced, precision: Precision) -> Widths:
             activations[name] = (precision.inputs,)
         else:
             activations[name] = (FLOAT_BITS,) if key is None else _widths(of_values[key], "activations")
-    return Widths(weights, activations, precision.quantizer, precision.sampling, tuple(precision.share_steps_at))
+    names = (precision.quantizer, precision.activation_quantizer, precision.sampling)
+    return Widths(weights, activations, *names, tuple(precision.share_steps_at))
 
 
 def check_masks(precision: Precision, has_masks: bool) -> None:
     """Raise a `ConfigError` where steps would change with what masks leave."""
-    if has_masks and precision.quantizer == "minmax":
+    if has_masks and precision.quantizer != "lsq":
         raise ConfigError(
-            'quantizer="minmax" takes its steps from the largest weights, which a search over channels removes: use "lsq", or '
-            "search channels first and quantise what arch_export() returns"
+            f'quantizer="{precision.quantizer}" takes its levels from the weights, which a search over channels removes: use '
+            '"lsq", or search channels first and quantise what arch_export() returns'
         )
 
 

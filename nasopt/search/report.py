@@ -13,7 +13,7 @@ from nasopt.graph.facts import CostTerm, Site
 from nasopt.graph.folded import folded_parameters
 from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
-from nasopt.nn.quantised import Quantise
+from nasopt.nn.quantise import Quantise
 from nasopt.search.price import KernelAxis
 from nasopt.tables import align, figure, html_table
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nasopt.arguments import check_flag
 from nasopt.errors import ConfigError, ExportError
 from nasopt.graph.quantised import Widths
-from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantise import Quantise
+from nasopt.nn.quantised import QuantisedWeight
 from nasopt.search.calibrate import calibrate, check_calibrated, points_of, set_first_steps
 from nasopt.search.parameters import IN_FLOATS
 from nasopt.search.priced import PricedModel

@@ -12,7 +12,7 @@ import torch
 from nasopt.arguments import short
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import SITE
-from nasopt.nn.quantised import Quantise
+from nasopt.nn.quantise import Quantise
 
 if TYPE_CHECKING:
     from nasopt.search.model import SearchModel

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import nasopt
 from nasopt import NASB, PIT, Budget, MixedPrecision, Precision, SuperNetModule, restore
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export.integer import integer_program
@@ -149,6 +151,9 @@ def test_steps_that_a_state_dict_does_not_set_are_missed() -> None:
     [
         (PIT, {"sampling": "hard"}),
         (MixedPrecision, {"weights": (4, 8), "quantizer": "minmax"}),
+        (MixedPrecision, {"weights": (1, 2, 4), "quantizer": "apsq"}),
+        (MixedPrecision, {"weights": 2, "quantizer": "apsq", "first_last": None}),
+        (PIT, {"activation_quantizer": "pact"}),
         (PIT, {"share_steps_at": ("add", "mul", "average")}),
         (PIT, {"weights": 1, "activations": 1, "first_last": None}),
     ],
@@ -167,6 +172,25 @@ def test_every_option_ends_in_the_same_integers(front: Any, settings: dict[str, 
     exact = copy.deepcopy(found).double()(batch().double()).detach()
     # The output is not rounded, so it differs by the rounding of doubles at most.
     assert torch.allclose(torch.as_tensor(integer_program(found)(batch().double().numpy())), exact, rtol=0, atol=1e-12)
+
+
+def test_what_has_no_integers_is_trained_and_refused(tmp_path: Path) -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=Precision(weights=(2, 4), quantizer="dorefa"))
+    model(batch()).square().mean().backward()
+    assert all(bool(p.grad.abs().sum() > 0) for name, p in model.named_parameters() if name.endswith("3.weight"))
+    found = model.arch_export().eval()
+    assert torch.equal(found(batch()), model.eval()(batch()))
+    network = restore(seed(), model.arch_structure())
+    network.load_state_dict(found.state_dict())
+    assert torch.equal(network.eval()(batch()), found(batch()))
+    for export in (
+        lambda: integer_program(found),
+        lambda: nasopt.export.to_quantised_onnx(found, tmp_path / "x.onnx"),
+        lambda: nasopt.export.to_c(found, tmp_path),
+    ):
+        with pytest.raises(ExportError, match=r'layer .*: quantizer="dorefa" has no integer form: its levels are odd'):
+            export()
+    assert not list(tmp_path.iterdir())
 
 
 def test_exports_are_tried_when_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +242,9 @@ def test_no_precision(precision: Any, message: str) -> None:
         ({"activations": 9}, r"activations: no quantizer has 9 bits"),
         ({"first_last": 0}, r"first_last: no quantizer has 0 bits"),
         ({"inputs": None}, r"inputs: widths are ints"),
-        ({"quantizer": "lsk"}, r"quantizer: unknown 'lsk': known are lsq, minmax"),
+        ({"quantizer": "lsk"}, r"quantizer: unknown 'lsk': known are lsq, minmax, apsq, dorefa"),
+        ({"quantizer": "pact"}, r"quantizer: unknown 'pact'"),
+        ({"activation_quantizer": "minmax"}, r"activation_quantizer: unknown 'minmax': known are lsq, pact"),
         ({"sampling": "gumbel"}, r"sampling: unknown 'gumbel'"),
         ({"share_steps_at": "add"}, r"share_steps_at must be a tuple"),
     ],
@@ -236,8 +262,9 @@ def test_names_that_match_nothing() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"minmax.* takes its steps from the largest weights"):
-        PIT(seed(), SHAPE, precision=Precision(weights=8, quantizer="minmax"))
+    for quantizer in ("minmax", "apsq", "dorefa"):
+        with pytest.raises(ConfigError, match=f'"{quantizer}" takes its levels from the weights'):
+            PIT(seed(), SHAPE, precision=Precision(weights=8, quantizer=quantizer))  # type: ignore[arg-type]
     model = MixedPrecision(seed(), SHAPE, precision=8)
     with pytest.raises(ExportError, match=r"call model.calibrate\(batches\)"):
         model.arch_export()

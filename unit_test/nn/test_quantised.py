@@ -10,7 +10,9 @@ from torch import nn
 
 from nasopt.errors import ConfigError
 from nasopt.nn.grids import activation_range, best_step, check_widths, weight_range
-from nasopt.nn.quantised import QuantConv2d, Quantise, QuantLinear
+from nasopt.nn.quantise import Quantise
+from nasopt.nn.quantised import QuantConv2d, QuantLinear
+from nasopt.nn.weight_quantizers import angle_levels, angle_step, dorefa
 from nasopt.ste import quantise
 
 WEIGHTS = torch.tensor([-1, -0.62, -0.31, -0.05, 0, 0.05, 0.3, 0.5, 0.8, 1.0], dtype=torch.float64)
@@ -149,6 +151,43 @@ def test_a_point_keeps_half_precision_exact() -> None:
     assert torch.equal(point(values.bfloat16()), wanted.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(point(values.bfloat16()), wanted)
+
+
+def test_apsq_by_hand() -> None:
+    # 3 bits: levels R(3 v) of v = (-1, .5, .2, 0): (-3, 2, 1, 0), ties to even; <v, q> / <q, q> = 4.2 / 14.
+    rows = torch.tensor([[-1.0, 0.5, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert angle_levels(rows, 3).tolist() == [[-3, 2, 1, 0], [0, 0, 0, 0]]
+    assert angle_step(rows, 3).tolist() == pytest.approx([0.3, 2.0**-20])
+    # 1 bit: the signs, times the mean of the sizes.
+    assert float(angle_step(rows, 1)[0]) == pytest.approx(1.7 / 4)
+    # What is left is 1 - cos^2.
+    levels, step = angle_levels(rows, 3)[0], angle_step(rows, 3)[0]
+    left = (levels * step - rows[0]).square().sum() / rows[0].square().sum()
+    cosine = torch.nn.functional.cosine_similarity(levels, rows[0], dim=0)
+    assert float(left) == pytest.approx(float(1 - cosine.square()))
+
+
+def test_dorefa_by_hand() -> None:
+    # tanh(artanh(y)) = y; largest .8: places y/1.6 + .5 = (0, .5, .8125, 1), in thirds (0, 2, 2, 3): ties to even.
+    values = torch.tensor([-0.8, 0.0, 0.5, 0.8], dtype=torch.float64)
+    weight = values.atanh().requires_grad_()
+    rounded = dorefa(weight, 2)
+    assert rounded.tolist() == pytest.approx([-1, 1 / 3, 1 / 3, 1])
+    rounded.sum().backward()
+    torch.testing.assert_close(weight.grad, 2 * (1 - values.square()) / 1.6)
+
+
+def test_pact_learns_from_what_is_clipped() -> None:
+    x = torch.tensor([-0.5, 0.3, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
+    step = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    up = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    (quantise(x, step, 0, 3, clipped_only=True) * up).sum().backward()
+    # alpha = 3 s = .6: its gradient is 4, of the one value above, so that of s is 12.
+    assert float(step.grad) == pytest.approx(12)
+    assert x.grad.tolist() == [0, 2, 3, 0]
+    per_channel = torch.full((1, 1), 0.2, dtype=torch.float64, requires_grad=True)
+    (quantise(x.detach().expand(2, 4), per_channel.expand(2, 1), 0, 3, clipped_only=True) * up).sum().backward()
+    assert float(per_channel.grad) == pytest.approx(24)
 
 
 @pytest.mark.parametrize("widths", [(), (9,), (4, 4), (0,), (True,), (2.5,)])

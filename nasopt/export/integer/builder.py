@@ -20,8 +20,10 @@ from nasopt.export.integer.program import IntegerProgram
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.execute import activation_nodes, layer_of, node_values
 from nasopt.graph.integer_roles import BATCH_NORMS, role_of
-from nasopt.nn.quantised import Quantise, QuantisedWeight
+from nasopt.nn.quantise import Quantise
+from nasopt.nn.quantised import QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
+from nasopt.nn.weight_quantizers import check_integers
 from nasopt.search.calibrate import check_calibrated
 
 
@@ -60,7 +62,7 @@ def integer_program(found: nn.Module, example: Any = None, leave_out_tail: bool 
 
     Raises:
         ConfigError: nothing in `found` is quantised, or an example is needed.
-        ExportError: a call in the middle of the network has no integer form, or a sum needs more than 32 bits.
+        ExportError: a call in the middle of the network or a quantizer has no integer form, or a sum needs more than 32 bits.
     """
     export = getattr(found, "arch_export", None)
     found = export() if callable(export) else found
@@ -70,6 +72,9 @@ def integer_program(found: nn.Module, example: Any = None, leave_out_tail: bool 
             "returned"
         )
     check_calibrated(found)
+    for name, layer in found.named_modules():
+        if isinstance(layer, QuantisedWeight):
+            check_integers(layer.quantizer, name)
     network: Any = copy.deepcopy(found).cpu().double().eval()
     return _Builder(network, _one_sample(network, example), leave_out_tail).run()
 

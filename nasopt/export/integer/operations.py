@@ -18,7 +18,7 @@ from nasopt.export.integer.parts import Step, Value
 from nasopt.export.integer.windows import Windows, windows_of
 from nasopt.graph.execute import run_node
 from nasopt.graph.integer_roles import is_addition, is_product, is_subtraction
-from nasopt.nn.quantised import Quantise
+from nasopt.nn.quantise import Quantise
 
 
 @dataclass(frozen=True)

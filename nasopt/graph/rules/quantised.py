@@ -11,6 +11,7 @@ from nasopt.graph.registry import layer_rule
 from nasopt.graph.rules.convolution import convolution_layer, transposed_convolution
 from nasopt.graph.rules.linear import linear_layer
 from nasopt.graph.rules.norms import batch_norm
+from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import (
     QuantConv1d,
     QuantConv2d,
@@ -18,7 +19,6 @@ from nasopt.nn.quantised import (
     QuantConvTranspose1d,
     QuantConvTranspose2d,
     QuantConvTranspose3d,
-    Quantise,
     QuantLinear,
 )
 from nasopt.nn.quantised_norm import QuantBatchNorm
