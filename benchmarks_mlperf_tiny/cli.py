@@ -30,7 +30,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="pit", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--candidates", help=CANDIDATES_HELP)
     parser.add_argument("--precision", help=PRECISION_HELP)
-    parser.add_argument("--regularizer", help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs, nasb: ops")
+    parser.add_argument(
+        "--regularizer",
+        help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs, nasb: ops, with --precision flash",
+    )
     parser.add_argument(
         "--absolute",
         dest="relative",

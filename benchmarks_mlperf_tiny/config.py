@@ -16,7 +16,7 @@ from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.tasks import Recipe, Task
 from nasopt import Precision
 
-REGULARIZERS = ("macs", "size", "ops", "size_bits")
+REGULARIZERS = ("macs", "size", "ops", "size_bits", "flash", "bit_ops")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class RunConfig:
     Attributes:
         task, data, method: names.
         strength: weight of the cost in the search loss (0 for method `seed`).
-        relative: whether that cost counts as a fraction of the seed's, or in its own unit (MAC, weights).
-        regularizer: which cost: `"macs"` or `"size"`; `"ops"` and `"size_bits"` count binary products and weights as such.
+        relative: whether that cost counts as a fraction of the seed's (in 8 bits where there is a precision), or in its own unit.
+        regularizer: which cost: `"macs"` or `"size"`; `"ops"` and `"size_bits"` count binary products and weights as such,
+            `"flash"` and `"bit_ops"` widths, too. Of a precision `"flash"` is the default.
         seed: of weights, order of examples, augmentation and sampling.
         warmup, search, finetune: epochs of each phase.
         batch_size, lr, arch_lr, norm_momentum: as in `Recipe`.
@@ -127,6 +128,8 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     given = {key: value for key, value in changes.items() if value is not None}
     if "budget" in given and not given.keys().isdisjoint({"strength", "regularizer", "relative"}):
         raise BenchmarkError("a budget takes the place of strength, --regularizer and --absolute: leave them out")
+    if "precision" in given:
+        values["regularizer"] = "flash"
     values.update(given)
     if method == "seed" or "budget" in given:
         values["strength"] = 0.0

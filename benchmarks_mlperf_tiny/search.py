@@ -147,11 +147,16 @@ class Run:
         self.enter_phase()
 
     def make_regularizer(self) -> Any:
-        """What every stage pays: a relative cost is that of the task's seed, in later stages, too."""
+        """What every stage pays: a relative cost is that of the task's seed, in later stages, too; of 8 bits in few bits."""
         config, seed, shape = self.config, self.task.seed(self.data.num_classes), self.task.input_shape
         if config.budget is not None:
             return make_budget(config.budget, costs(seed, shape))
-        return {config.regularizer: 1 / network_cost(seed, config.regularizer, shape) if config.relative else 1.0}
+        if not config.relative:
+            return {config.regularizer: 1.0}
+        if config.precision is None:
+            return {config.regularizer: 1 / network_cost(seed, config.regularizer, shape)}
+        in_bytes = nasopt.MixedPrecision(seed, shape, precision=8, verify=False)
+        return {config.regularizer: 1 / in_bytes.get_cost(config.regularizer, discrete=True)}
 
     def build_network(self) -> nn.Module:
         """The network that the current stage starts from: fresh, or rebuilt from what earlier stages have found."""
