@@ -63,7 +63,7 @@ def best_seconds(run: Callable[[], object], repeats: int = 100) -> float:
 def rates(name: str, networks: int = 10_000) -> tuple[float, float]:
     """ResNet-8 evaluations per second: compiled in batches of `networks`, and in plain Python (the kernel's source)."""
     target = get_target(name)
-    batch = np.repeat(rows_of(resnet8())[None], networks, axis=0)  # (networks, 10, 11)
+    batch = np.repeat(rows_of(resnet8())[None], networks, axis=0)  # (networks, 10, 12)
     compiled = networks / best_seconds(lambda: evaluate_networks(target, batch))
     rows, law = [Row(*row) for row in rows_of(resnet8()).tolist()], target.law
     kernel: Any = target.kernel

@@ -129,7 +129,7 @@ def _fit_terms(law: Vector, at: int, terms: tuple[int, ...], layers: Any, cycles
 
 
 def rows_of_layers(layers: Sequence[Layer]) -> NDArray[np.int64]:
-    """Rows of measured layers, shape (n, 11)."""
+    """Rows of measured layers, shape (n, 12)."""
     return np.asarray([layer.row for layer in layers], dtype=np.int64)
 
 

@@ -113,7 +113,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def network_rows(model: str, kinds: frozenset[str] = frozenset(KIND_CODES)) -> Rows:
-    """Rows of a reference network (ic, ic2, kws, vww, ad, sww, or a model key), shape `(l, 11)`, of the given kinds."""
+    """Rows of a reference network (ic, ic2, kws, vww, ad, sww, or a model key), shape `(l, 12)`, of the given kinds."""
     names = {code: kind for kind, code in KIND_CODES.items()}
     rows = [row for row in _network_layers(model) if names[row[0]] in kinds]
     return np.asarray(rows, dtype=np.int64)
@@ -123,7 +123,7 @@ def _network_layers(model: str) -> Iterator[tuple[int, ...]]:
     columns = ("in", "out", "k0", "k1", "h", "w", "s0", "s1", "groups")
     for layer in _table("model_layers.csv"):
         if layer["model_key"] == model:
-            yield (KIND_CODES[layer["kind"]], *(int(layer[column]) for column in columns), 8)
+            yield (KIND_CODES[layer["kind"]], *(int(layer[column]) for column in columns), 8, 8)
     for layer in _table("mlperf_tiny_layers.csv"):
         if layer["model"] == model and layer["op"] not in ("RESHAPE", "SOFTMAX"):
             yield _reference_row(layer)
@@ -133,18 +133,18 @@ def _reference_row(layer: dict[str, str]) -> tuple[int, ...]:
     out = _sizes(layer["output"])
     if layer["op"] == "FULLY_CONNECTED":
         outputs, inputs = _sizes(layer["weight"])
-        return KIND_CODES["linear"], inputs, outputs, 1, 1, 1, 1, 1, 1, 1, 8
+        return KIND_CODES["linear"], inputs, outputs, 1, 1, 1, 1, 1, 1, 1, 8, 8
     _, h, w, channels = out
     given = _sizes(layer["input"])
     if layer["op"] == "ADD":
-        return KIND_CODES["add"], channels, channels, 1, 1, h, w, 1, 1, 1, 8
+        return KIND_CODES["add"], channels, channels, 1, 1, h, w, 1, 1, 1, 8, 8
     if layer["op"] == "AVERAGE_POOL_2D":
-        return KIND_CODES["pool"], channels, channels, given[1] // h, given[2] // w, h, w, 1, 1, 1, 8
+        return KIND_CODES["pool"], channels, channels, given[1] // h, given[2] // w, h, w, 1, 1, 1, 8, 8
     s0, s1 = _sizes(layer["stride"])
     _, k0, k1, inputs = _sizes(layer["weight"])
     if layer["op"] == "DEPTHWISE_CONV_2D":
-        return KIND_CODES["depthwise"], given[3], channels, k0, k1, h, w, s0, s1, 1, 8
-    return KIND_CODES["conv"], inputs, channels, k0, k1, h, w, s0, s1, 1, 8
+        return KIND_CODES["depthwise"], given[3], channels, k0, k1, h, w, s0, s1, 1, 8, 8
+    return KIND_CODES["conv"], inputs, channels, k0, k1, h, w, s0, s1, 1, 8, 8
 
 
 def zoo_cycles(file: str, board: str, clock_mhz: float) -> dict[str, float]:
@@ -190,7 +190,7 @@ def _efr32_layer(row: dict[str, str]) -> Layer | None:
     else:
         return None
     time = float(row["time_s"] or 0) * float(row["clock"])
-    return Layer(kind, (KIND_CODES[code], *fields, 1, 8), float(row["acc_cycles"]), time, row["source"])
+    return Layer(kind, (KIND_CODES[code], *fields, 1, 8, 8), float(row["acc_cycles"]), time, row["source"])
 
 
 _VELA_NAMES = {

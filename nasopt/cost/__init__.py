@@ -23,6 +23,7 @@ from nasopt.cost.metrics import (
     register_metric,
     runtime_flash,
     runtime_memory,
+    sums_of,
 )
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls, network_cost
 from nasopt.cost.profiles import read_profile, target_from_profile
@@ -69,6 +70,7 @@ __all__ = [
     "runtime_memory",
     "runtime_names",
     "suggest_calibration_models",
+    "sums_of",
     "target_from_profile",
     "target_from_table",
     "target_from_timings",

@@ -58,7 +58,7 @@ def network_units(model: nn.Module, input_shape: Sequence[Any]) -> Vector:
 
 
 def units_of_rows(rows: NDArray[np.integer[Any]]) -> Vector:
-    """What layers count of every price: rows `(n, 11 columns)` -> units `(n, 11 prices)`."""
+    """What layers count of every price: rows `(n, 12 columns)` -> units `(n, 11 prices)`."""
     from nasopt.cost.targets.cortex_law import PRICED, PRICES, cycles  # imports numba
 
     laws = [tuple(1000 * (i == j) for j in range(len(PRICES))) for i in range(len(PRICES))]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nasopt.cost.metrics import Metric, Tabulation, register_converter, register_family
 from nasopt.cost.targets.registry import get_target
-from nasopt.cost.targets.rows import COLUMNS, DEPLOYED_BITS, row_fields
+from nasopt.cost.targets.rows import COLUMNS, DEPLOYED_BITS, WIDTHS, row_fields
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ArchitectureError, ConfigError, UnpricedError
 from nasopt.graph.layer_shape import LayerShape, facts_of
@@ -39,7 +39,7 @@ def evaluate(target: str | Target, rows: NDArray[np.integer[Any]]) -> NDArray[np
 
     Args:
         target: name or object.
-        rows: integers, shape `(..., 11)`, columns as in `nasopt.cost.targets.COLUMNS`; see `rows_of`.
+        rows: integers, shape `(..., 12)`, columns as in `nasopt.cost.targets.COLUMNS`; see `rows_of`.
 
     Returns:
         Cycles of each layer, int64, shape `(...)`.
@@ -56,7 +56,7 @@ def evaluate_networks(target: str | Target, rows: NDArray[np.integer[Any]]) -> N
 
     Args:
         target: name or object.
-        rows: integers, shape `(..., l, 11)`: variants of a network of `l` layers.
+        rows: integers, shape `(..., l, 12)`: variants of a network of `l` layers.
 
     Returns:
         Cycles of each network, int64, shape `(...)`.
@@ -79,7 +79,7 @@ def _checked(rows: Any, dimensions: int) -> NDArray[np.integer[Any]]:
 
 
 def _sums(target: Target, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Cycles summed over the last but one axis of `rows` (..., l, 11)."""
+    """Cycles summed over the last but one axis of `rows` (..., l, 12)."""
     from nasopt.cost.targets.signature import sum_rows  # numba is imported when a latency is first asked for
 
     leading = rows.shape[:-2]
@@ -90,7 +90,7 @@ def _sums(target: Target, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 
 
 def rows_of(shapes: Sequence[LayerShape]) -> NDArray[np.int64]:
-    """Rows for `evaluate`, shape `(len(shapes), 11)`; fields must be integers.
+    """Rows for `evaluate`, shape `(len(shapes), 12)`; fields must be integers.
 
     Raises:
         ConfigError: a field is a fraction, is not positive, or is a tensor.
@@ -114,7 +114,7 @@ def exact_row(shape: LayerShape) -> list[int]:
         if value < 1 and column != "kind":
             raise ConfigError(f"{shape.kind} layer: column {column!r} is {value!r}: a layer has at least 1 of each")
         row.append(int(value))
-    row[-1] = min(row[-1], DEPLOYED_BITS)
+    row[WIDTHS] = [min(bits, DEPLOYED_BITS) for bits in row[WIDTHS]]
     return row
 
 
@@ -127,7 +127,7 @@ def layer_cycles(target: str | Target, shape: LayerShape) -> Any:
     Raises:
         UnpricedError: the target has no law for this kind of layer.
         ArchitectureError: a field is NaN or infinite.
-        ConfigError: a field is not positive, or a fraction outside a tensor.
+        ConfigError: a field is not positive, or a fraction outside a tensor; a quantised layer has a width that does not run.
     """
     target = get_target(target)
     if target.status(shape.kind) == "free":
@@ -141,6 +141,8 @@ def layer_cycles(target: str | Target, shape: LayerShape) -> Any:
     fields = row_fields(shape)
     tensors = [field for field in fields if isinstance(field, Tensor)]
     if not tensors:
+        if shape.bias_bits is not None:
+            target.runs.check(f"a {shape.kind}", [shape.weight_bits], [shape.activation_bits])
         return int(evaluate(target, np.asarray(exact_row(shape))))
     for field in tensors:
         if not bool(torch.isfinite(field.detach()).all()):
@@ -157,7 +159,7 @@ def _exact_tensor(target: Target, fields: tuple[Any, ...]) -> Tensor:
     """Exact cycles (n,) int64 of rows whose columns are ints and integer tensors."""
     tensors = [torch.as_tensor(field).cpu() for field in fields]
     rows = torch.stack(torch.broadcast_tensors(*(field.to(torch.int64) for field in tensors)), dim=-1)
-    rows[..., -1].clamp_(max=DEPLOYED_BITS)
+    rows[..., WIDTHS].clamp_(max=DEPLOYED_BITS)
     if bool((rows[..., 1:] < 1).any()):
         raise ConfigError("a layer with fewer than 1 channel, tap, position or bit has no latency: keep at least one")
     device = next(field.device for field in fields if isinstance(field, Tensor))
@@ -179,8 +181,8 @@ def _soft_cycles(target: Target, kind: str, fields: tuple[Any, ...]) -> Tensor:
     except RuntimeError as error:
         lengths = sorted({tuple(field.shape) for field in given})
         raise ConfigError(f"{kind} layers: counts have the shapes {lengths}: give tensors of one length") from error
-    base = torch.stack([column.detach().round() for column in columns], dim=-1)  # (n, 11)
-    base[..., -1].clamp_(max=DEPLOYED_BITS)
+    base = torch.stack([column.detach().round() for column in columns], dim=-1)  # (n, 12)
+    base[..., WIDTHS].clamp_(max=DEPLOYED_BITS)
     base[..., 1:].clamp_(min=1)
     one_count = facts_of(kind).one_count
     soft = [column for column in (_OUT, _IN, _K0, _K1) if given[column].is_floating_point()]
@@ -189,7 +191,7 @@ def _soft_cycles(target: Target, kind: str, fields: tuple[Any, ...]) -> Tensor:
     groups = base[..., _GROUPS]
 
     def exact(counts: Tensor) -> Tensor:
-        rows = base.expand(*counts.shape[:1], *base.shape).clone()  # (corners, n, 11)
+        rows = base.expand(*counts.shape[:1], *base.shape).clone()  # (corners, n, 12)
         for axis, column in enumerate(soft):
             rows[..., column] = counts[:, axis] * (groups if column in (_IN, _OUT) else 1)
         if one_count and _OUT in soft:
@@ -271,9 +273,9 @@ def latency_metric(target: str | Target, unit: Literal["cycles", "ms"] = "cycles
         raise ConfigError(f"latency_metric: unit is {unit!r}: use 'cycles' or 'ms'")
     if unit == "cycles":
         table = Tabulation(target, 1.0)
-        return Metric(f"latency:{target.name}", "cycles", True, partial(layer_cycles, target), table)
+        return Metric(f"latency:{target.name}", "cycles", True, partial(layer_cycles, target), table, runs=target.runs)
     table = Tabulation(target, target.milliseconds(1.0))
-    return Metric(f"latency_ms:{target.name}", "ms", True, partial(_layer_ms, target), table)
+    return Metric(f"latency_ms:{target.name}", "ms", True, partial(_layer_ms, target), table, runs=target.runs)
 
 
 def _layer_ms(target: Target, shape: LayerShape) -> Any:
@@ -296,7 +298,7 @@ def energy_metric(target: str | Target) -> Metric:
             f"dataclasses.replace(target, active_power_mw=...) with a measured figure [mW]"
         )
     table = Tabulation(target, target.milliseconds(1.0) * target.active_power_mw)
-    return Metric(f"energy:{target.name}", "uJ", True, partial(_layer_energy, target), table)
+    return Metric(f"energy:{target.name}", "uJ", True, partial(_layer_energy, target), table, runs=target.runs)
 
 
 def _layer_energy(target: Target, shape: LayerShape) -> Any:

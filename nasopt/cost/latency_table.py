@@ -150,7 +150,7 @@ def _counts(target: Target, kind: str, row: Any, soft_kernels: bool) -> tuple[li
 
 
 def _grid(kind: str, row: Any, counts: list[Any]) -> Any:
-    """Rows of a layer at all combinations of its counts: int64 (o, i, k0, k1, 11)."""
+    """Rows of a layer at all combinations of its counts: int64 (o, i, k0, k1, 12)."""
     axes = np.meshgrid(*counts, indexing="ij")
     grid = np.broadcast_to(row, (*axes[0].shape, len(COLUMNS))).copy()
     groups = row[_GROUPS]

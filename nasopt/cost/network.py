@@ -68,6 +68,9 @@ class NetworkCalls:
             if metric.runtime is not LIVE:
                 return metric.runtime.memory_bytes(self.memory_of(metric.runtime))
             return _plain(metric.peak(torch.tensor(live_bytes(self.memory), dtype=torch.float64)))
+        for call in self.calls if metric.runs is not None else ():
+            if call.shape.bias_bits is not None:
+                metric.runs.check(call.layer, [call.shape.weight_bits], [call.shape.activation_bits])  # type: ignore[union-attr]
         seen: set[str] = set()
         total: Any = metric.constant
         for call in self.calls:

@@ -13,10 +13,11 @@ from torch import nn
 
 from nasopt.arguments import short
 from nasopt.cost.calibration import units_of_rows
+from nasopt.cost.deployment import Deployment, deployment_of
 from nasopt.cost.fermat import both_ops
 from nasopt.cost.latency import layer_cycles, rows_of
 from nasopt.cost.memory import PeakReport, live_bytes, peak_report
-from nasopt.cost.metrics import ADDITIONS, MACS, SIZE, runtime_flash, runtime_memory
+from nasopt.cost.metrics import ADDITIONS, MACS, SIZE
 from nasopt.cost.network import LayerCall, NetworkCalls, network_calls
 from nasopt.cost.report_text import report_notes, report_table
 from nasopt.cost.runtime import Runtime, get_runtime
@@ -36,7 +37,7 @@ class LayerReport:
         params: weights stored for it [weights], 0 where an earlier call has stored them.
         macs: of the call [MAC].
         live: activations in memory while it runs [B], int8; None where it is no step of the network (weights used directly).
-        cycles: per target, None where the target has no law for it.
+        cycles: per target, None where the target has no law for it, or does not run its widths.
     """
 
     layer: str
@@ -45,46 +46,6 @@ class LayerReport:
     macs: int
     live: int | None
     cycles: dict[str, int | None]
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """What a network needs in a runtime.
-
-    Attributes:
-        runtime: which.
-        ram, flash: for activations and the runtime's own data; for weights and code [B].
-    """
-
-    runtime: Runtime
-    ram: int
-    flash: int
-
-    def plain(self, targets: Sequence[Target]) -> dict[str, Any]:
-        """As a dict of plain values, with `"fits"` by target."""
-        fits = {target.name: self.fits(target) for target in targets}
-        return {"name": self.runtime.name, "ram": self.ram, "flash": self.flash, "fits": fits}
-
-    def fits(self, target: Target) -> bool | None:
-        """Whether a chip has enough of both; None where it is not known how much it has."""
-        if (target.ram_bytes and self.ram > target.ram_bytes) or (
-            target.flash_bytes and self.flash > target.flash_bytes
-        ):
-            return False
-        return True if target.ram_bytes and target.flash_bytes else None
-
-    def __str__(self) -> str:
-        return f"in {self.runtime.name}: {self.ram:,} B of RAM, {self.flash:,} B of flash"
-
-    def verdict(self, target: Target) -> str:
-        """Whether it fits, in words."""
-        fits = self.fits(target)
-        parts = []
-        for what, needed, there in (("RAM", self.ram, target.ram_bytes), ("flash", self.flash, target.flash_bytes)):
-            if there and (fits is not False or needed > there):
-                parts.append(f"{needed:,} of {there:,} B {what}")
-        start = {True: "fits", False: "does not fit", None: "may fit"}[fits]
-        return f"{start} {target.name}: {', '.join(parts) or 'its memory is not known'}"
 
 
 @dataclass(frozen=True)
@@ -240,12 +201,8 @@ def cost_report(
     calls = network_calls(network, input_shape, input_example=input_example, leaf_modules=leaf_modules)
     live = {step.node: size for step, size in zip(calls.memory.steps, live_bytes(calls.memory))}
     layers = tuple(_layers(calls, live, platforms))
-    deployment = None if engine is None else _deployment(calls, engine)
+    deployment = None if engine is None else deployment_of(calls, engine)
     return CostReport(layers, platforms, peak_report(calls.memory), calls.unpriced, calls.free, deployment, transform)
-
-
-def _deployment(calls: NetworkCalls, runtime: Runtime) -> Deployment:
-    return Deployment(runtime, int(calls.total(runtime_memory(runtime))), int(calls.total(runtime_flash(runtime))))
 
 
 def _layers(calls: NetworkCalls, live: dict[str, Any], targets: Sequence[Target]) -> list[LayerReport]:
@@ -261,7 +218,9 @@ def _layers(calls: NetworkCalls, live: dict[str, Any], targets: Sequence[Target]
 
 
 def _cycles(target: Target, call: LayerCall) -> int | None:
-    return None if target.status(call.shape.kind) == "unpriced" else int(layer_cycles(target, call.shape))
+    if target.status(call.shape.kind) == "unpriced" or target.lacks(call.shape):
+        return None
+    return int(layer_cycles(target, call.shape))
 
 
 def _percent(part: int | None, whole: int) -> float | None:

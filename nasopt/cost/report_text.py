@@ -50,6 +50,7 @@ def report_notes(report: CostReport) -> list[str]:
     for target in report.targets:
         if missing := totals["without_law"][target.name]:
             text.append(f"{target.name} has no law for {listed(missing)}: its total is a lower bound")
+        text += dict.fromkeys(lacks for layer in report.layers if (lacks := target.lacks(layer.shape)))
         energy = totals["energy_uj"].get(target.name)
         if energy is not None:
             text.append(f"energy on {target.name}: {energy:,.1f} uJ at {target.active_power_mw:g} mW")

@@ -136,6 +136,8 @@ class Runtime:
         alignment: buffers and the arena are rounded up to multiples of this [B].
         base_bytes, operation_bytes, layer_bytes, channel_bytes: persistent data: of the engine, per operation, per
             layer with weights, and per output channel of such a layer.
+        weight_bits: widths of weights that it runs; empty: any.
+        bias_bytes: flash for one bias.
         code_bytes, layer_code_bytes: flash for code, and more of it per layer with weights.
         layer_file_bytes, channel_file_bytes: flash for the description of a layer, and of each of its output channels.
         provenance: where the rules come from, and how well they hold.
@@ -157,6 +159,8 @@ class Runtime:
     layer_code_bytes: int = 0
     layer_file_bytes: int = 0
     channel_file_bytes: int = 0
+    weight_bits: tuple[int, ...] = ()
+    bias_bytes: int = 4
 
     def described(self, memory: ActivationMemory) -> ActivationMemory:
         """The same buffers and steps with the sizes that they have in this runtime."""
@@ -293,6 +297,16 @@ XCUBE7 = register_runtime(
         "rule read off its published figures: 1 % on depthwise networks, 15 % on residual ones; not checked here",
         code_bytes=28 * 1024,
         layer_code_bytes=1843,
+    )
+)
+MAX78000 = register_runtime(
+    Runtime(
+        "max78000",
+        "MAX78000: its convolution engine's kernel memory of 442,368 B and data memory of 512 KiB",
+        live_moments,
+        "data sheet; biases lie in a memory of their own, the 64 parts of the data memory are not looked at; no law of its time",
+        weight_bits=(1, 2, 4, 8),
+        bias_bytes=0,
     )
 )
 C = register_runtime(

@@ -91,6 +91,11 @@ class CostTerm:
                 yield replace(self, weight_bits=bits, activation_bits=read), (*chosen, *also)
 
 
+def widths_of(bits: int | Site) -> tuple[int, ...]:
+    """What a width is, or may become."""
+    return (bits,) if isinstance(bits, int) else bits.widths
+
+
 def _options(bits: int | Site) -> list[tuple[int, Region]]:
     if isinstance(bits, int):
         return [(bits, ())]

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.cost import AnyMetric, Metric
+from nasopt.cost import AnyMetric, Metric, sums_of
 from nasopt.distributed.steps import JointSteps
 from nasopt.errors import ConfigError
+from nasopt.graph.cost_terms import widths_of
 from nasopt.graph.groups import Analysis, Traced
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.choices import Draw
@@ -120,6 +121,11 @@ class DecidingModel(ParameterHalves):
     # --- what it costs
 
     def _check_priced(self, metric: AnyMetric) -> None:
+        for one in sums_of(metric):
+            if one.runs is not None:
+                for term in self.analysis.costs:
+                    if term.bias_bits is not None:
+                        one.runs.check(term.layer, widths_of(term.weight_bits), widths_of(term.activation_bits))
         if self.unpriced == "raise" and isinstance(metric, Metric) and metric.per_call:
             self.analysis.check_priced(metric.name)
 

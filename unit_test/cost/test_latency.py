@@ -220,7 +220,7 @@ def test_evaluate_keeps_leading_dimensions():
     assert cycles.shape == (2, 3)
     assert (cycles[0] == cycles[1]).all()
     assert (evaluate_networks("cortex_m7", batch) == cycles.sum(-1)).all()
-    assert rows_of([]).shape == (0, 11)
+    assert rows_of([]).shape == (0, 12)
     assert evaluate("cortex_m7", rows_of([])).shape == (0,)
 
 
@@ -231,8 +231,8 @@ def test_one_and_three_dimensions():
             LayerShape("conv", 4, 6, (2, 3, 5), positions=24, output_size=(2, 3, 4), stride=(1, 1, 2)),
         ]
     )
-    #                     kind in out k0 k1  h  w  s0 s1 g bits
-    assert rows.tolist() == [[0, 4, 6, 9, 1, 20, 1, 2, 1, 1, 8], [0, 4, 6, 6, 5, 6, 4, 1, 2, 1, 8]]
+    #                     kind in out k0 k1  h  w  s0 s1 g bits of both
+    assert rows.tolist() == [[0, 4, 6, 9, 1, 20, 1, 2, 1, 1, 8, 8], [0, 4, 6, 6, 5, 6, 4, 1, 2, 1, 8, 8]]
 
 
 def test_metrics_by_name_and_target():
@@ -281,10 +281,10 @@ def test_bad_shapes():
         metric.cost(conv(soft([1, 2]), soft([1, 2, 3])))
     with pytest.raises(ConfigError, match=r"rows have shape \(2, 3\)"):
         evaluate("cortex_m4", np.zeros((2, 3), dtype=np.int64))
-    with pytest.raises(ConfigError, match=r"shape \(11,\) .* not \(..., layers, 11\)"):
-        evaluate_networks("cortex_m4", np.zeros(11, dtype=np.int64))
+    with pytest.raises(ConfigError, match=r"shape \(12,\) .* not \(..., layers, 12\)"):
+        evaluate_networks("cortex_m4", np.zeros(12, dtype=np.int64))
     with pytest.raises(ConfigError, match="float64"):
-        evaluate("cortex_m4", np.zeros((2, 11)))
+        evaluate("cortex_m4", np.zeros((2, 12)))
     with pytest.raises(ConfigError, match="unit is 's'"):
         latency_metric("cortex_m4", "s")
     with pytest.raises(ConfigError, match="one value per layer"):

@@ -14,7 +14,7 @@ ONE_PER_KERNEL = sorted({get_target(name).kernel: name for name in target_names(
 
 
 def cycles(target: str | Target, kind: str, cin: int, cout: int, k=(1, 1), size=(1, 1), s=(1, 1), groups=1) -> int:
-    row = np.array([KIND_CODES[kind], cin, cout, *k, *size, *s, groups, 8])
+    row = np.array([KIND_CODES[kind], cin, cout, *k, *size, *s, groups, 8, 8])
     return int(evaluate(target, row))
 
 
@@ -103,7 +103,7 @@ def test_gap9_ne16(layer, expected):
 
 
 def test_ne16_multiplies_bit_by_bit():
-    rows = np.array([[0, 32, 32, 3, 3, 3, 3, 1, 1, 1, bits] for bits in (8, 4)])
+    rows = np.array([[0, 32, 32, 3, 3, 3, 3, 1, 1, 1, bits, 8] for bits in (8, 4)])
     eight, four = evaluate("gap9_ne16", rows)
     # two input steps of 32 output channels, each four cycles shorter
     assert eight - four == 2 * 32 * 4
@@ -172,7 +172,7 @@ def test_compiled_equals_python(name):
         groups = int(generator.integers(1, 3))
         cin, cout, k0, k1, h, w = (int(value) for value in generator.integers(1, [65, 65, 6, 6, 33, 33]))
         s0, s1 = (int(value) for value in generator.integers(1, 3, size=2))
-        row = [int(generator.choice(kinds)), cin * groups, cout * groups, k0, k1, h, w, s0, s1, groups, 8]
+        row = [int(generator.choice(kinds)), cin * groups, cout * groups, k0, k1, h, w, s0, s1, groups, 8, 8]
         compiled = int(evaluate(target, np.array(row)))
         assert compiled == target.kernel.py_func(Row(*row), target.law) > 0
 
@@ -182,7 +182,7 @@ def test_more_work_is_never_cheaper(name):
     """More channels in steps of the tile, more positions, more taps: never fewer cycles."""
     target = get_target(name)
     for kind in sorted(target.priced & {"conv", "depthwise", "linear"}):
-        base = np.array([KIND_CODES[kind], 4, 4, 3, 3, 6, 6, 1, 1, 1, 8])
+        base = np.array([KIND_CODES[kind], 4, 4, 3, 3, 6, 6, 1, 1, 1, 8, 8])
         for column, step in (("in", target.tile_in), ("out", target.tile_out), ("k", 1), ("size", 1)):
             columns = {"in": [1], "out": [2], "k": [3, 4], "size": [5, 6]}[column]
             rows = np.repeat(base[None], 40, axis=0)
@@ -193,3 +193,23 @@ def test_more_work_is_never_cheaper(name):
                 rows[:, 1] = rows[:, 2] = np.maximum(1, np.arange(40) * step)
             priced = evaluate(target, rows)
             assert (np.diff(priced) >= 0).all(), (name, kind, column)
+
+
+@pytest.mark.parametrize(
+    ("layer", "bits", "expected"),
+    [
+        # 16 x 32 x 9 x 9 MAC at 2.1, at 6.5, at 2.5 and at 3.9 per cycle, rounded up
+        (("conv", 16, 32, (3, 3), (3, 3)), (8, 8), 19_749),
+        (("conv", 16, 32, (3, 3), (3, 3)), (2, 2), 6_381),
+        (("conv", 16, 32, (3, 3), (3, 3)), (2, 8), 16_589),
+        (("conv", 16, 32, (3, 3), (3, 3)), (2, 4), 10_634),
+        # a depthwise layer reads one channel per output; 2.2 with weights of 8 bits and activations of 2
+        (("depthwise", 22, 22, (3, 3), (5, 5)), (8, 2), 2_250),
+        # both factors of a product are activations: 640 / 3.5, whatever width weights have
+        (("matmul", 64, 10), (8, 4), 183),
+    ],
+)
+def test_mpic(layer, bits, expected):
+    kind, cin, cout, *sizes = layer
+    k, size = [*sizes, (1, 1), (1, 1)][:2] if sizes else ((1, 1), (1, 1))
+    assert int(evaluate("mpic", np.array([KIND_CODES[kind], cin, cout, *k, *size, 1, 1, 1, *bits]))) == expected

@@ -52,7 +52,7 @@ def cortex_law(prices: Mapping[str, float]) -> tuple[int, ...]:
 @njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the prices in the order of `PRICES` [1/1000 cycle]."""
-    kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits = row
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _, _ = row
     taps = k0 * k1
     outputs = h * w * cout
     if kind == 0 or kind == 4:  # dense, grouped or transposed convolution
@@ -76,4 +76,4 @@ def cycles(row: Row, law: Any) -> int:
         weights = cin * cout if kind == 2 else 0
     else:
         return (outputs * taps * law[9] + law[8] + 500) // 1000
-    return (work + outputs * law[7] + law[8] + weights * bits // 8 * law[10] + 500) // 1000
+    return (work + outputs * law[7] + law[8] + weights * law[10] + 500) // 1000

@@ -1,4 +1,4 @@
-"""Rows: layers as eleven integers, the form in which compiled latency kernels take them."""
+"""Rows: layers as twelve integers, the form in which compiled latency kernels take them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row(NamedTuple):
         h, w: positions where the kernel is applied.
         s0, s1: stride.
         groups: of a grouped convolution, else 1.
-        bits: of a weight.
+        bits, act_bits: of a weight, of an activation that it reads.
     """
 
     kind: int
@@ -35,13 +35,16 @@ class Row(NamedTuple):
     s1: int
     groups: int
     bits: int
+    act_bits: int
 
 
-COLUMNS = ("kind", "in", "out", "k0", "k1", "h", "w", "s0", "s1", "groups", "bits")
+COLUMNS = ("kind", "in", "out", "k0", "k1", "h", "w", "s0", "s1", "groups", "bits", "act_bits")
 """What the fields of a `Row` are called in arrays, files and errors."""
 
 DEPLOYED_BITS = 8
 """Targets run int8 networks: a layer that is wider during the search (float32) is priced as deployed, with 8 bits."""
+WIDTHS = slice(COLUMNS.index("bits"), None)
+"""The columns that hold widths."""
 
 
 def row_fields(shape: LayerShape) -> tuple[Any, ...]:
@@ -62,7 +65,8 @@ def row_fields(shape: LayerShape) -> tuple[Any, ...]:
         h = shape.taps  # used at least once each
     groups = shape.groups if facts.grouped else 1
     code = KIND_CODES[shape.kind]
-    return (code, shape.in_channels, shape.out_channels, k0, k1, h, w, s0, s1, groups, shape.weight_bits)
+    widths = (shape.weight_bits, shape.activation_bits)
+    return (code, shape.in_channels, shape.out_channels, k0, k1, h, w, s0, s1, groups, *widths)
 
 
 def _two(sizes: tuple[Any, ...]) -> tuple[Any, Any]:

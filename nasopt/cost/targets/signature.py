@@ -18,10 +18,10 @@ _KERNEL = types.FunctionType(KERNEL_SIGNATURE)
 
 @njit([types.void(_KERNEL, int64[:, :, ::1], int64[::1], int64[::1])])
 def sum_rows(kernel: Any, rows: Any, law: Any, totals: Any) -> None:
-    """Fill `totals` (n,) with the sums of the kernel's values over the rows of `rows` (n, l, 11)."""
+    """Fill `totals` (n,) with the sums of the kernel's values over the rows of `rows` (n, l, 12)."""
     for n in range(rows.shape[0]):
         total = 0
         for i in range(rows.shape[1]):
             r = rows[n, i]
-            total += kernel(Row(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10]), law)
+            total += kernel(Row(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11]), law)
         totals[n] = total

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from nasopt.cost.targets.posterior import Posterior
 from nasopt.cost.targets.rows import KIND_CODES
+from nasopt.cost.widths import Runs
 from nasopt.errors import ConfigError, nearest
+from nasopt.graph.layer_shape import LayerShape
 
 Status = Literal["priced", "free", "unpriced"]
 
@@ -31,6 +33,7 @@ class Target:
         active_power_mw: mean power while a network runs [mW]; 0 where nobody published one.
         priced: kinds (keys of `KIND_CODES`) that the kernel has a law for.
         free: kinds that cost nothing here, on purpose. A kind in neither set is *unpriced*: asking for it raises.
+        weight_bits, activation_bits: widths of quantised layers that run here; floats are deployed in 8 bits.
         kernel: `cycles(row, law) -> int64` of a `Row`, compiled by numba with the signature `KERNEL_SIGNATURE`.
         law: int64 constants handed to the kernel as its last argument.
         provenance: where the law and its constants come from, and how well they hold.
@@ -51,6 +54,8 @@ class Target:
     ram_bytes: int = 0
     flash_bytes: int = 0
     active_power_mw: float = 0.0
+    weight_bits: tuple[int, ...] = (8,)
+    activation_bits: tuple[int, ...] = (8,)
     uncertainty: Posterior | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +73,20 @@ class Target:
             raise ConfigError(
                 f"target {self.name!r}: tiles are {self.tile_in} and {self.tile_out} channels: give at least 1 each"
             )
+
+        for label in ("weight_bits", "activation_bits"):
+            widths = getattr(self, label)
+            if not isinstance(widths, tuple) or not widths or not all(type(b) is int and 1 <= b <= 16 for b in widths):
+                raise ConfigError(f"target {self.name!r}: {label} is {widths!r}: give a tuple of widths, e.g. (4, 8)")
+
+    @property
+    def runs(self) -> Runs:
+        """Widths that run here."""
+        return Runs(self.name, self.weight_bits, self.activation_bits)
+
+    def lacks(self, shape: LayerShape) -> str:
+        """What of the widths of a quantised layer does not run here, in words; empty where all do."""
+        return "" if shape.bias_bits is None else self.runs.lacks([shape.weight_bits], [shape.activation_bits])
 
     def status(self, kind: str) -> Status:
         """Whether a layer of this kind is priced, free on purpose, or has no law here."""

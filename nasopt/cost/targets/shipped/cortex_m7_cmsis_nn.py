@@ -13,5 +13,6 @@ TARGET = replace(
     summary="Cortex-M7, STM32H7A3, CMSIS-NN",
     law=tuple(round(2.2 * price) for price in CORTEX_M7.law),
     active_power_mw=0.0,
-    provenance="cortex_m7 times 2.2, a factor between libraries; not fitted",
+    weight_bits=(4, 8),
+    provenance="cortex_m7 times 2.2, a factor between libraries; not fitted; 4 bits are unpacked, priced as 8",
 )

@@ -37,7 +37,7 @@ LAW = (
 @njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call: accelerator and CPU one after the other."""
-    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _, _ = row
     outputs = h * w * cout
     if kind == 2 or kind == 3:
         at, macs = 18, outputs * cin

@@ -29,7 +29,7 @@ LINEAR_CYCLES_PER_1000_WEIGHTS = 750
 @njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is cycles per 1000 weights of a convolution and of a linear layer."""
-    kind, cin, cout, k0, k1, h, w, _, _, groups, _ = row
+    kind, cin, cout, k0, k1, h, w, _, _, groups, _, _ = row
     outputs = h * w * cout
     if kind == 8:
         return (3 * outputs + 1) // 2

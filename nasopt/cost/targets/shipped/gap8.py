@@ -41,7 +41,7 @@ def _compute(kind: int, cin: int, cout: int, k0: int, k1: int, h: int, w: int) -
 @njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the size of L1 [B], DMA bytes per cycle and the cycles to start one transfer."""
-    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _ = row
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, _, _ = row
     cin = cin // groups
     cout = cout // groups
     depthwise = kind == 1

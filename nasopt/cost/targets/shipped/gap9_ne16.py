@@ -33,7 +33,7 @@ CALL_CYCLES = 500
 @njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call; `law` is the bandwidth between L2 and L1 [B/cycle] and the cycles of a call."""
-    kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits = row
+    kind, cin, cout, k0, k1, h, w, s0, s1, groups, bits, _ = row
     if kind >= 8:  # add, pool: on the cores
         outputs = h * w * cout
         reads = outputs * (2 if kind == 8 else k0 * k1)
@@ -80,5 +80,6 @@ TARGET = Target(
     ram_bytes=1_572_864,
     flash_bytes=2_097_152,
     active_power_mw=53.6,
+    weight_bits=(2, 3, 4, 5, 6, 7, 8),
     provenance="published NE16 model; overheads chosen with the MLPerf Tiny v1.0 GAP9 results in view",
 )

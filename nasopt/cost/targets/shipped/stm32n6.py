@@ -24,7 +24,7 @@ LAW = (3203, 11_549_280, 2802, 1027)
 @njit(KERNEL_SIGNATURE)
 def cycles(row: Row, law: Any) -> int:
     """Cycles of one call."""
-    kind, cin, cout, k0, k1, h, w, _, _, groups, bits = row
+    kind, cin, cout, k0, k1, h, w, _, _, groups, bits, _ = row
     taps = k0 * k1
     outputs = h * w * cout
     if kind == 1:
