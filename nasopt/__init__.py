@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.methods import NASB, PIT, MixedPrecision, PITSuperNet, SuperNet, supernet_candidates, with_candidates
+from nasopt.methods.prune_quantised import prune_quantised
 from nasopt.methods.restore import restore
 from nasopt.search import schedule
 from nasopt.search.allocate import allocate_bits
@@ -55,6 +56,7 @@ __all__ = [
     "export",
     "function_rule",
     "layer_rule",
+    "prune_quantised",
     "recalibrate",
     "restore",
     "schedule",
