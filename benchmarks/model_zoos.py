@@ -1,11 +1,14 @@
-"""Table over models that people use: does wrapping work, and are search model and export the user's network?
+"""Table over models that people use: does wrapping work, are search model and export the user's network, are MACs those of torch?
 
-    python benchmarks/model_zoos.py [--zoo timm] [--models resnet18 vit_tiny_patch16_224] [--size 64] > zoos.md
+    python benchmarks/model_zoos.py [--zoo timm] [--models resnet18 test_vit] [--minutes 8]    # as far as it gets; go on: again
+    python benchmarks/model_zoos.py --report > zoos.md                                         # the table of all that was run
 
 Every model is built without pretrained weights, in eval mode, as a user would, and handled in a process of its own, so that
-one that kills the interpreter is one row. Columns: whether `PIT` wraps it; whether the search model equals the seed in eval
-mode and in train mode (outputs and moved statistics); whether a randomly cut export equals the search model; seconds of
-processor time for wrapping; share of the weights that is searchable. A library that is not installed is skipped with a word.
+one that kills the interpreter is one row. Rows are kept in `results/model_zoos.jsonl`: models that are there are not run again.
+Columns: whether `PIT` wraps it; whether the search model equals the seed in eval mode and in train mode (outputs and moved
+statistics); whether a randomly cut export equals the search model; whether MACs are those of torch's flop counter, or which calls
+have no price; seconds of processor time for wrapping with all its checks; share of the weights that is searchable. "-": the
+model itself does not run in this mode. A library that is not installed is skipped with a word.
 """
 
 from __future__ import annotations
@@ -13,119 +16,130 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
+import json
 import multiprocessing
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, from wherever the script is started
+
+from benchmarks.zoo_models import BATCH, ZOOS, load_operators
 from nasopt import PIT
-from nasopt.errors import NasoptError
+from nasopt.errors import NasoptError, UnpricedError
+from nasopt.graph.composites import draws_otherwise
 
-# One small member of each family.
-TIMM = """
-resnet18 resnext50_32x4d resnetv2_50 efficientnet_b0 mobilenetv2_100 mobilenetv3_small_100 mobilenetv4_conv_small
-regnetx_002 regnety_002 convnext_atto convnextv2_atto densenet121 dla34 ghostnet_100 hrnet_w18_small inception_v3
-mixnet_s mnasnet_small rexnet_100 repvgg_a0 res2net50_26w_4s selecsls42 skresnet18 tinynet_e vgg11 xception41
-fbnetc_100 lcnet_050 fastvit_t8 mobileone_s0 edgenext_xx_small mobilevit_xxs mobilevitv2_050 poolformer_s12
-mixer_s32_224 gmlp_ti16_224 resmlp_12_224 efficientformer_l1 efficientvit_b0 levit_128s visformer_tiny pvt_v2_b0
-vit_tiny_patch16_224 deit_tiny_patch16_224 swin_tiny_patch4_window7_224 cait_xxs24_224 crossvit_9_240 coat_lite_tiny
-pit_ti_224 xcit_nano_12_p16_224 eva02_tiny_patch14_224 tiny_vit_5m_224 twins_svt_small volo_d1_224 convmixer_768_32
-nf_resnet26 ese_vovnet19b_dw cspresnet50 gernet_s darknet53 botnet26t_256 halonet26t lambda_resnet26t starnet_s1
-repghostnet_050 hgnet_tiny nextvit_small
-""".split()  # noqa: SIM905
-TORCHVISION = """
-alexnet vgg11_bn resnet18 squeezenet1_1 densenet121 googlenet inception_v3 shufflenet_v2_x0_5 mobilenet_v2
-mobilenet_v3_small mnasnet0_5 efficientnet_b0 regnet_x_400mf convnext_tiny vit_b_32 swin_t maxvit_t
-""".split()  # noqa: SIM905
+RESULTS = Path("results/model_zoos.jsonl")
+SLOW = 5.0
 
 
 @dataclass
 class Row:
     """One model."""
 
+    zoo: str
     name: str
     wraps: str = "no"
     evaluation: str = ""
     train: str = ""
     export: str = ""
+    macs: str = ""
     seconds: float = 0.0
     searchable: float = 0.0
     note: str = ""
 
-
-def _timm(name: str, size: int) -> tuple[nn.Module, tuple[int, ...]]:
-    timm = importlib.import_module("timm")
-    model = timm.create_model(name, num_classes=10)
-    shape = tuple(model.default_cfg["input_size"])
-    fixed = model.default_cfg.get("fixed_input_size") or min(shape[1:]) <= size
-    return model, shape if fixed else (shape[0], size, size)
-
-
-def _torchvision(name: str, size: int) -> tuple[nn.Module, tuple[int, ...]]:
-    model = importlib.import_module("torchvision.models").get_model(name, weights=None, num_classes=10)
-    fixed = {"inception_v3": 299, "vit_b_32": 224, "maxvit_t": 224, "swin_t": 224, "alexnet": 224}
-    return model, (3, fixed.get(name, size), fixed.get(name, size))
-
-
-ZOOS: dict[str, tuple[Callable[[str, int], tuple[nn.Module, tuple[int, ...]]], list[str]]] = {
-    "timm": (_timm, TIMM),
-    "torchvision": (_torchvision, TORCHVISION),
-}
+    @property
+    def is_right(self) -> bool:
+        """Whether what was wrapped is the user's network."""
+        return all(answer in ("yes", "-") for answer in (self.evaluation, self.train, self.export))
 
 
 def examine(zoo: str, name: str, size: int) -> Row:
     """Build, wrap, compare, cut and export one model."""
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
-    row = Row(name)
-    seed, shape = ZOOS[zoo][0](name, size)
+    torch.backends.mha.set_fastpath_enabled(False)
+    row = Row(zoo, name)
+    seed, inputs = ZOOS[zoo][1](name, size)
     seed.eval()
+    if draws_otherwise(seed):
+        _without_dropout(seed)
     start = time.process_time()
     try:
-        model = PIT(seed, shape, regularizer="size", verify=False)
+        model = PIT(seed, input_example=inputs, regularizer="size")
     except NasoptError as error:
         row.wraps, row.note = "refused", f"{type(error).__name__}: {error}"
+        row.seconds = time.process_time() - start
         return row
     row.wraps, row.seconds = "yes", time.process_time() - start
     space = model.search_space()
     row.searchable = space["searchable_weights"] / max(space["weights"], 1)
-    reference, x = copy.deepcopy(seed), torch.randn(2, *shape)
-    row.evaluation = _same(reference, model, x)
+    row.macs = _macs(seed, model, inputs)
+    reference = copy.deepcopy(seed)
+    row.evaluation = _same(reference, model, inputs)
     model.train(), reference.train()
-    row.train = _same(reference, model, x)
+    row.train = _same(reference, model, inputs)
     model.eval()
     with torch.no_grad():
         for parameter in model.arch_parameters():
             parameter.copy_(torch.rand_like(parameter) * 0.8 + 0.2)
     try:
-        row.export = _same(model, model.arch_export(verify=False), x, statistics=False)
+        row.export = _same(model, model.arch_export(verify=False), inputs, statistics=False)
     except NasoptError as error:
         row.export, row.note = "fails", f"{type(error).__name__}: {error}"
     return row
 
 
-def _same(wanted: nn.Module, found: nn.Module, x: Tensor, statistics: bool = True) -> str:
-    """`"yes"`, or the largest difference of the outputs; `"state"` where only buffers differ."""
+def _without_dropout(model: nn.Module) -> None:
+    """Opened attention draws in another order of memory: what is compared in train mode draws nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+
+
+def _macs(seed: nn.Module, model: Any, inputs: tuple[Any, ...]) -> str:
+    """`"equal"`, how far they are apart, or what has no price."""
+    try:
+        found = model.get_cost("macs", discrete=True)
+    except UnpricedError as error:
+        names = str(error).partition("knows what ")[2].partition(" cost")[0]
+        return f"unpriced: {names}"
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        copy.deepcopy(seed)(*inputs)
+    wanted = counter.get_total_flops() / 2 / BATCH
+    return "equal" if found == wanted else f"{found / max(wanted, 1) - 1:+.2%}"
+
+
+def _same(wanted: nn.Module, found: nn.Module, inputs: tuple[Any, ...], statistics: bool = True) -> str:
+    """`"yes"`, `"-"` where the wanted one does not run, the largest difference of the outputs, or the buffer that differs."""
     outputs = []
     for module in (wanted, found):
         torch.manual_seed(1)
         with torch.no_grad():
             try:
-                made = pytree.tree_leaves(module(x.clone()))
+                made = pytree.tree_leaves(module(*pytree.tree_map_only(Tensor, torch.clone, inputs)))
             except Exception as error:
-                return f"{type(error).__name__}: {str(error)[:80]}"
+                return "-" if module is wanted else f"{type(error).__name__}: {str(error)[:80]}"
             outputs.append([leaf for leaf in made if isinstance(leaf, Tensor)])
     if [tuple(a.shape) for a in outputs[0]] != [tuple(b.shape) for b in outputs[1]]:
         return "other outputs"
-    worst = max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(*outputs))
-    if not worst < 1e-3:
+    pairs = [(a.double(), b.double()) for a, b in zip(*outputs) if a.numel()]
+    worst = max((float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs), default=0.0)
+    if not worst < 1e-3 and not all(
+        torch.equal(a.isfinite(), b.isfinite()) and not a.isfinite().all() for a, b in pairs
+    ):
         return f"{worst:.1e}"
     moved = dict(found.named_buffers())
     for name, buffer in wanted.named_buffers() if statistics else ():
@@ -139,7 +153,7 @@ def _work(connection: Any, zoo: str, name: str, size: int) -> None:
     try:
         row = examine(zoo, name, size)
     except Exception as error:
-        row = Row(name, "error", note=f"{type(error).__name__}: {error}")
+        row = Row(zoo, name, "error", note=f"{type(error).__name__}: {error}")
     connection.send(asdict(row))
 
 
@@ -150,12 +164,12 @@ def in_a_process(zoo: str, name: str, size: int, limit: float) -> Row:
     process = context.Process(target=_work, args=(other, zoo, name, size))
     process.start()
     other.close()
-    row = Row(name, "died")
+    row = Row(zoo, name, "died")
     try:
         if mine.poll(limit):
             row = Row(**mine.recv())
         else:
-            row = Row(name, "too slow", seconds=limit)
+            row = Row(zoo, name, "too slow", seconds=limit)
     except EOFError:
         pass
     process.kill()
@@ -163,52 +177,94 @@ def in_a_process(zoo: str, name: str, size: int, limit: float) -> Row:
     return row
 
 
-def _is_installed(zoo: str) -> bool:
+def _is_installed(package: str) -> bool:
     try:
-        importlib.import_module("torchvision")
-    except Exception:
-        # Its kernels may be built for another torch; models need none of them.
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for kernel in ("nms", "qnms"):
-            library.define(f"{kernel}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _LIBRARIES.append(library)
-    try:
-        importlib.import_module(zoo)
+        load_operators()
+        importlib.import_module(package)
     except Exception as error:
-        print(f"{zoo} is left out: {type(error).__name__}: {error}")
+        print(f"{package} is left out: {type(error).__name__}: {error}")
         return False
     return True
 
 
-_LIBRARIES: list[Any] = []
+def known_rows(path: Path = RESULTS) -> dict[tuple[str, str], Row]:
+    """What has been run; the last row of a model counts."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [Row(**json.loads(line)) for line in lines]
+    return {(row.zoo, row.name): row for row in rows}
 
 
-def rows(zoo: str, names: list[str], size: int, limit: float) -> Iterator[Row]:
-    """Model after model."""
-    for name in names:
-        yield in_a_process(zoo, name, size, limit)
+def _line(row: Row) -> str:
+    cells = (row.name, row.wraps, row.evaluation, row.train, row.export, row.macs[:60], f"{row.seconds:.1f}")
+    note = " ".join(row.note.split())[:300].replace("|", "/")
+    return "| " + " | ".join((*cells, f"{row.searchable:.0%}", note)) + " |"
+
+
+def report(rows: Iterable[Row]) -> None:
+    """One table per zoo, and the figures of all."""
+    rows = list(rows)
+    for zoo in dict.fromkeys(row.zoo for row in rows):
+        print(f"\n| {zoo} | wraps | eval | train | export | MACs | wrap [s] | searchable | note |")
+        print("| --- | --- | --- | --- | --- | --- | ---: | ---: | --- |")
+        for row in rows:
+            if row.zoo == zoo:
+                print(_line(row))
+    print(
+        "\n| | models | wrap | right of these | refused | killed or failed | over 5 s | MACs equal | unpriced | searchable |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for zoo in (*dict.fromkeys(row.zoo for row in rows), "all"):
+        own = [row for row in rows if zoo in (row.zoo, "all")]
+        wrapped = [row for row in own if row.wraps == "yes"]
+        refused = sum(row.wraps == "refused" for row in own)
+        counts: list[Any] = [zoo, len(own), len(wrapped), sum(row.is_right for row in wrapped), refused]
+        counts += [len(own) - len(wrapped) - refused, sum(row.seconds > SLOW for row in own)]
+        counts += [sum(row.macs == "equal" for row in own), sum(row.macs.startswith("unpriced") for row in own)]
+        counts.append(f"{sum(row.searchable for row in wrapped) / max(len(wrapped), 1):.0%}")
+        print("| " + " | ".join(map(str, counts)) + " |")
 
 
 def main() -> None:
-    """Print one table per zoo."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run what has not been run, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", choices=list(ZOOS), action="append")
-    parser.add_argument("--models", nargs="+")
+    parser.add_argument("--models", nargs="+", help="names; these are run again")
+    parser.add_argument("--again", action="store_true", help="run again what was not wrapped, differs, or was slow")
     parser.add_argument("--size", type=int, default=64, help="height and width, where a model takes any [pixel]")
-    parser.add_argument("--limit", type=float, default=300, help="per model [s]")
+    parser.add_argument("--limit", type=float, default=120, help="per model [s]")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further model after these")
+    parser.add_argument("--report", action="store_true", help="print the tables of what was run")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    known, start = known_rows(), time.monotonic()
+    if options.report:
+        order = {(zoo, name): i for i, (zoo, name) in enumerate((z, n) for z in ZOOS for n in ZOOS[z][2])}
+        report(known[key] for key in sorted(known, key=lambda key: order.get(key, len(order))))
+        return
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for zoo in options.zoo or list(ZOOS):
-        if not _is_installed(zoo):
+        names = [
+            name
+            for name in options.models or ZOOS[zoo][2]
+            if options.models
+            or (zoo, name) not in known
+            or (
+                options.again
+                and (
+                    known[zoo, name].wraps != "yes" or not known[zoo, name].is_right or known[zoo, name].seconds > SLOW
+                )
+            )
+        ]
+        if not names or not _is_installed(ZOOS[zoo][0]):
             continue
-        print(f"| {zoo} | wraps | eval | train | export | wrap [s] | searchable | note |")
-        print("| --- | --- | --- | --- | --- | ---: | ---: | --- |")
-        for row in rows(zoo, options.models or ZOOS[zoo][1], options.size, options.limit):
-            cells = (row.name, row.wraps, row.evaluation, row.train, row.export, f"{row.seconds:.1f}")
-            note = " ".join(row.note.split())[:300].replace("|", "/")
-            print("| " + " | ".join((*cells, f"{row.searchable:.0%}", note)) + " |", flush=True)
+        for name in names:
+            if time.monotonic() - start > options.minutes * 60:
+                print("more to do: run it again")
+                return
+            row = in_a_process(zoo, name, options.size, options.limit)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+            print(_line(row), flush=True)
 
 
 if __name__ == "__main__":

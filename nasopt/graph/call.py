@@ -207,7 +207,7 @@ class Call:
             free = without_layers(parts, node.graph)
             facts.folded[node.name] = folded_path(node, facts.names_but(free) | set(facts.folded.values()))
         path = facts.folded[node.name]
-        facts.mark_priced(self.node, parts)
+        facts.foldings.append((node, self.node))
         return Weight(node.name, value, (Source(path, {dim: dim for dim in range(value.dim())}),), path)
 
     def attribute(self, name: str | int, labels: Tensor, factor: int = 1) -> None:

@@ -142,6 +142,7 @@ class Facts:
         self.costs: list[CostTerm] = []
         self.priced: dict[str, list[Region]] = {}
         self.folded: dict[str, str] = {}
+        self.foldings: list[tuple[fx.Node, fx.Node]] = []  # weights that are folded, and who takes them
         self.unpriced: list[str] = []
         self.unknown: list[str] = []
         self.activations: set[fx.Node] = set()

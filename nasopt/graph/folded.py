@@ -7,7 +7,7 @@ parametrization would leave it. So the layers around it are searched like any ot
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -70,11 +70,12 @@ def _upstream(node: fx.Node) -> list[fx.Node]:
     return list(found)
 
 
-def folded_parameters(node: fx.Node) -> list[str]:
-    """Paths of the parameters that nothing needs any more once the node is one itself."""
-    inside = set(_upstream(node))
-    own = [one for one in inside if one.op == "get_attr"]
-    return [str(one.target) for one in own if all(user in inside for user in one.users)]
+def folded_parameters(node: fx.Node, others: Iterable[fx.Node] = ()) -> list[str]:
+    """Paths of the parameters of a node that nothing needs any more once it, and the others, are parameters themselves."""
+    own = _upstream(node)
+    inside = {one for folded in others for one in _upstream(folded)}.union(own)
+    attributes = [one for one in own if one.op == "get_attr"]
+    return [str(one.target) for one in attributes if all(user in inside for user in one.users)]
 
 
 def without_layers(paths: Collection[str], graph: fx.Graph) -> list[str]:

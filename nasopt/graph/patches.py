@@ -287,6 +287,7 @@ class FunctionMode(TracingMode):
             has_proxy(args, kwargs) or name in _RANDOM or tracer.is_models(name, args, kwargs)
         ):
             return function(*args, **kwargs)
+        tracer.forget_indices()
         if _is_instance(function, torch._C.ScriptMethod):
             return tracer.create_proxy("call_method", function.name, (function.owner, *args), kwargs)
         if name == "__get__":

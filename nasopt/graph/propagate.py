@@ -16,6 +16,7 @@ from nasopt.graph.call import Call
 from nasopt.graph.cost_terms import CostTerm
 from nasopt.graph.edit import changed_parameters, is_in_place
 from nasopt.graph.facts import Extent, Facts, flatten, no_labels
+from nasopt.graph.folded import folded_parameters
 from nasopt.graph.labels import Labels
 from nasopt.graph.registry import alteration, find_rule
 from nasopt.graph.values import UNKNOWN
@@ -173,6 +174,9 @@ def _meets_channels(known: Labels, labels: Tensor) -> bool:
 
 
 def _price_parameters(facts: Facts) -> None:
+    folded = {weight for weight, _ in facts.foldings}
+    for weight, user in facts.foldings:
+        facts.mark_priced(user, folded_parameters(weight, folded))
     uses: dict[str, list[Region]] = {}
     for node, regions in facts.used_in.items():
         own = [str(node.target)] if node.op == "get_attr" else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,9 @@ class ValueProxy(fx.Proxy):
         return int(self._noted("the integer"))
 
     def __index__(self) -> int:
-        return operator.index(self._noted("the integer"))
+        value = operator.index(self._concrete("the integer"))
+        self.tracer.rely_on_index(self.node, value)
+        return value
 
     def __float__(self) -> float:
         return float(self._noted("the number"))
@@ -146,20 +149,10 @@ class ValueProxy(fx.Proxy):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self.clone() if isinstance(self.value, Tensor) else self
 
-    def keys(self) -> Any:
-        return self.value.keys() if isinstance(self.value, dict) else ValueAttribute(self, "keys")
-
-    def values(self) -> Any:
-        return [self[key] for key in self.value] if isinstance(self.value, dict) else ValueAttribute(self, "values")
-
-    def items(self) -> Any:
-        return [(key, self[key]) for key in self.value]
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self.value else default
-
     def __getattr__(self, name: str) -> Any:
         value: Any = self.node.meta.get("value", UNKNOWN)
+        if isinstance(value, dict) and name in _OF_DICTS:
+            return partial(_OF_DICTS[name], self, value)
         if value is not UNKNOWN and not hasattr(value, name):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
         if isinstance(value, tuple) and name in getattr(value, "_fields", ()):
@@ -216,6 +209,15 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[ValueProxy, Any]
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(ValueProxy, f"__{_name}__", _compared(getattr(operator, _name)))
+
+
+# Keys of a dict are plain, what it holds are proxies.
+_OF_DICTS: dict[str, Callable[..., Any]] = {
+    "keys": lambda proxy, known: known.keys(),
+    "values": lambda proxy, known: [proxy[key] for key in known],
+    "items": lambda proxy, known: [(key, proxy[key]) for key in known],
+    "get": lambda proxy, known, key, default=None: proxy[key] if key in known else default,
+}
 
 
 def _is_tensor(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import abstractmethod
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ class RelyingTracer(fx.Tracer):
         super().__init__()
         self._of_input: set[fx.Node] = set()
         self._relied_on: set[Any] = set()
+        # Sizes that C code has asked for since the last call: (place of the question, what was noted, check and condition).
+        self._asked_by_c: list[tuple[Any, tuple[fx.Node, Any], tuple[fx.Node, fx.Node]]] = []
         self._devices: dict[int, tuple[torch.device, ValueProxy]] = {}
         self._dtypes: dict[torch.dtype, ValueProxy] = {}
 
@@ -51,6 +54,22 @@ class RelyingTracer(fx.Tracer):
         if isinstance(value, (int, float)) and self._is_new(node, value):
             self._check(operator.eq, (node, value), f"the number {value}")
 
+    def rely_on_index(self, node: fx.Node, value: Any) -> None:
+        """The graph holds where `node` is this index, unless the call that asks for it becomes a node."""
+        if self._is_new(node, value):
+            nodes = self._check(operator.eq, (node, value), f"the number {value}")
+            self._asked_by_c.append((_position(user_frame()), (node, value), nodes))
+
+    def forget_indices(self) -> None:
+        """The call that runs becomes a node: what C code has asked before of sizes in its arguments follows in the graph."""
+        here = _position(user_frame())
+        for asked, noted, nodes in self._asked_by_c:
+            if asked == here:
+                self._relied_on.discard(noted)
+                for node in nodes:
+                    self.graph.erase_node(node)
+        self._asked_by_c = []
+
     def rely_on_truth(self, node: fx.Node, truth: bool) -> None:
         """The graph holds where `node` is true, or is not."""
         if self._is_new(node, truth):
@@ -70,7 +89,7 @@ class RelyingTracer(fx.Tracer):
         self._relied_on.add((node, what))
         return True
 
-    def _check(self, function: Any, args: tuple[Any, ...], answer: str) -> None:
+    def _check(self, function: Any, args: tuple[Any, ...], answer: str) -> tuple[fx.Node, fx.Node]:
         condition = self.create_node("call_function", function, args, {})
         self._evaluate(condition)
         message = (
@@ -80,6 +99,11 @@ class RelyingTracer(fx.Tracer):
         )
         check = self.create_node("call_function", torch._assert, (condition, message), {})
         check.meta["value"] = None
+        return check, condition
+
+
+def _position(frame: FrameType | None) -> Any:
+    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 _OPPOSITE = {

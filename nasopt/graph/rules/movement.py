@@ -252,4 +252,8 @@ def _rectangles(call: Call, result: Any) -> Any:
         return tuple(_rectangles(call, item) for item in result)
     if not isinstance(result, Tensor) or call.of_parameters:
         return result
-    return call.labels.make_rectangle(result)
+    labels = call.labels.make_rectangle(result)
+    if not call.labels.varying(labels) and any(call.labels.varying(x) for x in call.tensors):
+        # A part of one class: without it, no part would be there.
+        call.fix(labels, "it is a channel named by its number")
+    return labels

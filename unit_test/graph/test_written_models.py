@@ -1,0 +1,78 @@
+"""What people write in `forward`, kind by kind: the same network when wrapped and exported, for other batches, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from same import Around, assert_same
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasopt import PIT
+from nasopt.cost import network_cost
+
+
+def kernels_by_sample(m: Any, x: Tensor) -> Tensor:
+    """A weight for every sample: the batch becomes groups."""
+    b, c, h, w = x.shape
+    mix = x.mean((2, 3))[:, :2].softmax(1)
+    weight = torch.mm(mix, m.bank.view(2, -1)).view(b * c, c, 3, 3)
+    return F.conv2d(x.reshape(1, b * c, h, w), weight, padding=1, groups=b).view(b, c, h, w)
+
+
+def shifted_in_time(m: Any, x: Tensor) -> Tensor:
+    """The temporal shift of video networks, here with parts of one channel."""
+    out, fold = torch.zeros_like(x), x.size(1) // 8
+    out[:, :fold, :-1] = x[:, :fold, 1:]
+    out[:, fold : 2 * fold, 1:] = x[:, fold : 2 * fold, :-1]
+    out[:, 2 * fold :] = x[:, 2 * fold :]
+    return out
+
+
+FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], dict[str, Any]]]] = {
+    "the batch as groups": (kernels_by_sample, lambda: {"bank": nn.Parameter(torch.randn(2, 8, 8, 3, 3) * 0.1)}),
+    "parts of one channel": (shifted_in_time, dict),
+    "chunks of one channel": (lambda m, x: torch.cat(x.chunk(8, 1)[::-1], 1), dict),
+    "values of a named tuple": (lambda m, x: x.topk(2, dim=2).values.sum(2, keepdim=True) * x, dict),
+    "a method named as of a dict": (lambda m, x: x * x.sort(2).values.mean(2, keepdim=True), dict),
+    "rotations by a size": (lambda m, x: torch.roll(x, x.shape[2] // 2, 2).rot90(x.dim() - 3, (2, 3)), dict),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_forwards_that_people_write(name: str) -> None:
+    forward, members = FORWARDS[name]
+    model = assert_same(Around(forward, **members()))
+    for size in [(1, 3, 8, 8), (3, 3, 8, 8)]:
+        assert model.eval()(torch.randn(size)).shape == (size[0], 4, 8, 8)
+
+
+def test_one_channel_named_by_a_slice_stays() -> None:
+    # Two parts of one channel of eight; the other six may go.
+    groups = PIT(Around(shifted_in_time), (3, 8, 8)).analysis.groups
+    assert sum(group.size for group in groups if "named by its number" in group.reason) == 2
+    assert [group.size for group in groups if group.searchable] == [6]
+
+
+class TwoOfOne(nn.Module):
+    """Two layers whose weights are halves of one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1, bias=False), nn.Linear(4, 2)
+        self.bank = nn.Parameter(torch.randn(2, 4, 4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(sum(F.conv2d(x, weight, padding=1) for weight in self.bank * 2).mean((2, 3)))  # type: ignore[union-attr]
+
+
+def test_what_weights_are_cut_from_is_counted_once() -> None:
+    # 12 of `first`, 2 * 4 * 4 * 9 = 288 of the bank, 8 + 2 of `last`.
+    seed = TwoOfOne()
+    assert network_cost(seed, "size", (3, 8, 8)) == 12 + 288 + 10
+    model = PIT(seed, (3, 8, 8))
+    assert model.get_cost("size", discrete=True) == sum(p.numel() for p in model.arch_export().parameters()) == 310
