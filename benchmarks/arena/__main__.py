@@ -12,6 +12,7 @@ Every contestant gets a limit on the size, a share of the seed network's weights
 | `uniform` | the widest network of the seed's shape within the limit, every layer scaled alike |
 | `pit` | channels and kernels by masks, under a `Budget` |
 | `importance`, `importance_channels` | the same with masks set by rank under a falling limit (`Budget(steps=)`); channels alone |
+| `importance:fall=0.5:power=1` | the same with other settings of `nasopt.search.importance.Ranking` |
 | `supernet` | one of several layers at each place, under a `Budget` |
 | `pit_supernet`, `importance_supernet` | both at once, under a `Budget` |
 | `taylor` | Torch-Pruning: Taylor importance, global, a piece after every epoch of the search (`pip install torch-pruning`) |
@@ -37,7 +38,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this checkout, from wherever the script is started
 
-from benchmarks.arena.contestants import KEYS, METHODS, NARROW, Bout, compete
+from benchmarks.arena.contestants import KEYS, METHODS, NARROW, Bout, compete, method_of
 from benchmarks.arena.report import report
 
 FIELDS = (*KEYS, "size", "macs", "exported", "test", "cpu_s", "note")
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.shares, options.seeds, options.epochs = "0.07,0.2", "0,1", "2+4+3"
     commands = dict(text.split("=", 1) for text in options.command)
     methods = [*filter(None, options.methods.split(",")), *commands]
-    if unknown := [name for name in methods if name not in METHODS and name not in commands]:
+    if unknown := [name for name in methods if method_of(name) not in METHODS and name not in commands]:
         parser.error(f"unknown methods {', '.join(unknown)}: known are {', '.join(METHODS)}, or give --command")
     what = (options.task, options.data, options.epochs)
     bouts = [

@@ -11,8 +11,9 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from benchmarks_mlperf_tiny.tasks import get_task
 from benchmarks_mlperf_tiny.training import Engine, epoch_seed
 from nasopt.cost import network_cost
 from nasopt.errors import ConfigError
+from nasopt.search import importance
+from nasopt.search.importance import Ranking
 
 KEYS = ("task", "data", "epochs", "method", "share", "seed")
 STEPS = 100  # pieces in which Torch-Pruning removes channels: so many that a limit is met closely
@@ -77,20 +80,25 @@ class Trainer:
         kind: str = "train",
         penalty: Callable[[], Tensor] | None = None,
         before: Callable[[int], None] = lambda epoch: None,
-        after: Callable[[int], None] = lambda epoch: None,
+        after_step: Callable[[], object] = lambda: None,
     ) -> None:
-        """Some epochs; `before` and `after` are called with the number of each."""
+        """Some epochs of groups of parameters, or of an optimizer; `before` is called with the number of each."""
         set_norm_momentum(model, self.recipe.norm_momentum)
-        self.optimizer = optimizer = torch.optim.Adam(groups, lr=self.recipe.lr)
+        optimizer = groups if isinstance(groups, torch.optim.Optimizer) else torch.optim.Adam(groups, lr=self.recipe.lr)
         rates = [rate_of(kind, is_arch=index > 0, epochs=epochs) for index in range(len(optimizer.param_groups))]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
-        step = self.engine.plain_step(model, optimizer, penalty)
+        plain = self.engine.plain_step(model, optimizer, penalty)
+
+        def step(number: int, batch: Any) -> Any:
+            loss = plain(number, batch)
+            after_step()
+            return loss
+
         for epoch in range(epochs):
             before(epoch)
             model.train()
             self.engine.train_epoch(step, epoch_seed(self.bout.seed, phase, epoch))
             schedule.step()
-            after(epoch)
 
     def batches(self, count: int) -> Iterator[Any]:
         """Training batches, always the same."""
@@ -129,8 +137,9 @@ def searched(trainer: Trainer, front: str, ranks: bool = False, **options: Any) 
         cooling = nasopt.schedule.exponential(1.0, 0.1, trainer.search / 2)
         options |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
     model = getattr(nasopt, front)(seed, trainer.shape, **options)
-    phases = nasopt.PhaseSchedule(model, warmup=trainer.warmup, search=trainer.search)
-    groups = model.param_groups(lr=trainer.recipe.lr, arch_lr=trainer.recipe.arch_lr)
+    optimizer = torch.optim.Adam(model.param_groups(lr=trainer.recipe.lr, arch_lr=trainer.recipe.arch_lr))
+    lengths = {"warmup": trainer.warmup, "search": trainer.search}
+    phases = nasopt.PhaseSchedule(model, **lengths, shrink=optimizer if ranks else ())
 
     def before(epoch: int) -> None:
         phases.set_epoch(trainer.warmup + epoch)
@@ -138,13 +147,10 @@ def searched(trainer: Trainer, front: str, ranks: bool = False, **options: Any) 
             with contextlib.suppress(ConfigError):  # where a method decides by its weights alone
                 model.settle_budget()
 
-    trainer.train(model, groups, trainer.warmup, 0, before=phases.set_epoch)
-
-    def after(epoch: int) -> None:
-        if ranks:
-            model.shrink(trainer.optimizer, when=epoch)
-
-    trainer.train(model, groups, trainer.search, 1, "search", phases.get_regularization_loss, before, after)
+    trainer.train(model, optimizer, trainer.warmup, 0, before=phases.set_epoch)
+    loss = phases.get_regularization_loss
+    trainer.train(model, optimizer, trainer.search, 1, "search", loss, before, phases.after_step)
+    phases.step()
     return trainer.finish(model.arch_export())
 
 
@@ -203,6 +209,17 @@ METHODS: dict[str, Callable[[Trainer], dict[str, Any]]] = {
 }
 
 
+def method_of(name: str) -> str:
+    """Name of the method in `"importance:fall=0.5"`."""
+    return name.split(":", maxsplit=1)[0]
+
+
+def ranking_of(name: str) -> Ranking:
+    """`"importance:fall=0.5:power=1"` with its settings of `Ranking`, which is the usual one without."""
+    pairs = (part.split("=") for part in name.split(":")[1:])
+    return replace(importance.RANKING, **{key: float(value) for key, value in pairs})
+
+
 def compete(bout: Bout) -> dict[str, Any]:
     """A row of the table; what cannot be done is a row too, with the reason as its note."""
     torch.set_num_threads(1)
@@ -210,7 +227,8 @@ def compete(bout: Bout) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(KEYS, bout.key, strict=True))
     start = time.process_time()
     try:
-        row |= METHODS.get(bout.method, by_command)(Trainer(bout))
+        with mock.patch.object(importance, "RANKING", ranking_of("" if bout.command else bout.method)):
+            row |= METHODS.get(method_of(bout.method), by_command)(Trainer(bout))
     except (ConfigError, ImportError, RuntimeError, ValueError, OSError) as error:
         row["note"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"[:160]
     return row | {"cpu_s": round(time.process_time() - start, 1)}

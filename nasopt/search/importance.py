@@ -14,6 +14,7 @@ and limits).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,17 +29,34 @@ from nasopt.search.parameters import MASKS
 from nasopt.search.settle import Decided, fill
 from nasopt.uncompiled import uncompiled
 
-_MEMORY = 0.99  # of the running mean
-_LOOK, _FALL = (
-    0.1,
-    0.75,
-)  # shares of the search that are over when limits begin to fall, and when they are the wanted ones
-_POWER = 0.5  # of the cost, by which a score is divided
 _OFTEN, _SELDOM = 60, 50  # masks are set about 60 times in a search, at least every 50 steps
 _FREE = 1e-3  # what a unit costs at least, as a share of the mean: beside a peak that others hold many cost nothing
 _CLEARLY = 0.51  # what is on is not off by rounding
 
 Limits = Sequence[tuple[AnyMetric, float]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How masks are ranked and limits fall; the benchmarks try other values than these.
+
+    Attributes:
+        memory: of the running mean.
+        look, fall: shares of the search that are over when limits begin to fall, and when they are the wanted ones.
+        power: of a unit's cost, by which its score is divided.
+        curve: of the fall: 0 a straight line, 1 by equal factors.
+        share: of the threshold's rank up to which units that are off leave a model that is shrunk; 1: all of them.
+    """
+
+    memory: float = 0.99
+    look: float = 0.1
+    fall: float = 0.75
+    power: float = 0.5
+    curve: float = 0.0
+    share: float = 1.0
+
+
+RANKING = Ranking()
 
 
 class Importance(nn.Module):
@@ -48,6 +66,7 @@ class Importance(nn.Module):
         steps: of the search, backward passes.
         start: costs from which the limits fall.
         step: done so far, a buffer of shape `()`.
+        has_set: whether masks have been set since somebody has last put it to False.
         alpha, beta, gamma: running means of squared gradients, one per unit or item of a kernel; buffers.
     """
 
@@ -56,8 +75,9 @@ class Importance(nn.Module):
     def __init__(self, sizes: Mapping[str, int], steps: int, start: Sequence[float]) -> None:
         super().__init__()
         self.steps, self.start = steps, tuple(start)
-        self.first, self.last = round(_LOOK * steps), round(_FALL * steps)
+        self.first, self.last = round(RANKING.look * steps), round(RANKING.fall * steps)
         self.interval = max(1, min(_SELDOM, steps // _OFTEN))
+        self.has_set = False
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size))
@@ -70,6 +90,11 @@ class Importance(nn.Module):
     def limits(self, wanted: Limits) -> Limits:
         """Limits of this step, between those of the start and the wanted ones."""
         left = 1 - min(max(int(self.step) - self.first, 0) / (self.last - self.first), 1.0)
+        if RANKING.curve:
+            return [
+                (metric, limit * (max(first, limit) / limit) ** left)
+                for (metric, limit), first in zip(wanted, self.start)
+            ]
         return [(metric, limit + left * max(first - limit, 0.0)) for (metric, limit), first in zip(wanted, self.start)]
 
     def observe(self, gradients: Mapping[str, Tensor]) -> bool:
@@ -82,7 +107,7 @@ class Importance(nn.Module):
         if all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
             for name, gradient in gradients.items():
                 mean = getattr(self, name)
-                mean.lerp_(gradient.square().to(mean), 1 - _MEMORY)
+                mean.lerp_(gradient.square().to(mean), 1 - RANKING.memory)
         self.step += 1
         return self.is_over or int(self.step) % self.interval == 0
 
@@ -117,6 +142,7 @@ class Importance(nn.Module):
             found = ranked(decisions, parameters, branches, self, self.limits(model.budget.limits))
             for name, value in found.items():
                 parameters[name].copy_(value)
+            self.has_set = True
         if self.is_over:
             model.budget.reached.fill_(True)
 
@@ -176,7 +202,7 @@ def ranked(
     scores = {}
     for name, cost in _unit_costs(decisions, parameters, branches, limits).items():
         free = _FREE * cost.mean().clamp(min=1e-30)
-        score = getattr(importance, name).to(cost) / (cost.clamp(min=0) + free) ** _POWER
+        score = getattr(importance, name).to(cost) / (cost.clamp(min=0) + free) ** RANKING.power
         scores[name] = ladders[name].falling(score) if name in ladders else score
     order = torch.unique(torch.cat(list(scores.values())), return_inverse=True)[1] + 1
     exact = exact_dtype(order.device)

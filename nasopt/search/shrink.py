@@ -44,6 +44,14 @@ def shrink(
     return cut(model, keep, cuts, optimizers, when)
 
 
+@torch.no_grad()
+def removable(model: PricedModel) -> float:
+    """Share of the MACs of a step that are computed for what is off."""
+    decisions, parameters, macs = model._prepared.decisions, model._architecture_parameters(), get_metric("macs")
+    computed = float(decisions.price(macs, decisions.seed(parameters)))
+    return 1 - float(decisions.price(macs, model._found())) / computed if computed else 0.0
+
+
 def _for_all_branches(analysis: Analysis, keep: Tensor) -> Tensor:
     """Branches whose channels are decided apart are added up: a channel stays in all of them if it does in any."""
     keep, before = keep.clone(), None

@@ -136,6 +136,7 @@ class Run:
                 self._diverged(value)
             (task + extra).backward()
             self.optimizer.step()
+            phases.after_step()
             total, count = total + value, count + 1
         seconds = time.monotonic() - started
         if phase == "search" and self.has_norms:

@@ -15,12 +15,12 @@ from unit_test.methods.nasb_seeds import Block
 SHAPE = (3, 6, 6)
 
 
-def unit(kernel: int) -> list[nn.Module]:
-    return [nn.Conv2d(3, 4, kernel, padding=kernel // 2), nn.BatchNorm2d(4), nn.ReLU()]
+def unit(kernel: int, width: int = 4) -> list[nn.Module]:
+    return [nn.Conv2d(3, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU()]
 
 
-def convnet() -> nn.Module:
-    return nn.Sequential(*unit(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+def convnet(width: int = 4) -> nn.Module:
+    return nn.Sequential(*unit(3, width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
 
 
 def alternatives() -> nn.Module:

@@ -187,6 +187,39 @@ def test_decided_units_leave_at_the_ends_of_epochs() -> None:
     assert small.shrunk.history[-1]["when"] == 4
 
 
+def test_falling_limits_shrink_within_an_epoch_and_change_no_output() -> None:
+    torch.manual_seed(0)
+    model = PIT(convnet(8), SHAPE, regularizer=Budget(size=80, steps=40)).double()
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-2))
+    phases = PhaseSchedule(model, search=1, shrink=optimizer)
+    without = PhaseSchedule(model, search=1)
+    x, y = batch(16)
+    weights, left = [], []
+    for step in range(40):
+        model.train()
+        optimizer.zero_grad()
+        (F.cross_entropy(model(x.double()), y) + phases.get_regularization_loss()).backward()
+        optimizer.step()
+        expected = model.eval()(x.double())
+        assert not without.after_step()
+        left.append(phases.after_step())
+        torch.testing.assert_close(model(x.double()), expected, rtol=1e-9, atol=1e-9)
+        computed = sum(p.numel() for p in model.net_parameters())
+        weights.append(computed)
+        # At most a twentieth of the MACs is computed for what is off.
+        if step and not left[-1]:
+            assert computed == weights[-2]
+    assert phases.epoch == 0
+    assert sum(left) > 1
+    assert weights == sorted(weights, reverse=True)
+    # Masks rest by then, and all that is off has left.
+    assert weights[-1] == sum(p.numel() for p in model.eval().arch_export().parameters()) < weights[0]
+    assert all(report["when"] == 0 for report in model.shrunk.history)
+    assert len(model.shrunk.history) == sum(left)
+    phases.step()
+    assert not phases.after_step()
+
+
 def test_a_teacher_is_heard_after_the_warm_up() -> None:
     model, teacher = METHODS["pit"](), convnet().train()
     phases = PhaseSchedule(model, warmup=1, search=1, strength=1.0, teacher=teacher)
