@@ -3,7 +3,7 @@
     python benchmarks/search_time.py --network resnet8 --share 0.25
 
 Random data, so that no time is spent on loading; `nasopt.search` to a share of the seed's MACs, 2/9 warm-up, 4/9 search, 1/3
-fine-tuning. In front of every step of the search the seed takes one of its own, so both find the same machine, and load beside them
+fine-tuning. In front of every step of the search the seed takes one of its own, so both find the same machine, and load
 counts for both. Steps alone are compared, and everything: norm statistics, the val split, shrinking, export.
 """
 

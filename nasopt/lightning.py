@@ -77,6 +77,7 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         model: where the search model is, as a dotted name inside the `LightningModule`; None: the only one there.
         shrink: units that are off for good leave the model, and the trainer's optimizers, after every epoch of the search;
             for one process, see `SearchModel.shrink`.
+        eliminate: the least probable branches leave at the ends of the search's epochs, see `PhaseSchedule`.
         recalibrate: batches of training, from which norm statistics are estimated before a validation in the search, so that
             its figures are those of the network that would be exported; 0: none. Their first entry is the model's input.
 
@@ -97,9 +98,11 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         finetune: int = 0,
         model: str | None = None,
         shrink: bool = False,
+        eliminate: bool = False,
         recalibrate: int = 0,
     ) -> None:
         super().__init__()
+        self.eliminate = check_flag("SearchCallback: eliminate", eliminate)
         self.shrink, self.recalibrate = check_flag("SearchCallback: shrink", shrink), recalibrate
         check_count("SearchCallback: recalibrate", recalibrate)
         self.strength, self.warmup, self.search, self.finetune, self.model = strength, warmup, search, finetune, model
@@ -125,9 +128,10 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
         model = find_search_model(pl_module, self.model)
         _check_optimizers(model, trainer.optimizers)
         search = self.search if self.search is not None else self._epochs_left(trainer)
-        if self.shrink and trainer.world_size > 1:
+        if (self.shrink or self.eliminate) and trainer.world_size > 1:
             raise ConfigError(
-                "SearchCallback: shrink=True is for one process: DistributedDataParallel would have to be built anew after every "
+                f"SearchCallback: {'shrink' if self.shrink else 'eliminate'}=True is for one process: DistributedDataParallel "
+                "would have to be built anew after every "
                 "epoch. Leave it out, or call model.shrink() in a loop of your own"
             )
         self.phases = PhaseSchedule(
@@ -137,6 +141,7 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
             finetune=self.finetune,
             strength=self.strength,
             shrink=trainer.optimizers if self.shrink else (),
+            eliminate=self.eliminate,
         )
         if self._loaded:
             self.phases.load_state_dict(self._loaded)

@@ -73,15 +73,14 @@ class Choices:
             chosen = ChoiceSettings()
         self.settings = chosen
         self.names = list(markers)
-        self.options = {
-            path: [i for i in range(len(marker.kinds)) if i not in marker.zeros] for path, marker in markers.items()
-        }
+        self.options = {path: marker.options for path, marker in markers.items()}
         self.keep = {path: marker.keep for path, marker in markers.items()}
         self.first = {path: marker.first for path, marker in markers.items()}
         self._layout = branch_layout(analysis)
         self._markers = markers
         self.sites = [path for path, marker in markers.items() if isinstance(marker, WidthSite)]
-        self._zeros = {self._layout[path][0] + i for path, marker in markers.items() for i in marker.zeros}
+        gone = {self._layout[path][0] + i for path, marker in markers.items() for i in marker.gone}
+        self._out = gone | {self._layout[path][0] + i for path, marker in markers.items() for i in marker.zeros}
         # Per group: position of its choice, of its first branch among all branches, and its size.
         self._groups = list(_rows(markers, self._layout))
         self.total = sum(size for _, _, size in self._groups)
@@ -99,6 +98,7 @@ class Choices:
         for row, (_, start, count) in enumerate(self._groups):
             index[row, :count] = torch.arange(start, start + count)
         flat = torch.nonzero(index.reshape(-1) < self.total).reshape(-1)
+        index[torch.isin(index, torch.tensor(sorted(gone), dtype=torch.int64))] = self.total  # like padding
         self._constants = Constants(
             index, wants_gumbel[choice_of_group], wants_hard[choice_of_group], flat, choice_of_group, is_site
         )
@@ -194,7 +194,7 @@ class Choices:
     def scores(self, logits: Tensor) -> dict[str, list[float]]:
         """Path of every choice -> log-probabilities of its branches; -inf of those that are never kept."""
         flat = self.flat(torch.log_softmax(self.pad(logits.detach().double().cpu()), 1))
-        flat[list(self._zeros)] = -torch.inf
+        flat[list(self._out)] = -torch.inf
         return {name: flat[start : start + count].tolist() for name, (start, count) in self._layout.items()}
 
     def probabilities(self, logits: Tensor, temperatures: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class Choices:
     def polarisation(self, logits: Tensor, temperatures: Tensor, eps: float) -> Tensor:
         """Sum over the groups of `mean(theta) / (var(theta) + eps)`, a scalar."""
         theta = self.probabilities(logits, temperatures)
-        count = torch.tensor([size for _, _, size in self._groups], dtype=theta.dtype, device=theta.device)
+        count = (self._constants.on(logits.device)[0] < self.total).sum(1).to(theta)
         mean = theta.sum(1) / count
         variance = (theta * theta).sum(1) / count - mean * mean
         return (mean / (variance + eps)).sum()
@@ -244,7 +244,7 @@ class Choices:
         for row, (_, first, size) in enumerate(self._groups):
             for i in range(size):
                 is_on = is_all or (runs[row][i] and (not hard[row] or weights.requires_grad or i == chosen[row]))
-                if is_on and first + i not in self._zeros:
+                if is_on and first + i not in self._out:
                     pairs.append((row, i))
         at = torch.tensor([row * self._widest + i for row, i in pairs], dtype=torch.int64, device=weights.device)
         cells = weights.reshape(-1).index_select(0, at).unbind()

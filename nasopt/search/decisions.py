@@ -114,8 +114,10 @@ class Decisions:
         first = self._one_hot(parameters, self.choices.first)
         return Architecture(self.masks.seed_counts(first.device), first)
 
-    def smallest(self, parameters: ArchParameters, metric: AnyMetric) -> Architecture:
-        """The cheapest one, as far as it is found."""
+    def smallest(
+        self, parameters: ArchParameters, metric: AnyMetric, left: Mapping[str, Sequence[int]] | None = None
+    ) -> Architecture:
+        """The cheapest one, as far as it is found; where only those branches are `left`."""
 
         def at(branches: BranchDecisions) -> Architecture:
             one_hot = self._one_hot(parameters, branches)
@@ -123,10 +125,14 @@ class Decisions:
                 return Architecture(self.masks.seed_counts(one_hot.device), one_hot)
             return Architecture(self.masks.smallest_counts(one_hot.device, one_hot), one_hot)
 
+        def cheapest(options: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+            keep = self.choices.keep
+            return cheapest_branches(options, keep, lambda b: self._cost(metric, at(b))) if options else {}
+
+        if left is not None:
+            return at(cheapest(left))
         if metric not in self._cheapest:
-            options, keep = self.choices.options, self.choices.keep
-            cheapest = cheapest_branches(options, keep, lambda b: self._cost(metric, at(b))) if options else {}
-            self._cheapest[metric] = cheapest
+            self._cheapest[metric] = cheapest(self.choices.options)
         return at(self._cheapest[metric])
 
     def _cost(self, metric: AnyMetric, at: Architecture) -> Cost:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.arguments import check_flag
+from nasopt.graph.branches.markers import choices_of
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, kernel_size
 from nasopt.graph.masked import WeightMask
@@ -66,7 +67,8 @@ HALF = Thresholds()
 class _Link:
     """Channels that follow a choice: the mask in slot `followers[c]` is that of slot `slots[i, c]` where branch i is chosen.
 
-    The branches of the choice begin at `first` in a row of all branches; `trailing` dimensions follow that of channels.
+    The branches of the choice begin at `first` in a row of all branches, `left` are not gone; `trailing` dimensions follow that
+    of channels.
     """
 
     choice: str
@@ -75,6 +77,7 @@ class _Link:
     slots: Tensor
     followers: Tensor
     trailing: int
+    left: list[int]
 
 
 class Masks:
@@ -149,7 +152,7 @@ class Masks:
         for link, index, followers in zip(self._links, constants[::2], constants[1::2]):
             masks = slots[index]
             if branches is None:
-                follows = masks.detach().amax(0)
+                follows = masks.detach()[link.left].amax(0)
             else:
                 follows = branches[link.first : link.first + link.count].to(masks.dtype) @ masks
             slots = slots.index_copy(0, followers, follows)
@@ -232,13 +235,14 @@ class Masks:
         return torch.where(channels >= 0, slots[channels.clamp(min=0)], 0)
 
     def _make_links(self) -> list[_Link]:
-        layout = branch_layout(self._analysis)
+        layout, choices = branch_layout(self._analysis), choices_of(self._analysis.module)
         links = []
         for derived in self._analysis.facts.follows:
             first, count = layout[derived.choice]
             branches = torch.stack([self._slots_of(labels) for labels in derived.branches])
             followers = self._slots_of(derived.labels)
-            links.append(_Link(derived.choice, first, count, branches, followers, -derived.dim - 1))
+            left = [i for i in range(count) if i not in choices[derived.choice].gone]
+            links.append(_Link(derived.choice, first, count, branches, followers, -derived.dim - 1, left))
         return links
 
     def _plan(self) -> tuple[Tensor, list[int], dict[str, list[WeightMask]], dict[str, list[WeightMask]]]:

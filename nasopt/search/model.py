@@ -2,8 +2,8 @@
 
 Three things to do with it: `forward` runs the network under the current decisions, `get_regularization_loss` and `get_cost`
 price it, `arch_export` takes the found network out. Methods are constructors of this one class. It stands on four bases, one
-idea each: parameters (`parameters.py`), what they decide (`deciding.py`), what that costs (`priced.py`), and what is rounded
-(`rounded.py`).
+idea each: parameters (`parameters.py`), what they decide (`deciding.py`), what that costs (`priced.py`), what is rounded
+(`rounded.py`), and what has left already (`shrinking.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.optim import Optimizer
 
-from nasopt.arguments import check_flag, check_no_more, check_number
+from nasopt.arguments import check_flag, check_no_more
 from nasopt.distributed.steps import active_ddp
-from nasopt.errors import ConfigError, ExportError, NoEffectWarning
+from nasopt.errors import ExportError, NoEffectWarning
 from nasopt.graph.build import build
 from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.containers import plain_attributes
@@ -34,7 +33,6 @@ from nasopt.search.effect import Effects, warn_without_effect_of_search
 from nasopt.search.forward import run
 from nasopt.search.masks import MaskSettings
 from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
-from nasopt.search.parameters import SHRUNK
 from nasopt.search.precision import Precision, check_masks, plain_widths, plan
 from nasopt.search.prepare import create_parameters, warn_without_effect
 from nasopt.search.recalibrate import recalibrate as estimate_statistics
@@ -47,17 +45,17 @@ from nasopt.search.report import (
     describe_html,
     layer_summary,
 )
-from nasopt.search.rounded import RoundedModel, after_loading
+from nasopt.search.rounded import after_loading
 from nasopt.search.schedule import Schedule
 from nasopt.search.seed import Origin, check_layer_patterns, check_seed, layer_patterns
-from nasopt.search.shrink import follow, shrink
+from nasopt.search.shrinking import ShrinkingModel
 from nasopt.search.shrunk import Shrunk
 from nasopt.search.structure import is_chosen, make_structure
 from nasopt.search.trial import try_exports
 from nasopt.search.verify import verify_export, verify_seed, verify_trace
 
 
-class SearchModel(RoundedModel):
+class SearchModel(ShrinkingModel):
     """A model under search: a traced copy of the seed, and architecture parameters beside it.
 
     Args:
@@ -251,55 +249,6 @@ class SearchModel(RoundedModel):
             "layers": {name: layer for name, layer in layers.items() if is_chosen(name, decided.branches)},
             "cost": cost_range(self.search_space()["cost"]),
         }
-
-    def shrink(self, *optimizers: Optimizer, share: float = 0.5, when: str | int | None = None) -> dict[str, Any]:
-        """Remove for good what is off and unlikely to come back, in mid-training: the next steps compute the same, faster.
-
-        Weights, norm statistics and moments of the optimizers are cut along the same channels; parameters stay the same objects
-        under the same names, so optimizers and schedulers go on. Costs of the seed stay those of the seed, and structures are
-        still about the seed. A state dict of a shrunk model loads into a fresh one, which shrinks with it. Taps of kernels leave
-        where nothing trains their masks any more: in a search by importance, or once it is over.
-
-        ```python
-        model.shrink(optimizer)  # after an epoch
-        ```
-
-        A copy of the weights (an average of them) and `DistributedDataParallel` have to be made anew.
-
-        Args:
-            optimizers: all that train the model, with moments per element (SGD, Adam, AdamW).
-            share: units leave whose score is at most this share of the threshold, from 0 to 1: everything that is off. It is 1
-                where a search by importance has come to its end, and masks rest.
-            when: noted in the report, e.g. an epoch.
-
-        Returns:
-            `{"when", "channels", "kernels"}`: positions in the seed's layers that left now, and what is left of kernels that
-            lost taps, `[first tap, step, count]` per dimension. All reports so far are in `model.shrunk.history`.
-
-        Raises:
-            ConfigError: the model has no masks, an optimizer holds other parameters or other moments, or an argument is wrong.
-            ExportError: a shape of the model does not follow its channels. Either way nothing has changed.
-        """
-        if self.masks is None:
-            raise ConfigError(
-                f"shrink: {type(self).__name__} has no masks, so no channel is off: use PIT or PITSuperNet"
-            )
-        if check_number("shrink: share", share, 0) > 1:
-            raise ConfigError(f"shrink: share must be a number from 0 to 1, got {share!r}")
-        rests = not any(p.requires_grad for p in self.arch_parameters())
-        if self.importance is not None and self.importance.is_over:
-            share = 1.0
-        return shrink(self, optimizers, float(share), when, kernels=rests or self.importance is not None)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.shrunk is not None:
-            destination[f"{prefix}{SHRUNK}"] = self.shrunk.encode()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        if (encoded := state_dict.pop(f"{prefix}{SHRUNK}", None)) is not None:
-            follow(self, encoded)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def explain(self) -> Explanation:
         """Every group of channels: who writes it, who reads it, searchable or fixed and why."""

@@ -84,10 +84,7 @@ class NetworkPeak:
     ) -> None:
         self._choices = choices
         self._markers = choices_of(analysis.module)
-        self._options = {
-            path: [i for i in range(len(marker.kinds)) if i not in marker.zeros]
-            for path, marker in self._markers.items()
-        }
+        self._options = {path: marker.options for path, marker in self._markers.items()}
         self._count_row = row
         self._analysis = analysis
         sites = {path: marker for path, marker in self._markers.items() if isinstance(marker, WidthSite)}

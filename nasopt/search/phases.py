@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasopt.arguments import check_count, check_number
+from nasopt.arguments import check_count, check_flag, check_number
 from nasopt.errors import ConfigError, nearest
 from nasopt.search import importance
 from nasopt.search.calibrate import unrounded
@@ -23,6 +23,7 @@ from nasopt.train.distillation import kd_loss
 Phase = Literal["warmup", "search", "finetune"]
 _KINDS = {"masks": MASKS, "choices": ("choice_logits",)}
 _FAR = 0.5  # share of a threshold below which masks that walk are unlikely to come back
+_ELIMINATED = 0.75  # share of the search after which choices are decided
 _WORTH = 0.05  # share of a step's MACs for which a model is shrunk within an epoch
 
 
@@ -64,6 +65,8 @@ class PhaseSchedule:
             first, or `{"choices": 5}`.
         shrink: the optimizer of the model, or all of them: with it, units that are off for good leave the model at the end of
             every epoch of the search, and whatever is off when fine-tuning begins (`SearchModel.shrink`), so steps become faster.
+        eliminate: let the least probable branches leave at the ends of the search's epochs, in equal steps, until every choice
+            is decided after three quarters of the search (`SearchModel.drop_branches`); optimizers are those of `shrink`.
         teacher: a trained network with the model's outputs, e.g. the seed, from which search and fine-tuning learn in
             `get_teacher_loss`; it stays as it is.
 
@@ -88,6 +91,7 @@ class PhaseSchedule:
         strength: float | Schedule | None = None,
         freeze: Mapping[str, float] | None = None,
         shrink: Optimizer | Sequence[Optimizer] = (),
+        eliminate: bool = False,
         teacher: nn.Module | None = None,
     ) -> None:
         if not isinstance(model, ParameterHalves):
@@ -102,6 +106,14 @@ class PhaseSchedule:
         self._strength = _make_strength(strength, model)
         self._freeze = _check_freeze({} if freeze is None else freeze)
         self._shrink = (shrink,) if isinstance(shrink, Optimizer) else tuple(shrink)
+        self._eliminate = check_flag("PhaseSchedule: eliminate", eliminate)
+        if eliminate and model.choices is None:
+            raise ConfigError(f"PhaseSchedule: eliminate drops branches, and {type(model).__name__} searches none")
+        if self._shrink and model.masks is None and not eliminate:
+            raise ConfigError(
+                f"PhaseSchedule: shrink removes channels, and {type(model).__name__} has no masks: leave it out, or let branches "
+                "go with eliminate=True"
+            )
         if self._shrink:
             check_optimizers(model, self._shrink)
         self.teacher = teacher
@@ -141,8 +153,18 @@ class PhaseSchedule:
         """
         ended = self.epoch
         self._go(epoch)
-        if self._shrink and epoch > ended and self.phase_of(ended) == "search":
+        if epoch <= ended or self.phase_of(ended) != "search":
+            return
+        if self._eliminate and (share := self._branches_left()) < 1:
+            self.model.drop_branches(*self._shrink, share=share, when=ended)
+        if self._shrink and self.model.masks is not None:
             self.model.shrink(*self._shrink, share=1.0 if self.phase == "finetune" else self._share, when=ended)
+
+    def _branches_left(self) -> float:
+        """Share of the branches that will go in the end, that are left in this epoch."""
+        waits = self._freeze.get("choices", 0.0)
+        done, whole = self.epoch - self.warmup - waits, self.search - waits
+        return 1 - min(max(done / max(_ELIMINATED * whole, 1.0), 0.0), 1.0)
 
     def after_step(self) -> bool:
         """Shrink within an epoch; returns whether anything left the model.

@@ -60,6 +60,9 @@ def _for_all_branches(analysis: Analysis, keep: Tensor) -> Tensor:
         for derived in analysis.facts.follows:
             every = (derived.labels, *derived.branches)
             stays = torch.stack([keep[labels] for labels in every]).any(0)
+            # A single channel could not be told from a number per sample, so branches would not be apart any more.
+            if int(stays.sum()) == 1 < len(stays):
+                stays[torch.nonzero(~stays)[0]] = True
             for labels in every:
                 keep[analysis.roots[labels[stays]]] = True
             keep = keep[analysis.roots]
@@ -80,6 +83,7 @@ def cut(
         cuts: taps that are kept, by layer.
     """
     old, net = model._prepared, model.net
+    nothing: dict[str, Any] = {"when": when, "channels": {}, "kernels": {}, "branches": {}}
     # Weights that are computed go on being computed, of parameters that are not cut.
     computed = set(old.analysis.facts.folded.values())
     for (path, _), labels in old.analysis.facts.slices.items():
@@ -87,7 +91,7 @@ def cut(
             keep = _for_all_branches(old.analysis, _with_groups(old.analysis, keep, labels))
     cuts = {name: axes for name, axes in cuts.items() if any(a.count != n for a, n in zip(axes, _taps(net, name)))}
     if bool(keep.all()) and not cuts:
-        return {"when": when, "channels": {}, "kernels": {}}
+        return nothing
     while True:
         small = slim(old.analysis, keep, cuts, model.example.inputs, folds=False)
         prepared = prepare(small, model.example, model.masks, model.choices, model.strict, type(model).__name__)
@@ -97,7 +101,7 @@ def cut(
         # With fewer channels some could not be told apart any more, such as those of a single head: these stay for now.
         keep = _for_all_branches(old.analysis, _with_groups(old.analysis, keep, lost))
         if bool(keep.all()) and not cuts:
-            return {"when": when, "channels": {}, "kernels": {}}
+            return nothing
     items = _items(old.decisions.masks, prepared.decisions.masks, cuts)
     index = {"alpha": units, **items}
     dims = sliced_dims(old.analysis, keep, cuts)
@@ -280,13 +284,13 @@ def _taps(net: nn.Module, layer: str) -> tuple[int, ...]:
     return tuple(found.kernel_size)
 
 
-def follow(model: PricedModel, encoded: Tensor) -> None:
-    """Shrink a model as the one was of which `encoded` comes, so that its state dict fits.
+def follow(model: PricedModel, encoded: Tensor) -> dict[str, Any]:
+    """Shrink a model as the one was of which `encoded` comes, so that its state dict fits; returns the record.
 
     Raises:
         ConfigError: the model has lost what that one still has.
     """
-    given = json.loads(bytes(encoded.cpu().tolist()).decode())
+    given: dict[str, Any] = json.loads(bytes(encoded.cpu().tolist()).decode())
     own = model.shrunk or Shrunk()
     analysis = model.analysis
     channels: Channels = {}
@@ -307,5 +311,4 @@ def follow(model: PricedModel, encoded: Tensor) -> None:
         cuts[layer] = kernel_cut(analysis, layer, relative)
     kept = {layer: c for layer, c in channels.items() if len(c) < sizes[layer]}
     cut(model, keep_labels(analysis, kept), cuts, (), None)
-    if model.shrunk is not None:
-        model.shrunk.history = given["history"]
+    return given

@@ -27,20 +27,23 @@ class Shrunk:
     Attributes:
         channels: positions in the seed that layers keep, of those that have lost some.
         kernels: `[first tap, step, count]` per spatial dimension, of kernels that have lost taps.
-        history: of every shrinking `{"when", "channels", "kernels"}`: positions in the seed that left, and kernels since then.
+        branches: those that are gone, by choice.
+        history: of every shrinking `{"when", "channels", "kernels", "branches"}`: positions and branches in the seed that left,
+            and kernels since then.
         seed_costs: of the seed, by metric.
         seed_layers: sizes of the seed's layers, for summaries.
     """
 
     channels: Channels = field(default_factory=dict)
     kernels: Kernels = field(default_factory=dict)
+    branches: dict[str, list[int]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seed_costs: dict[str, float] = field(default_factory=dict)
     seed_layers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def encode(self) -> Tensor:
         """For a state dict: a vector of bytes."""
-        plain = {key: value for key, value in asdict(self).items() if key in ("channels", "kernels", "history")}
+        plain = {key: value for key, value in asdict(self).items() if not key.startswith("seed_")}
         return torch.tensor(list(json.dumps(plain).encode()), dtype=torch.uint8)
 
 
@@ -65,6 +68,6 @@ def note(shrunk: Shrunk, analysis: Analysis, keep: Tensor, cuts: Mapping[str, Ke
         shrunk.kernels[layer] = changed[layer] = compose(
             shrunk.kernels.get(layer), [[a.first, a.step, a.count] for a in axes]
         )
-    report = {"when": when, "channels": gone, "kernels": changed}
+    report = {"when": when, "channels": gone, "kernels": changed, "branches": {}}
     shrunk.history.append(report)
     return report

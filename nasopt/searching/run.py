@@ -105,7 +105,13 @@ class Run:
         self.optimizer = torch.optim.Adam(self.model.param_groups(lr=lr, arch_lr=lr))
         warmup, search_epochs, finetune = lengths
         self.phases = PhaseSchedule(
-            self.model, warmup=warmup, search=search_epochs, finetune=finetune, shrink=self.optimizer, teacher=teacher
+            self.model,
+            warmup=warmup,
+            search=search_epochs,
+            finetune=finetune,
+            shrink=self.optimizer,
+            eliminate=self.model.choices is not None,
+            teacher=teacher,
         )
         self.has_norms = any(getattr(module, "running_mean", None) is not None for module in self.model.modules())
         self.state = _State()

@@ -264,6 +264,6 @@ def test_bad_input_changes_nothing() -> None:
 
 def test_nothing_that_is_off_is_no_error() -> None:
     model, optimizer, _ = searching("space")
-    assert model.shrink(optimizer, when=3) == {"when": 3, "channels": {}, "kernels": {}}
+    assert model.shrink(optimizer, when=3) == {"when": 3, "channels": {}, "kernels": {}, "branches": {}}
     assert model.shrunk is None
     assert "shrunk" not in model.state_dict()

@@ -88,7 +88,10 @@ class Choice(nn.Module):
         settings: of the `Alternatives` in its place.
         keep, groups, names: as in `Alternatives`.
         zeros: branches that are `nasopt.nn.Zero`: they cost nothing, and are never kept.
+        gone: branches that a search has dropped: they run no more, and are never kept.
     """
+
+    gone: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -120,8 +123,13 @@ class Choice(nn.Module):
         return [group for group, size in enumerate(self.groups) for _ in range(size)]
 
     @property
+    def options(self) -> list[int]:
+        """Branches that may still be kept."""
+        return [i for i in range(len(self.kinds)) if i not in self.zeros and i not in self.gone]
+
+    @property
     def first(self) -> tuple[int, ...]:
-        """The first branches that may be kept."""
+        """The first branches that may be kept in the seed."""
         return tuple(i for i in range(len(self.kinds)) if i not in self.zeros)[: self.keep]
 
     def short_name(self, path: str, branch: int) -> str:
