@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from nasopt.cost import cost_report, get_target
+from nasopt.cost import cost_report, get_target, network_cost
 from nasopt.cost.latency import layer_cycles
 from nasopt.cost.targets import registry
 from nasopt.graph.layer_shape import LayerShape
+from nasopt.search import regularizer
 
 SHAPE = (1, 8, 8)
 
@@ -45,6 +51,23 @@ def test_own_target(
     seed, own = (cost_report(net, SHAPE, targets=["my_board"]).totals() for net in (own_model.DigitNet(), found))
     assert own["ms"]["my_board"] <= seed["ms"]["my_board"] / 3
     assert own["params"] <= seed["params"] / 2
+
+
+def test_keyword_in_few_bits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tutorial = importlib.import_module("examples.keyword_in_few_bits")
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(2, 1, 49, 10, generator=generator), torch.tensor([0, 1])) for _ in range(4)]
+    monkeypatch.setattr(regularizer, "FEWEST", 4)  # steps of a search
+    monkeypatch.setattr(tutorial, "words", lambda: (batches, batches[:1], 2))
+    monkeypatch.setattr(tutorial.KeywordNet, "__init__", functools.partialmethod(tutorial.KeywordNet.__init__, width=6))
+    found = tutorial.main(["--epochs", "1", "--flash", "600", "--out", str(tmp_path / "c")])
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines() if "accuracy" in line] == ["warmup", "search", "finetune"]
+    assert float(re.findall(r"differ by (\S+) at most", shown)[0]) < 1e-9
+    assert network_cost(found, "flash", (1, 49, 10)) <= 600
+    assert bool(shutil.which("cc")) == (tmp_path / "c" / "network.c").exists()
 
 
 def test_the_measurements_are_what_the_tutorial_says(own_target: Any) -> None:
