@@ -86,7 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--strengths", help="grid: low:high:count or a,b,c, default 0.1:10:5; optuna: low:high, default 0.1:10"
     )
     sweep.add_argument(
-        "--budget", action="append", help=f"limits in place of strengths, give it once per search: {BUDGET_HELP}"
+        "--budget",
+        action="append",
+        help=f"limits in place of strengths, once per search: {BUDGET_HELP}; macs=low:high:count is a series of searches",
+    )
+    sweep.add_argument(
+        "--no-fill",
+        action="store_true",
+        help="grid: do not search the gaps between networks where several strengths find the same one",
     )
     sweep.add_argument("--seeds", default="0", help="list of seeds; default: 0")
     sweep.add_argument(

@@ -13,7 +13,7 @@ from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.evaluate import evaluate_keywords
 from benchmarks_mlperf_tiny.files import remove_checkpoint
 from benchmarks_mlperf_tiny.jobs import run_job
-from benchmarks_mlperf_tiny.limits import Goal, parse_range, parse_seeds, parse_strengths
+from benchmarks_mlperf_tiny.limits import Goal, budget_series, parse_range, parse_seeds, parse_strengths
 from benchmarks_mlperf_tiny.lock import locked
 from benchmarks_mlperf_tiny.methods import get_method
 from benchmarks_mlperf_tiny.ray_runner import RayRunner
@@ -151,7 +151,8 @@ def sweep(args: argparse.Namespace) -> None:
                     f"{name} is for strengths that Optuna proposes: add --sampler optuna, or leave it out"
                 )
         strengths = [] if args.budget else parse_strengths(args.strengths or "0.1:10:5")
-        rows = make_sweep().grid(strengths, args.budget or ())
+        budgets = [one for text in args.budget or () for one in budget_series(text)]
+        rows = make_sweep().grid(strengths, budgets, fill=not args.no_fill)
     elif args.sampler == "optuna":
         if args.budget:
             raise BenchmarkError(

@@ -62,6 +62,18 @@ def parse_budget(text: str) -> tuple[Limit, ...]:
     return tuple(limits)
 
 
+def budget_series(text: str) -> list[str]:
+    """`"macs=0.1:0.8:4"` as four budgets, by equal factors; any other text as it is.
+
+    Raises:
+        BenchmarkError: the series makes no sense.
+    """
+    metric, _, series = text.partition("=")
+    if ":" not in series or "," in text:
+        return [text]
+    return [f"{metric}={value:g}" for value in parse_strengths(series)]
+
+
 def absolute(text: str, seed_costs: dict[str, Any]) -> list[tuple[Limit, float]]:
     """Every limit of a text, and its value in the unit of its metric."""
     return [

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from benchmarks_mlperf_tiny.config import RunConfig, make_config, start_of
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.files import remove_checkpoint, write_text
+from benchmarks_mlperf_tiny.gaps import alike, fillings, say
 from benchmarks_mlperf_tiny.jobs import Row, Table, finished, prepare_job
 from benchmarks_mlperf_tiny.limits import Goal, make_budget
 from benchmarks_mlperf_tiny.lock import locked
@@ -58,8 +59,12 @@ class Sweep:
         """The settings of one search."""
         return make_config(self.task, self.data, method, **{**self.settings, **more})
 
-    def grid(self, strengths: Sequence[float], budgets: Sequence[str] = ()) -> list[Row]:
+    def grid(self, strengths: Sequence[float], budgets: Sequence[str] = (), fill: bool = False) -> list[Row]:
         """One search for each method, strength or budget, and seed; returns all rows of the folder, earlier ones included.
+
+        Args:
+            strengths, budgets: what to search with.
+            fill: say which strengths found the same network, and search with budgets in the widest gaps in their place.
 
         Raises:
             BenchmarkError: settings that make no sense; nothing has been started then.
@@ -79,7 +84,29 @@ class Sweep:
             table = Table(self.folder)
             for _ in self.execute(table, waiting, len(jobs), len(jobs) - len(waiting)):
                 pass
+            if fill and strengths:
+                more = [prepare_job(self.folder, config, self.data_dir) for config in self.fillings(table.rows())]
+                for _ in self.execute(table, more, len(jobs) + len(more), len(jobs)):
+                    pass
             return table.rows()
+
+    def fillings(self, rows: Sequence[Row]) -> Iterator[RunConfig]:
+        """Searches in the gaps between networks, in place of strengths that found the same one."""
+        for group in alike(rows):
+            print(say(group))
+        for method, seed in itertools.product([m for m in self.methods if get_method(m).stages], self.seeds):
+            plain = self.config(method, seed=seed)
+            if get_method(method).is_binary or not alike(row for row in rows if row["method"] == method):
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                stage = get_method(method).stages[0]
+                space = wrap(stage, start_of(plain, self.task, 2), self.task.input_shape, plain.regularizer, 1)
+            cost = space.search_space()["cost"][plain.regularizer]
+            for budget in fillings(rows, method, seed, plain.regularizer, (cost["smallest"], cost["seed"])):
+                print(f"{method}, seed {seed}: nothing lies near {budget}, so that is searched for")
+                given = {key: value for key, value in self.settings.items() if key not in ("regularizer", "relative")}
+                yield make_config(self.task, self.data, method, **given, budget=budget, seed=seed)
 
     def check_budget(self, config: RunConfig) -> None:
         """Wrap what the first stage of a method searches.

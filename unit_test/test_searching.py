@@ -140,6 +140,26 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_the_last_good_epoch(tmp_path:
     assert len(run(train_loader=train, checkpoint=path).history) == 7
 
 
+@pytest.mark.parametrize("breaks_at", [31, 36, 40])
+def test_it_stops_there_too_after_shrinking_and_where_the_last_step_of_an_epoch_breaks_it(breaks_at: int) -> None:
+    calls = []
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        value = nn.functional.cross_entropy(outputs, labels)
+        calls.append(int(outputs.requires_grad))
+        if sum(calls) == breaks_at and outputs.requires_grad:  # a finite loss, whose gradient is not
+            outputs.register_hook(lambda gradient: gradient * float("nan"))
+        return value
+
+    with pytest.raises(DivergedError, match=r"the loss is nan in epoch \d") as caught:
+        run(model=convnet(8), loss=loss)
+    model: Any = caught.value.model
+    # Sizes at the ends of epochs: the model is that of the last one, not of the step that broke.
+    assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+    good = run(model=convnet(8), epochs=EPOCHS).history[(breaks_at - 1) // 10 - 1]
+    assert model.get_cost("size", discrete=True) == good["size"]
+
+
 def test_patience_ends_fine_tuning() -> None:
     found = run(epochs=(0, 4, 9), patience=2, figure=lambda outputs, labels: 1.0)
     assert [record["phase"] for record in found.history] == ["search"] * 4 + ["finetune"] * 3

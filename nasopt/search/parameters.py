@@ -18,7 +18,7 @@ from nasopt.search.layer_choice import check_temperature
 from nasopt.search.schedule import Schedule
 
 MASKS = ("alpha", "beta", "gamma")
-_WAY = 0.5  # from where masks start to their threshold; a step of Adam is about its learning rate
+WAY = 0.5  # from where masks start to their threshold; a step of Adam is about its learning rate
 # What is made again after copying and loading, in place of being saved.
 _PREPARED = "_prepared"
 
@@ -97,16 +97,16 @@ class ParameterHalves(nn.Module, ABC):
                 raise ConfigError(
                     "param_groups: give arch_lr, or steps=epochs * len(loader) of the search, from which it follows"
                 )
-            arch_lr = 4 * _WAY / steps if walks and steps is not None else lr
+            arch_lr = 4 * WAY / steps if walks and steps is not None else lr
         for name, value in (("lr", lr), ("arch_lr", arch_lr), ("weight_decay", weight_decay)):
             check_number(f"param_groups: {name}", value, 0)
         has_masks = walks and any(name in MASKS for name, _ in self.named_arch_parameters())
         way = arch_lr * (steps or math.inf) if arch_lr else math.inf
-        if has_masks and way < _WAY:
+        if has_masks and way < WAY:
             raise ConfigError(
                 f"param_groups: {steps} steps of about arch_lr={arch_lr:g} move a mask by {way:g} at most, and its threshold is "
-                f"{_WAY:g} away, so nothing can be decided: search for {math.ceil(_WAY / arch_lr)} steps or more, or leave "
-                f"arch_lr out, which makes it {4 * _WAY / (steps or 1):g}"
+                f"{WAY:g} away, so nothing can be decided: search for {math.ceil(WAY / arch_lr)} steps or more, or leave "
+                f"arch_lr out, which makes it {4 * WAY / (steps or 1):g}"
             )
         named = list(self.named_net_parameters())
         grids = [parameter for name, parameter in named if name.endswith("log_steps")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasopt.arguments import check_count, check_flag, check_number
-from nasopt.errors import ConfigError, nearest
+from nasopt.arguments import check_count, check_flag
+from nasopt.errors import ConfigError
 from nasopt.search import importance
-from nasopt.search.calibrate import unrounded
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import MASKS, ParameterHalves
-from nasopt.search.schedule import Schedule, constant, exponential
+from nasopt.search.phase_arguments import check_freeze, check_steps_of, check_teacher, make_strength
+from nasopt.search.schedule import Schedule, exponential
 from nasopt.search.shrink import check_optimizers, removable
 from nasopt.train.distillation import kd_loss
 
@@ -69,6 +68,8 @@ class PhaseSchedule:
             is decided after three quarters of the search (`SearchModel.drop_branches`); optimizers are those of `shrink`.
         teacher: a trained network with the model's outputs, e.g. the seed, from which search and fine-tuning learn in
             `get_teacher_loss`; it stays as it is.
+        steps: batches of an epoch, `len(loader)`; with it a search that is too short is refused before it starts: for the limits
+            of `Budget(steps=)` to fall, or for Adam in `shrink` to move a mask to its threshold.
 
     Attributes:
         epoch: the current one, from 0.
@@ -78,7 +79,8 @@ class PhaseSchedule:
 
     Raises:
         ConfigError: the model is no search model, a length is no usable number, the strength is missing or negative, an
-            optimizer in `shrink` holds other parameters, or the outputs of the teacher are of another shape.
+            optimizer in `shrink` holds other parameters, the outputs of the teacher are of another shape, or there are
+            too few steps.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class PhaseSchedule:
         shrink: Optimizer | Sequence[Optimizer] = (),
         eliminate: bool = False,
         teacher: nn.Module | None = None,
+        steps: int | None = None,
     ) -> None:
         if not isinstance(model, ParameterHalves):
             inner = " Pass the model inside it (.module)." if hasattr(model, "module") else ""
@@ -103,8 +106,8 @@ class PhaseSchedule:
             check_count(f"PhaseSchedule: {name}", length, least, "epochs")
         self.model = model
         self.warmup, self.search, self.finetune = warmup, search, finetune
-        self._strength = _make_strength(strength, model)
-        self._freeze = _check_freeze({} if freeze is None else freeze)
+        self._strength = make_strength(strength, model)
+        self._freeze = check_freeze({} if freeze is None else freeze, _KINDS)
         self._shrink = (shrink,) if isinstance(shrink, Optimizer) else tuple(shrink)
         self._eliminate = check_flag("PhaseSchedule: eliminate", eliminate)
         if eliminate and model.choices is None:
@@ -116,9 +119,11 @@ class PhaseSchedule:
             )
         if self._shrink:
             check_optimizers(model, self._shrink)
+        if steps is not None:
+            check_steps_of(model, search, steps, self._shrink)
         self.teacher = teacher
         if teacher is not None:
-            _check_teacher(model, teacher)
+            check_teacher(model, teacher)
         self._cooling = exponential(1.0, 0.1, epochs=max(search - 1, 1))
         self.epoch = 0
         self._go(0)
@@ -258,59 +263,3 @@ class PhaseSchedule:
     def __repr__(self) -> str:
         lengths = f"warmup={self.warmup}, search={self.search}, finetune={self.finetune}"
         return f"PhaseSchedule({lengths}; epoch {self.epoch}: {self.phase}, strength {self.strength:g})"
-
-
-def _make_strength(strength: float | Schedule | None, model: SearchModel) -> Schedule:
-    if strength is None:
-        if model.budget is None:
-            raise ConfigError(
-                "PhaseSchedule needs a strength: how much the regularizer weighs in the loss, e.g. strength=0.1 for a model "
-                "with relative=True. Only a model with a Budget does without"
-            )
-        return constant(1.0)
-    numbers: tuple[Any, ...] = (strength.start, strength.end) if isinstance(strength, Schedule) else (strength,)
-    for number in numbers:
-        usable = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
-        if not usable or number < 0:
-            raise ConfigError(
-                f"PhaseSchedule: strength must be a number >= 0 or a schedule of such numbers, got {strength!r}"
-            )
-    return strength if isinstance(strength, Schedule) else constant(float(strength))
-
-
-def _check_teacher(model: SearchModel, teacher: Any) -> None:
-    if not isinstance(teacher, nn.Module):
-        raise ConfigError(f"PhaseSchedule: teacher must be an nn.Module, got {type(teacher).__name__}")
-    example, found = model.example, []
-    for network in (model, teacher):
-        modes = {module: module.training for module in network.modules()}
-        try:
-            with torch.no_grad(), unrounded(model.net):  # whose steps may wait for the first batch
-                found.append(network.eval()(*example.inputs))
-        except Exception as error:
-            raise ConfigError(f"PhaseSchedule: the teacher does not take the model's inputs: {error}") from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-    own, theirs = (getattr(output, "shape", type(output).__name__) for output in found)
-    if own != theirs:
-        raise ConfigError(
-            f"PhaseSchedule: the teacher's outputs are {_form(theirs)} where the model's are {_form(own)}: it has to judge the "
-            "same classes. Take a teacher of this task, or give it another head"
-        )
-
-
-def _form(shape: Any) -> str:
-    return str(tuple(shape)) if isinstance(shape, torch.Size) else str(shape)
-
-
-def _check_freeze(freeze: Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(freeze, Mapping):
-        raise ConfigError(f"PhaseSchedule: freeze is a dict like {{'masks': 5}} [epochs], got {freeze!r}")
-    for kind, epochs in freeze.items():
-        if kind not in _KINDS:
-            raise ConfigError(
-                f"PhaseSchedule: freeze holds {kind!r}: known are {', '.join(_KINDS)}.{nearest(str(kind), _KINDS)}"
-            )
-        check_number(f"PhaseSchedule: freeze[{kind!r}]", epochs, 0, unit="epochs")
-    return dict(freeze)

@@ -100,7 +100,8 @@ class Run:
         arguments, keywords = batch_inputs(first)
         like = next(model.parameters(), torch.empty(0))
         example = pytree.tree_map_only(Tensor, lambda x: x[:2].to(like.device), keywords or arguments)
-        self.model: Any = method(model, input_example=example, regularizer=Budget(dict(given.limits), steps=steps))
+        self.wrap = lambda: method(model, input_example=example, regularizer=Budget(dict(given.limits), steps=steps))
+        self.model: Any = self.wrap()
         # Masks are set, not trained: their rate moves nothing, and branches follow that of the weights.
         self.optimizer = torch.optim.Adam(self.model.param_groups(lr=lr, arch_lr=lr))
         warmup, search_epochs, finetune = lengths
@@ -112,6 +113,7 @@ class Run:
             shrink=self.optimizer,
             eliminate=self.model.choices is not None,
             teacher=teacher,
+            steps=_length(train_loader),
         )
         self.has_norms = any(getattr(module, "running_mean", None) is not None for module in self.model.modules())
         self.state = _State()
@@ -145,6 +147,8 @@ class Run:
             phases.after_step()
             total, count = total + value, count + 1
         seconds = time.monotonic() - started
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):  # the last step may have broken it
+            self._diverged(math.nan)
         if phase == "search" and self.has_norms:
             recalibrate(self.model, itertools.islice(self.train_loader, _RECALIBRATION))
         val = self.judge()
@@ -216,6 +220,7 @@ class Run:
         return f"{head}: loss {last['loss']:.3f}, val {last['val']:.4f}, {costs}, {last['seconds']:.1f} s"
 
     def _diverged(self, value: float) -> None:
+        self.model = self.wrap()  # of full size: the model may have shrunk since then
         self.model.load_state_dict(self.good)
         where = f"; {self.path} holds it" if self.path is not None and self.state.history else ""
         raise DivergedError(

@@ -210,7 +210,7 @@ def test_a_failed_search_is_the_exit_code(
         {"job": "ic-pit-1", "status": "done", "error": ""},
         {"job": "ic-pit-2", "status": "failed", "error": "it broke"},
     ]
-    monkeypatch.setattr(commands.Sweep, "grid", lambda *_: rows)
+    monkeypatch.setattr(commands.Sweep, "grid", lambda *_, **__: rows)
     assert main(["sweep", "--out", str(tmp_path)]) == 1
     printed = capsys.readouterr()
     assert "failed: ic-pit-2: it broke" in printed.out

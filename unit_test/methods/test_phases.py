@@ -220,6 +220,39 @@ def test_falling_limits_shrink_within_an_epoch_and_change_no_output() -> None:
     assert not phases.after_step()
 
 
+@pytest.mark.parametrize(
+    ("budget", "search", "steps", "message"),
+    [
+        # 40 steps of 7 per epoch are 6 epochs.
+        (Budget(size=60, steps=40), 5, 7, r"5 epochs of search of 7 steps are 35.*for 6 epochs, or wrap .*steps=35"),
+        (Budget(size=60, steps=40), 6, 7, None),
+        # A mask has 0.5 to go: 20 steps of 0.02 are 0.4, and 25 are needed.
+        (
+            Budget(size=60),
+            4,
+            5,
+            r"20 steps of about 0\.02 move a mask by 0\.4 at most.*for 5 epochs or more, or .*=0\.1",
+        ),
+        (Budget(size=60), 5, 5, None),
+    ],
+)
+def test_a_search_that_can_decide_nothing_is_refused(
+    budget: Budget, search: int, steps: int, message: str | None
+) -> None:
+    model = PIT(convnet(), SHAPE, regularizer=budget)
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-2, arch_lr=0.02))
+    if message is None:
+        PhaseSchedule(model, search=search, shrink=optimizer, steps=steps)
+        return
+    with pytest.raises(ConfigError, match=message):
+        PhaseSchedule(model, search=search, shrink=optimizer, steps=steps)
+    # Other optimizers have steps of no known length.
+    if budget.steps is None:
+        PhaseSchedule(
+            model, search=search, shrink=torch.optim.SGD(model.param_groups(lr=1e-2, arch_lr=0.02)), steps=steps
+        )
+
+
 def test_a_teacher_is_heard_after_the_warm_up() -> None:
     model, teacher = METHODS["pit"](), convnet().train()
     phases = PhaseSchedule(model, warmup=1, search=1, strength=1.0, teacher=teacher)
