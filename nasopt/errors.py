@@ -65,6 +65,10 @@ class LayerWarning(UserWarning):
     """A layer stands where it cannot work as meant."""
 
 
+class RangeWarning(UserWarning):
+    """Data lie far from the grid that rounds them: of another range than those that have set its steps."""
+
+
 class TraceWarning(UserWarning):
     """The traced graph differs from the model in a way that a user may care about."""
 

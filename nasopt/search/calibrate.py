@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from nasopt.errors import ConfigError, ExportError
-from nasopt.nn.quantise import Quantise
+from nasopt.errors import ConfigError, ExportError, RangeWarning
+from nasopt.graph.quantised import submodule_name
+from nasopt.nn.quantise import HasWidths, Quantise
 from nasopt.search.deciding import DecidingModel
 from nasopt.search.forward import run
 from nasopt.search.verify import eval_mode
 from nasopt.uncompiled import uncompiled
+
+# log2 of steps that single precision holds.
+_FURTHEST = 120.0
+# Steps of an input that differ by this factor are of other data.
+_FAR = 8.0
 
 
 @torch.no_grad()
@@ -34,9 +41,13 @@ def calibrate(model: DecidingModel, batches: Iterable[Any], max_batches: int | N
                 seen += 1
         if not seen:
             raise ConfigError("calibrate: there is no batch: pass some inputs, such as a DataLoader over training data")
+        inputs = {submodule_name(str(node.target)) for node in model.net.graph.nodes if node.op == "placeholder"}
         for name, point in points.items():
             assert point.samples is not None
+            before = float(point.step()) if bool(point.is_calibrated) and name.split(".")[-1] in inputs else None
             _set(name, point, point.samples)
+            if before is not None:
+                _warn_of_range(name.split(".")[-1], before, float(point.step()))
     _agree(points.values())
 
 
@@ -70,6 +81,16 @@ def _set(name: str, point: Quantise, samples: list[Tensor]) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ConfigError(f"calibrate: activations of {name!r} are not finite: check the data and the weights")
     point.calibrate(values)
+
+
+def _warn_of_range(name: str, before: float, now: float) -> None:
+    if not 1 / _FAR < now / before < _FAR:
+        warnings.warn(
+            f"calibrate: the step of input {name!r} was {before:.3g} and is {now:.3g} now: give data as the network was trained "
+            "on, scaled alike",
+            RangeWarning,
+            stacklevel=4,
+        )
 
 
 def _of_all_processes(values: Tensor) -> Tensor:
@@ -123,6 +144,22 @@ def check_calibrated(net: nn.Module) -> None:
         raise ExportError(
             f"the steps of {len(waiting)} activations ({waiting[0]!r} is the first) are not set: call "
             "model.calibrate(batches), or train at least one batch first"
+        )
+    for path, layer in net.named_modules():
+        if isinstance(layer, HasWidths):
+            _check_steps(path, layer)
+
+
+def _check_steps(path: str, layer: HasWidths) -> None:
+    """Raise an `ExportError` where a step is 0, infinite or NaN."""
+    steps = layer.log2_steps.detach()
+    lost = (~(steps.abs() < _FURTHEST)).nonzero().tolist()
+    if lost:
+        where = f"layer {path!r}, channel {lost[0][1]}" if len(lost[0]) > 1 else f"activation {path!r}"
+        value = float(steps[tuple(lost[0])])
+        raise ExportError(
+            f"{where}: its step is 2^{value:g}, which holds no numbers: fit it anew (model.calibrate(batches) for activations, "
+            "fit_steps() of a layer), and train with a smaller rate, steps without weight decay (model.param_groups)"
         )
 
 

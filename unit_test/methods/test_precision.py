@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import nasopt
 from nasopt import NASB, PIT, Budget, MixedPrecision, Precision, SuperNetModule, restore
-from nasopt.errors import ConfigError, ExportError
+from nasopt.errors import ConfigError, ExportError, RangeWarning
 from nasopt.export.integer import integer_program
 from nasopt.search.settle import widen
 
@@ -285,6 +285,38 @@ def test_what_is_refused() -> None:
         MixedPrecision(model.arch_export(), SHAPE, precision=4)
     with pytest.raises(ConfigError, match=r"NASB.*precision"):
         NASB(seed(), SHAPE, precision=8)
+
+
+@pytest.mark.parametrize("value", [-200.0, 200.0, float("nan")])
+def test_steps_that_hold_no_numbers_are_named(value: float) -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=8)
+    model.calibrate([batch()])
+    weights, points = model.net.get_submodule("6"), model.net.get_submodule("points")
+    with torch.no_grad():
+        weights.log2_steps[0, 2] = value
+    with pytest.raises(ExportError, match=r"layer '6', channel 2: its step is 2\^(-?200|nan), which holds no numbers"):
+        model.arch_export()
+    weights.fit_steps()
+    with torch.no_grad():
+        points["3"].log2_steps[0] = value
+    with pytest.raises(ExportError, match=r"activation 'points.3': its step .*model.calibrate\(batches\)"):
+        model.arch_export()
+    model.calibrate([batch()])
+    model.arch_export()
+
+
+@pytest.mark.parametrize("scale", [255.0, 1 / 255])
+def test_data_of_another_range_is_told(scale: float) -> None:
+    model = MixedPrecision(seed(), SHAPE, precision=8)
+    model.calibrate([batch()])
+    model.calibrate([batch() * 2, torch.zeros(1, *SHAPE)])
+    program = integer_program(model.arch_export())
+    program(batch().numpy() * 3)
+    program(batch().numpy() * 0)
+    with pytest.warns(RangeWarning, match=r"its grid goes from -.* scaled alike"):
+        program(batch().numpy() * scale)
+    with pytest.warns(RangeWarning, match=r"calibrate: the step of input 'input' was .* scaled alike"):
+        model.calibrate([batch() * scale])
 
 
 def test_autocast_keeps_grids() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nasopt.errors import ConfigError
+from nasopt.errors import ConfigError, RangeWarning
 from nasopt.export.file import writable, write_checked
 from nasopt.export.integer.arithmetic import NUDGE, Array
 from nasopt.export.integer.c_header import header_text
@@ -83,7 +84,9 @@ class IntegerProgram:
             )
         if not np.isfinite(array).all():
             raise ConfigError(f"input {given.name!r} is not finite everywhere")
-        levels = np.clip(array / value.step, value.low, value.high)
+        levels = array / value.step
+        _warn_of_range(given.name, levels, value)
+        levels = np.clip(levels, value.low, value.high)
         return np.floor(levels + (0.5 + NUDGE)).astype(np.int64).reshape(-1, *value.shape)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -130,6 +133,21 @@ class IntegerProgram:
 
 def _described(value: Value) -> str:
     return f"{'x'.join(map(str, value.shape[1:] or value.shape))} of {value.bits} bits"
+
+
+def _warn_of_range(name: str, levels: Array, value: Value) -> None:
+    """Where a quarter of the numbers or more lie far outside of a grid, or all of them next to its zero."""
+    largest = np.abs(levels).max(initial=0)
+    outside = float(np.mean((levels < value.low - 1) | (levels > value.high + 1))) if levels.size else 0.0
+    is_small = 0 < largest <= 2 and value.high > 50
+    if is_small or (outside > 0.25 and largest > 2 * value.high):
+        low, high = value.low * value.step, value.high * value.step
+        warnings.warn(
+            f"input {name!r} holds numbers up to {largest * value.step:.3g} in size, its grid goes from {low:.3g} to {high:.3g}: "
+            "give data as the network was trained on, scaled alike",
+            RangeWarning,
+            stacklevel=5,
+        )
 
 
 def _integers(output: Output, values: Mapping[str, Array]) -> Any:
