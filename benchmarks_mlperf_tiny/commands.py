@@ -15,7 +15,7 @@ from benchmarks_mlperf_tiny.files import remove_checkpoint
 from benchmarks_mlperf_tiny.jobs import run_job
 from benchmarks_mlperf_tiny.limits import Goal, budget_series, parse_range, parse_seeds, parse_strengths
 from benchmarks_mlperf_tiny.lock import locked
-from benchmarks_mlperf_tiny.methods import get_method
+from benchmarks_mlperf_tiny.methods import default_cost
 from benchmarks_mlperf_tiny.ray_runner import RayRunner
 from benchmarks_mlperf_tiny.report import write_report
 from benchmarks_mlperf_tiny.runner import LocalRunner, Runner
@@ -160,7 +160,7 @@ def sweep(args: argparse.Namespace) -> None:
             )
         bounds = parse_range(args.strengths or "0.1:10")
         trials = 20 if args.trials is None else args.trials
-        cost = args.cost or args.regularizer or get_method(methods[0]).regularizer
+        cost = args.cost or args.regularizer or default_cost(methods[0], args.precision)
         goal = Goal(cost, args.max_cost, args.min_figure)
         rows, front = make_sweep().trade_off(bounds, trials, goal)
         print_front(front, goal)

@@ -12,11 +12,11 @@ from torch import nn
 
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.limits import parse_budget
-from benchmarks_mlperf_tiny.methods import get_method
+from benchmarks_mlperf_tiny.methods import default_cost, get_method
 from benchmarks_mlperf_tiny.tasks import Recipe, Task
 from nasopt import Precision
 
-REGULARIZERS = ("macs", "size", "ops", "size_bits", "flash", "bit_ops")
+REGULARIZERS = ("macs", "size", "ops", "size_bits", "flash")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RunConfig:
         strength: weight of the cost in the search loss (0 for method `seed`).
         relative: whether that cost counts as a fraction of the seed's (in 8 bits where there is a precision), or in its own unit.
         regularizer: which cost: `"macs"` or `"size"`; `"ops"` and `"size_bits"` count binary products and weights as such,
-            `"flash"` and `"bit_ops"` widths, too. Of a precision `"flash"` is the default.
+            `"flash"` counts bytes at their width, and is the default of a precision.
         seed: of weights, order of examples, augmentation and sampling.
         warmup, search, finetune: epochs of each phase.
         batch_size, lr, arch_lr, norm_momentum: as in `Recipe`.
@@ -124,12 +124,11 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     """
     name = task.default_data if data is None else data
     recipe: Recipe = task.dataset(name).recipe
-    values: dict[str, Any] = {"regularizer": get_method(method).regularizer, "seed": 0, **dataclasses.asdict(recipe)}
     given = {key: value for key, value in changes.items() if value is not None}
+    cost = default_cost(method, given.get("precision"))
+    values: dict[str, Any] = {"regularizer": cost, "seed": 0, **dataclasses.asdict(recipe)}
     if "budget" in given and not given.keys().isdisjoint({"strength", "regularizer", "relative"}):
         raise BenchmarkError("a budget takes the place of strength, --regularizer and --absolute: leave them out")
-    if "precision" in given:
-        values["regularizer"] = "flash"
     values.update(given)
     if method == "seed" or "budget" in given:
         values["strength"] = 0.0

@@ -67,6 +67,16 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
+def default_cost(name: str, precision: str | None) -> str:
+    """What the method of that name reduces if nothing else is said: in few bits, bytes.
+
+    Raises:
+        BenchmarkError: it is unknown.
+    """
+    method = get_method(name)
+    return "flash" if precision is not None and method.stages else method.regularizer
+
+
 def wrap(
     stage: Stage,
     network: nn.Module,
