@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_search import Killed, kill_at
+from test_search import finish_in_spite_of_kills
 from tiny import TASK, config, load
 from torch import nn
 
@@ -57,16 +57,11 @@ def test_three_stages_and_what_comes_of_them(result: RunResult) -> None:
     assert summary["found"]["size_bits"] < summary["seed"]["size_bits"] / 5
 
 
-@pytest.mark.parametrize("step", [7, 11, 16])
 def test_a_killed_run_ends_as_an_uninterrupted_one(
-    result: RunResult, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    result: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = tmp_path / "checkpoint.pt"
-    with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(Killed):
-            make_run(checkpoint).run()
-    again = make_run(checkpoint).run()
+    # In the search, at its end and in the pre-training of the twin: steps 7, 11 and 16 of the whole.
+    again = finish_in_spite_of_kills(lambda: make_run(tmp_path / "checkpoint.pt"), (7, 6, 6), monkeypatch)
     assert again.history == result.history
     assert again.structures == json.loads(json.dumps(result.structures))
     weights = result.network.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,26 +55,53 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(torch.optim.Adam, "step", dying)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_equal_seeds_give_equal_results(method: str) -> None:
-    assert equal(finish(config(method)), finish(config(method)))
-    assert not equal(finish(config(method)), finish(config(method, seed=1)))
+def finish_in_spite_of_kills(
+    make: Callable[[], Run], lives: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> RunResult:
+    """A run that is killed at the given optimizer step of each of its lives, and at last is not."""
+    for steps in lives:
+        with monkeypatch.context() as patch:
+            kill_at(patch, steps)
+            with pytest.raises(Killed):
+                make().run()
+    return make().run()
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, RunResult]:
+    """Of runs that nobody disturbs."""
+    return {method: finish(config(method)) for method in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("step", [1, 5, 6, 8, 14, 16, 17, 22, 25])  # 5 epochs of 5 steps: each phase, each boundary
+def test_equal_seeds_give_equal_results(method: str, results: dict[str, RunResult]) -> None:
+    assert equal(finish(config(method)), results[method])
+    assert not equal(finish(config(method, seed=1)), results[method])
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_ends_as_an_uninterrupted_one(
-    method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, results: dict[str, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(Killed):
-            finish(config(method), path)
-    assert path.exists() == (step > 5)
-    resumed = finish(config(method), path)
-    assert equal(resumed, finish(config(method)))
-    assert equal(resumed, finish(config(method), path)), "a finished run is not trained again"
+
+    def make() -> Run:
+        return Run(config(method), TASK, DATA, path, quiet=True)
+
+    # 5 epochs of 5 steps. Killed at steps 1, 5, 6, 8, 14, 16, 17, 22 and 25 of the whole: in each phase, at each boundary.
+    resumed = finish_in_spite_of_kills(make, (1, 5, 6, 3, 9, 6, 2, 7, 5), monkeypatch)
+    assert equal(resumed, results[method])
+    assert equal(make().run(), results[method]), "a finished run is not trained again"
+
+
+def test_a_run_killed_in_its_first_epoch_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for step, is_there in ((5, False), (6, True)):
+        with monkeypatch.context() as patch:
+            kill_at(patch, step)
+            with pytest.raises(Killed):
+                finish(config(), path)
+        assert path.exists() == is_there
 
 
 @pytest.mark.parametrize("step", [5, 6, 8, 14])  # in the warm-up in floats, at its end, in the search
