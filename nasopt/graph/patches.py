@@ -7,11 +7,13 @@ changes. One trace at a time holds the lock.
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import sys
 import sysconfig
 import threading
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -177,18 +179,25 @@ def _users_namespaces(namespaces: Iterable[dict[str, Any]]) -> list[dict[str, An
     own = {id(one): one for one in namespaces if _top(str(one.get("__name__", ""))) not in ("torch", "nasopt")}
     packages = {_top(str(namespace.get("__name__", ""))) for namespace in own.values()}
     found = dict(own)  # a file that was run, not imported, is none of the modules below
-    for name, module in list(sys.modules.items()):
-        known = _KNOWN_MODULES.get(name)
-        if known is None or known[0] != id(module):
-            known = _KNOWN_MODULES[name] = (id(module), _top(name), _is_installed_nowhere(module))
-        _, top, is_own = known
-        if top in packages or (is_own and top not in ("torch", "nasopt")):
-            found[id(vars(module))] = vars(module)
+    by_package, installed_nowhere = _inventory(tuple(map(id, list(sys.modules.values()))))
+    for top in {*packages, *installed_nowhere} - {"torch", "nasopt"}:
+        chosen = by_package[top] if top in packages else installed_nowhere[top]
+        found.update((id(namespace), namespace) for namespace in chosen)
     return list(found.values())
 
 
-# Of thousands of modules, every trace asks again: name -> identity, name of its package, whether it is installed nowhere.
-_KNOWN_MODULES: dict[str, tuple[int, str, bool]] = {}
+@functools.lru_cache(maxsize=1)
+def _inventory(_present: tuple[int, ...]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
+    """Namespaces of all modules by their package, and of those that are installed nowhere; every trace asks again."""
+    by_package: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    installed_nowhere: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, module in list(sys.modules.items()):
+        namespace = getattr(module, "__dict__", None)
+        if _type(namespace) is dict:
+            by_package[_top(name)].append(namespace)
+            if _is_installed_nowhere(module):
+                installed_nowhere[_top(name)].append(namespace)
+    return by_package, installed_nowhere
 
 
 def _is_installed_nowhere(module: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from nasopt.errors import TraceError
 
 _CONTAINERS = (list, dict, set, deque)
+_PLAIN = {int, float, bool, str, type(None)}
 
 
 def copy_model(model: nn.Module) -> nn.Module:
@@ -22,7 +23,7 @@ def copy_model(model: nn.Module) -> nn.Module:
     Raises:
         TraceError: something in it cannot be copied; names the attribute.
     """
-    memo = without_history(model)
+    memo = copied_parts(model)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -31,14 +32,42 @@ def copy_model(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def without_history(model: nn.Module) -> dict[int, Any]:
-    """For `copy.deepcopy`: copies of tensors that modules have kept, such as a weight that a hook computes at every call."""
-    return {
-        id(tensor): tensor.detach().clone()
-        for _, _, value in _attributes(model)
-        for tensor in pytree.tree_leaves(value)
-        if isinstance(tensor, Tensor) and not tensor.is_leaf
-    }
+def copied_parts(model: nn.Module) -> dict[int, Any]:
+    """For `copy.deepcopy`, the memo that it starts from: parts that it would fail on, or take long over.
+
+    Tensors that modules have kept, such as a weight that a hook computes at every call, come without their history. Layers of
+    torch hold numbers, tensors and empty dicts, which need not be found out for each of them by way of pickling.
+    """
+    memo: dict[int, Any] = {}
+    for _, _, value in _attributes(model):
+        if type(value) not in _PLAIN and (isinstance(value, Tensor) or value):
+            for tensor in pytree.tree_leaves(value):
+                if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+    plain = [module for module in model.modules() if type(module).__module__ in _LAYERS]
+    memo.update((id(module), module.__new__(type(module))) for module in plain)
+    for module in plain:
+        vars(memo[id(module)]).update({key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()})
+    return memo
+
+
+# Files of torch whose layers have no `__setstate__` that does more than fill in for old files.
+_LAYERS = {
+    f"torch.nn.modules.{name}"
+    for name in (
+        "activation", "batchnorm", "container", "conv", "dropout", "flatten", "linear", "module", "normalization", "pooling",
+        "sparse",
+    )
+}  # fmt: skip
+
+
+def _copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in _PLAIN or (kind is tuple and all(type(item) in _PLAIN for item in value)):
+        return value
+    if kind in (dict, OrderedDict, set) and not value:
+        return kind()
+    return copy.deepcopy(value, memo)
 
 
 def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:
