@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -38,6 +39,13 @@ def _seeded() -> None:
     import torch
 
     torch.default_generator.manual_seed(0)  # `torch.manual_seed` also notes the stack, for devices that come later
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays: the garbage collector need not look at it after every few thousand objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _shared_by(file: str) -> str | None:

@@ -86,6 +86,7 @@ def wrap_a_layer(_model: Any, network: Any, **_: Any) -> Any:
 MUTANTS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("faithful export", "arch_export", changed(drop_a_channel)),
     ("structure", "arch_structure", changed(lambda _, of: {**of, "channels": {}})),
+    ("another search", "arch_structure", changed(lambda _, of: {**of, "channels": {}})),
     ("true cost", "get_cost", changed(off_by_one)),
     ("reading is free of effects", "search_space", changed(write)),
     ("reading is free of effects", "arch_summary", changed(lambda _, of: (torch.rand(1), of)[1])),

@@ -47,7 +47,9 @@ def copied_parts(model: nn.Module) -> dict[int, Any]:
     plain = [module for module in model.modules() if type(module).__module__ in _LAYERS]
     memo.update((id(module), module.__new__(type(module))) for module in plain)
     for module in plain:
-        vars(memo[id(module)]).update({key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()})
+        vars(memo[id(module)]).update(
+            {key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()}
+        )
     return memo
 
 

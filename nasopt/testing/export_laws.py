@@ -12,6 +12,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -131,27 +132,32 @@ def plain_export(case: Case) -> None:
 
 
 def structure(case: Case) -> None:
-    """Seed factory, JSON and state dict are all that is to keep of a result; and a result is a seed for another search."""
+    """Seed factory, JSON and state dict are all that is to keep of a result."""
     case.decide("uniform")
-    network = case.found("uniform")
-    rebuilt = restore(case.fresh_seed(), json.loads(json.dumps(case.model.arch_structure())))
-    names = [[name for name, _ in of.named_parameters()] for of in (network, rebuilt)]
-    require(names[0] == names[1], f"restored with other parameters: {sorted(set(names[0]) ^ set(names[1]))}")
-    rebuilt.load_state_dict(network.state_dict())
-    require_close(evaluated(network, case.inputs), evaluated(rebuilt, case.inputs), "restored: outputs", tolerance=0.0)
+    _restored(case.model, case.fresh_seed(), case.found("uniform"), case.inputs)
+
+
+def another_search(case: Case) -> None:
+    """A result is a seed for another search, which ends in networks that are restored from it."""
+    case.decide("uniform")
+    rebuilt = case.found("uniform")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
-        again = PIT(rebuilt.train(), input_example=case.inputs, unpriced="ignore")
+        again = PIT(copy.deepcopy(rebuilt).train(), input_example=case.inputs, unpriced="ignore")
     for metric in METRICS:
         costs = [model.get_cost(metric, discrete=True) for model in (case.model, again)]
         require(costs[0] == costs[1], f"{metric}: {costs[0]}, of the found network wrapped again {costs[1]}")
     case.decide("uniform", again)
-    smaller = again.arch_export()
-    twice = restore(rebuilt, json.loads(json.dumps(again.arch_structure())))
-    twice.load_state_dict(smaller.state_dict())
-    require_close(
-        evaluated(smaller, case.inputs), evaluated(twice, case.inputs), "restored twice: outputs", tolerance=0.0
-    )
+    _restored(again, rebuilt, again.arch_export(), case.inputs)
+
+
+def _restored(model: Any, seed: nn.Module, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Compare a network with the one that the structure of its search model makes of the seed."""
+    rebuilt = restore(seed, json.loads(json.dumps(model.arch_structure())))
+    names = [[name for name, _ in of.named_parameters()] for of in (network, rebuilt)]
+    require(names[0] == names[1], f"restored with other parameters: {sorted(set(names[0]) ^ set(names[1]))}")
+    rebuilt.load_state_dict(network.state_dict())
+    require_close(evaluated(network, inputs), evaluated(rebuilt, inputs), "restored: outputs", tolerance=0.0)
 
 
 EXPORT_LAWS: dict[str, Callable[[Case], None]] = {
@@ -162,4 +168,5 @@ EXPORT_LAWS: dict[str, Callable[[Case], None]] = {
     "never empty": never_empty,
     "plain export": plain_export,
     "structure": structure,
+    "another search": another_search,
 }

@@ -1,4 +1,4 @@
-"""A few dozen models of the generator in `proofs/random_models.py`, which looks for more."""
+"""A dozen models of the generator in `proofs/random_models.py`, which looks for more."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def generator() -> Any:
 @pytest.mark.filterwarnings("ignore::nasopt.errors.NoEffectWarning")
 def test_random_models_stay_what_they_are() -> None:
     check = generator().check
-    problems = {seed: check(seed) for seed in (*range(24), *FOUND_ONCE)}
+    problems = {seed: check(seed) for seed in (*range(12), *FOUND_ONCE)}
     assert {seed: problem for seed, problem in problems.items() if problem} == {}
