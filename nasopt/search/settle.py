@@ -29,6 +29,8 @@ _MOST_PRICED = 4096
 _TIE_BREAK = 1e-6
 # A network that uses less than this share of its tightest limit gets more, group by group.
 _FULL = 0.98
+# A network that uses less than this share gives units for a wider width.
+_COARSE = 0.95
 
 
 @dataclass(frozen=True, order=True)
@@ -85,10 +87,58 @@ def settle(
     if branches and use(Decided(branches, nothing)) > 1:
         branches = settle_branches(branches, branch_scores, lambda found: branch_cost(Decided(found, nothing)))
 
+    branches = _share_with_widths(branches, branch_scores, mask_scores, widths, branch_cost)
     thresholds = fill(mask_scores, lambda found: use(Decided(branches, found)))
     if widths:
         branches = widen(branches, branch_scores, widths, lambda found: use(Decided(found, thresholds)))
-    return Decided(branches, thresholds)
+    return _trade(Decided(branches, thresholds), branch_scores, mask_scores, widths, use)
+
+
+def _share_with_widths(
+    branches: Decisions,
+    branch_scores: Mapping[str, Sequence[float]],
+    mask_scores: Sequence[Tensor],
+    widths: Sequence[str],
+    branch_cost: Callable[[Decided], Cost],
+) -> Decisions:
+    """Narrower widths where the likeliest network is too large, so that not masks alone make up for it: half of it each."""
+    start = branch_cost(Decided(branches, HALF)).value
+    if not mask_scores or not widths or start <= 1:
+        return branches
+    most = math.sqrt(start)
+
+    def cost(found: Decisions) -> Cost:
+        one = branch_cost(Decided(found, HALF))
+        return Cost(one.value / most, one.tie_break / most)
+
+    return settle_branches(branches, {one: branch_scores[one] for one in widths}, cost)
+
+
+def _trade(
+    decided: Decided,
+    branch_scores: Mapping[str, Sequence[float]],
+    mask_scores: Sequence[Tensor],
+    widths: Sequence[str],
+    use: Callable[[Decided], float],
+) -> Decided:
+    """One more step to a wider width for some units, where that uses limits better: steps of whole widths are coarse."""
+    now = use(decided)
+    steps = _wider(decided.branches, branch_scores, widths)
+    if not mask_scores or not steps or not _COARSE > now > 0:
+        return decided
+    _, one = min(steps)
+    wider = {**decided.branches, one: (decided.branches[one][0] + 1,)}
+    other = Decided(wider, fill(mask_scores, lambda found: use(Decided(wider, found))))
+    return other if now < use(other) <= 1 else decided
+
+
+def _wider(
+    found: Decisions, scores: Mapping[str, Sequence[float]], widths: Sequence[str]
+) -> list[tuple[float, str]]:
+    """What score a step to the next width loses, and whose step it is."""
+    return [
+        (scores[one][i] - scores[one][i + 1], one) for one in widths for i in found[one] if i + 1 < len(scores[one])
+    ]
 
 
 def widen(
@@ -98,10 +148,7 @@ def widen(
     found, blocked = dict(branches), set[str]()
     now = use(found)
     while now < _FULL:
-        steps = [
-            (scores[one][i] - scores[one][i + 1], one) for one in widths for i in found[one] if i + 1 < len(scores[one])
-        ]
-        steps = [(lost, one) for lost, one in steps if one not in blocked]
+        steps = [(lost, one) for lost, one in _wider(found, scores, widths) if one not in blocked]
         if not steps:
             break
         _, one = min(steps)

@@ -88,7 +88,8 @@ def test_budgets_are_kept(limits: dict[str, float], front: Any) -> None:
     model.settle_budget()
     assert all(model.get_cost(metric, discrete=True) <= limit for metric, limit in limits.items())
     found = model.arch_export()
-    assert torch.equal(found.eval()(batch()), model.eval()(batch()))
+    # Sums of fewer channels are of another order.
+    assert torch.allclose(found.eval()(batch()), model.eval()(batch()), atol=1e-6)
 
 
 def test_what_limits_leave_over_goes_to_wider_widths() -> None:
