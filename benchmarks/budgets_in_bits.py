@@ -3,9 +3,10 @@
     python benchmarks/budgets_in_bits.py                                     # 12 budgets, a few minutes on one core
     python benchmarks/budgets_in_bits.py --metrics memory --front MixedPrecision
 
-A small residual network learns scikit-learn's 8 x 8 digits under noise; every budget then searches widths of weights and activations
-(and channels, with `PIT`) from it, settles, exports, and fine-tunes. Shares are of the seed in 8 bits. Cost is counted on the exported
-network. On `gap9_ne16` activations have 8 bits, which is what runs there. Ends with 1 where a limit is not kept.
+A small residual network learns scikit-learn's 8 x 8 digits under noise; every budget then searches widths of weights and
+activations (and channels, with `PIT`) from it, settles, exports, and fine-tunes. Shares are of the seed in 8 bits. Cost is
+counted on the exported network. On `gap9_ne16` activations have 8 bits, which is what runs there. Ends
+with 1 where a limit is not kept.
 """
 
 from __future__ import annotations

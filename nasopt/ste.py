@@ -92,7 +92,7 @@ class _Quantise(torch.autograd.Function):
         # Inside, the step's part is R(x/s) - x/s, or nothing.
         inside = rounded if ctx.clipped_only else x
         to_step = None
-        if step.numel() == 1 and not torch.compiler.is_compiling():
+        if step.numel() == 1 and not isinstance(ctx.low, Tensor) and not torch.compiler.is_compiling():
             # In few passes: activations are large. The bounds themselves are inside.
             size, tiny = float(step), torch.finfo(x.dtype).tiny
             gradient = gradient.contiguous()
@@ -120,9 +120,9 @@ _NUDGE = {torch.float64: 2.0**-30}
 def quantise(
     x: Tensor,
     step: Tensor,
-    low: float,
-    high: float,
-    gradient_scale: float = 1.0,
+    low: Any,
+    high: Any,
+    gradient_scale: Any = 1.0,
     half_up: bool = False,
     clipped_only: bool = False,
 ) -> Tensor:
@@ -134,12 +134,14 @@ def quantise(
     Args:
         x: any shape, in the type in which to round.
         step: > 0, broadcasts to x.
-        low, high: smallest and largest integer.
+        low, high: smallest and largest integer: numbers, or tensors of the shape of `step`, as `gradient_scale` then.
         gradient_scale: 1/sqrt(elements that share a step * high), so that steps learn as fast as weights under SGD.
         half_up: round as integer programs do, ties up; else ties to even.
         clipped_only: to s nothing from inside: Choi et al., "PACT: parameterized clipping activation", 2018.
     """
-    return _Quantise.apply(x, step, float(low), float(high), gradient_scale, half_up, clipped_only)
+    if not isinstance(low, Tensor):
+        low, high = float(low), float(high)
+    return _Quantise.apply(x, step, low, high, gradient_scale, half_up, clipped_only)
 
 
 class _Mixture(torch.autograd.Function):

@@ -96,7 +96,8 @@ def network_calls(
     analysis = analyse(trace_model(model, example, tuple(leaf_modules)), example)
     facts = analysis.facts
     terms = analysis.deployed_costs()
-    calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in terms)
+    parts = [part for term in terms for part in term.parts()]
+    calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in parts)
     unpriced = tuple(dict.fromkeys(facts.unpriced))
     free = (name for name in facts.called() if name not in unpriced and name not in {t.layer for t in terms})
     return NetworkCalls(

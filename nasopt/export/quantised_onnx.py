@@ -141,8 +141,9 @@ def _notes(program: IntegerProgram) -> Iterator[str]:
     stored: Counter[tuple[int, str]] = Counter()
     for step in program.steps:
         if step.kind == "accumulate":
-            bits = step.settings["weight_bits"]
-            stored[bits, STORED[bits]] += step.arrays["weight"].size
+            widths = step.arrays.get("channel_bits", np.array([step.settings["weight_bits"]]))
+            for bits in widths.tolist():
+                stored[bits, STORED[bits]] += step.arrays["weight"].size // len(widths)
     yield "weights: " + ", ".join(
         f"{count:,} of {bits} bits stored as {kind}" for (bits, kind), count in sorted(stored.items())
     )

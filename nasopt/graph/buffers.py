@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from nasopt.errors import ConfigError
-from nasopt.graph.cost_terms import CostTerm, Site
-from nasopt.graph.facts import Count
+from nasopt.graph.cost_terms import CostTerm, Count, Site
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.decided import decide, rename, shorter_names
-from nasopt.graph.branches.markers import SITE, choices_of
+from nasopt.graph.branches.markers import SITE, WidthSite, choices_of
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.containers import like_seed
 from nasopt.graph.example import Example
@@ -103,14 +103,18 @@ def kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) ->
 def decide_widths(module: fx.GraphModule, decisions: Decisions) -> fx.GraphModule:
     """A copy with the chosen width of every layer and tensor class that had several; without any, `module` itself."""
     layers = dict(module.named_modules())
-    sites = {path.rpartition(".")[0]: kept[0] for path, kept in decisions.items() if path.endswith(f".{SITE}")}
-    sites = {path: width for path, width in sites.items() if SITE in getattr(layers.get(path), "_modules", ())}
+    sites = {path.rpartition(".")[0]: kept for path, kept in decisions.items() if path.endswith(f".{SITE}")}
+    sites = {path: kept for path, kept in sites.items() if SITE in getattr(layers.get(path), "_modules", ())}
     if not sites:
         return module
     module = copy.deepcopy(module)
-    for path, width in sites.items():
+    for path, kept in sites.items():
         layer: Any = module.get_submodule(path)
-        layer.keep_width(width)
+        site: WidthSite = layer._modules[SITE]
+        if site.channels is None:
+            layer.keep_width(kept[0])
+        else:
+            layer.keep_widths(site.positions_of(kept))
         del layer._modules[SITE]
     return module
 
@@ -131,7 +135,11 @@ def _decisions(module: fx.GraphModule, decided: Mapping[str, int | Sequence[int]
         given = decided[path]
         found[path] = (given,) if isinstance(given, int) else tuple(given)
         count = len(choice.kinds)
-        if not found[path] or not all(branch in range(count) for branch in found[path]):
+        fits = bool(found[path]) and all(branch in range(count) for branch in found[path])
+        if isinstance(choice, WidthSite):  # one of every channel
+            fits = fits and found[path] == choice.branches_of(choice.positions_of(found[path]))
+            fits = fits and len(found[path]) == choice.keep
+        if not fits:
             raise ConfigError(
                 f"the structure chooses branch {given!r} of {path!r}, the seed has {count} branches there"
             )

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.regions import has_one_user, producers
-from nasopt.graph.cost_terms import CostTerm, Site
-from nasopt.graph.facts import Attribute, Count, Facts, Follows, Read, Source, Weight, flatten, no_labels
+from nasopt.graph.cost_terms import CostTerm, Count, Site, WeightBits
+from nasopt.graph.facts import Attribute, Facts, Follows, Read, Source, Weight, flatten, no_labels
 from nasopt.graph.folded import folded_parameters, folded_path, without_layers
 from nasopt.graph.layer_shape import Kind, facts_of
 from nasopt.nn.grids import FLOAT_BITS
@@ -233,7 +233,7 @@ class Call:
         groups: Count = 1,
         bias: bool | Weight = False,
         weight: str | Weight | None = None,
-        weight_bits: int | Site | None = None,
+        weight_bits: WeightBits | None = None,
         activation_bits: int | Site | None = None,
         changes_kind: bool = False,
         shares_scale: bool = False,
@@ -247,7 +247,7 @@ class Call:
         """
         quantised = self.module if isinstance(self.module, QuantisedWeight) else None
         if weight_bits is None:
-            weight_bits = FLOAT_BITS if quantised is None else self._facts.width_of(quantised)
+            weight_bits = FLOAT_BITS if quantised is None else self._facts.weight_width_of(quantised)
         if activation_bits is None:
             source = None if quantised is None else quantised.source
             activation_bits = FLOAT_BITS if source is None else self._facts.width_of(source)

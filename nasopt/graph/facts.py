@@ -12,14 +12,11 @@ from torch import Tensor, fx, nn
 
 from nasopt.graph.branches.markers import BranchInput, Choice, site_of
 from nasopt.graph.branches.regions import Region, regions, used_in
-from nasopt.graph.cost_terms import CostTerm, Site
+from nasopt.graph.cost_terms import CostTerm, Site, WeightBits
 from nasopt.graph.labels import NO_LABEL, Labels
 
 # Parameters used directly get one label per element; larger ones count as fixed.
 _MOST_DIRECT_ELEMENTS = 1 << 22
-
-# A number of channels: a constant, or the labels that are counted.
-Count = int | Tensor
 
 
 class Extent(int):
@@ -198,12 +195,19 @@ class Facts:
     # --- parameters
 
     def width_of(self, layer: nn.Module) -> int | Site:
-        """Width of a layer's own weight, or of a tensor class, by its layer."""
+        """Width of a tensor class, by its layer."""
+        found = self.weight_width_of(layer)
+        assert not isinstance(found, tuple)
+        return found
+
+    def weight_width_of(self, layer: nn.Module) -> WeightBits:
+        """Width of a layer's own weight, or of each of its channels."""
         site = site_of(layer)
         if site is None:
-            return int(layer.bits)  # type: ignore[arg-type]
+            own: Any = getattr(layer, "channel_bits", None)
+            return int(layer.bits) if own is None else tuple(own.tolist())  # type: ignore[arg-type]
         path = next(name for name, module in self.module.named_modules() if module is site)
-        return Site(path, site.widths)
+        return Site(path, site.widths, site.channels is not None)
 
     def canonical(self, path: str) -> str:
         """The one path of a parameter that may have several."""

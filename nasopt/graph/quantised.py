@@ -31,6 +31,7 @@ class Widths:
         quantizer, activation_quantizer: by name.
         sampling: of several widths: `"soft"` or `"hard"`.
         share_steps_at: operations whose inputs and outputs share one grid.
+        per_channel: whether each output channel of a layer has a width of its own, where layers allow that.
     """
 
     weights: Mapping[str, tuple[int, ...]]
@@ -39,6 +40,7 @@ class Widths:
     activation_quantizer: str = "lsq"
     sampling: str = "soft"
     share_steps_at: tuple[str, ...] = ()
+    per_channel: bool = False
 
 
 def quantise_network(module: fx.GraphModule, chosen: Widths) -> Points:
@@ -119,8 +121,19 @@ def _searchable(layer: Any, chosen: Widths) -> Any:
     if len(layer.widths) > 1:
         hard = chosen.sampling == "hard"
         settings = {"gumbel_softmax": hard, "hard_softmax": hard, "temperature": 1.0}
-        setattr(layer, SITE, WidthSite(layer.widths, settings))
+        channels = layer.weight_log_steps.shape[1] if chosen.per_channel and has_widths_per_channel(layer) else None
+        setattr(layer, SITE, WidthSite(layer.widths, settings, channels))
     return layer
+
+
+def has_widths_per_channel(layer: nn.Module) -> bool:
+    """Whether output channels of a layer may differ in width: each is computed from its own part of the weight, by one call
+    per width. Of convolutions in groups only depthwise ones of as many outputs as inputs can be split so."""
+    found: Any = layer
+    if not isinstance(layer, QuantisedWeight):
+        return False
+    groups = getattr(found, "groups", 1)
+    return groups == 1 or (not found.output_dim and groups == found.in_channels == found.out_channels)
 
 
 def _become(layer: nn.Module, kind: Any) -> Any:

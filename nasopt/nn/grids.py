@@ -25,6 +25,13 @@ def weight_range(bits: int) -> tuple[int, int]:
     return (-2, 1) if bits == 2 else (-1, 1) if bits == 1 else (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
+def weight_ranges(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """`weight_range` of many widths, up to 8 bits, in double precision."""
+    table = torch.tensor([(0, 0), *map(weight_range, range(1, 9))], dtype=torch.float64, device=bits.device)
+    low, high = table[bits.long()].unbind(1)
+    return low, high
+
+
 def activation_range(bits: int, signed: bool) -> tuple[int, int]:
     """Smallest and largest integer of an activation."""
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)

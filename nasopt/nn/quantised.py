@@ -26,6 +26,7 @@ from nasopt.nn.grids import (
     check_widths,
     to_grid,
     weight_range,
+    weight_ranges,
 )
 from nasopt.nn.quantise import Active, HasWidths, Quantise, exact, plain_widths
 from nasopt.nn.weight_quantizers import (
@@ -46,12 +47,14 @@ class QuantisedWeight(HasWidths):
         weight_log_steps: log2 of the steps, shape `(widths, output channels)`.
         source: the point whose values the layer reads, or None: activations are not rounded. No submodule: the graph holds it.
         norm: the batch norm that follows and is absorbed, or None. No submodule either.
+        channel_bits: width of every output channel, int8 of shape `(output channels,)`; None: all have that of the layer.
     """
 
     weight: Any
     bias: Any
     source: Quantise | None
     norm: Any
+    channel_bits: Tensor | None
     output_dim = 0
 
     def quantise_weights(self, widths: Sequence[int], quantizer: str = "lsq") -> None:
@@ -60,7 +63,24 @@ class QuantisedWeight(HasWidths):
         self.quantizer = quantizer
         # References that are no submodules: a submodule would be stored, moved and named twice.
         self.__dict__.update(source=None, norm=None)
+        self.register_buffer("channel_bits", None)
+        self.has_signs = 1 in self.widths
         self.weight_log_steps = nn.Parameter(self._fitting_steps(), requires_grad=quantizer == "lsq")
+
+    def keep_widths(self, positions: Sequence[int]) -> None:
+        """Forget all widths of every output channel but one, by position."""
+        chosen = torch.tensor(positions, device=self.weight_log_steps.device)
+        steps = self.weight_log_steps.detach().gather(0, chosen[None])
+        self.weight_log_steps = nn.Parameter(steps, self.weight_log_steps.requires_grad)
+        bits = torch.tensor(self.widths, device=chosen.device)[chosen]
+        self.widths = (int(bits.max()),)
+        self.channel_bits = None if bool((bits == bits[0]).all()) else bits.to(torch.int8)
+
+    def _bits_at(self, width: Any) -> Any:
+        """Bits of a width by position, or of one position per channel; of a layer whose channels are decided, theirs."""
+        if isinstance(width, Tensor):
+            return torch.tensor(self.widths, device=width.device)[width]
+        return self.widths[width] if self.channel_bits is None else self.channel_bits
 
     @torch.no_grad()
     def fit_steps(self) -> None:
@@ -90,8 +110,10 @@ class QuantisedWeight(HasWidths):
             return None
         return torch.where(self.norm.weight.detach() < 0, -1.0, 1.0).to(self.weight)
 
-    def weight_step(self, width: int = -1) -> Tensor:
-        """Steps of a width, by position, shape `(output channels,)`."""
+    def weight_step(self, width: Any = -1) -> Tensor:
+        """Steps of a width, by position (or of one position per channel), shape `(output channels,)`."""
+        if isinstance(width, Tensor):
+            return torch.exp2(self.weight_log_steps.gather(0, width[None])[0])
         if self.quantizer == "minmax":
             return largest_step(self._rows(self.weight.detach()), self.widths[width])
         if self.quantizer == "apsq":
@@ -103,12 +125,14 @@ class QuantisedWeight(HasWidths):
         weight = exact(self.weight)
         total: Any = None if self.is_rounding else weight
         for width, share, *_ in self.active(active) if self.is_rounding else ():
-            bits = self.widths[width]
-            if bits == FLOAT_BITS:
-                rounded = weight
+            bits = self._bits_at(width)
+            step = self.weight_step(width).to(weight.dtype)
+            if isinstance(bits, Tensor):
+                rounded = self._round_channels(weight, bits, step)
             else:
-                rounded = self._round(weight, bits, self.weight_step(width).to(weight.dtype))
-            rounded = rounded if share is None else rounded * share.to(weight.dtype)
+                rounded = weight if bits == FLOAT_BITS else self._round(weight, bits, step)
+            if share is not None:
+                rounded = rounded * (self._spread(share) if share.dim() == 1 else share).to(weight.dtype)
             total = rounded if total is None else total + rounded
         return total if mask is None else total * mask.to(weight.dtype)
 
@@ -129,6 +153,17 @@ class QuantisedWeight(HasWidths):
         turned = self._spread(turn)
         return quantise(weight * turned, spread, low, high, scale) * turned
 
+    def _round_channels(self, weight: Tensor, bits: Tensor, step: Tensor) -> Tensor:
+        """Every output channel at its own width."""
+        low, high = (self._spread(bound).to(weight) for bound in weight_ranges(bits))
+        count = weight.numel() / weight.shape[self.output_dim]
+        turn, spread = self.orientation(), self._spread(step)
+        turned = 1.0 if turn is None else self._spread(turn)
+        rounded = quantise(weight * turned, spread, low, high, (count * high).rsqrt()) * turned
+        if not self.has_signs:
+            return rounded
+        return torch.where(self._spread(bits == 1), self._round(weight, 1, step), rounded)
+
     def _angle_levels(self, weight: Tensor, bits: int) -> Tensor:
         levels = angle_levels(self._rows(weight.detach()), bits)
         return levels.reshape(weight.transpose(0, self.output_dim).shape).transpose(0, self.output_dim)
@@ -144,11 +179,16 @@ class QuantisedWeight(HasWidths):
         weight, step = self.weight.double(), self._spread(self.weight_step().double())
         turn = self.orientation()
         weight = weight if turn is None else weight * self._spread(turn.double())
-        if self.quantizer == "apsq" or self.bits == 1:
+        if self.quantizer == "apsq" or (self.bits == 1 and self.channel_bits is None):
             # As in the forward pass, where 0 counts as + before it is turned.
             levels = self._angle_levels(self.weight, self.bits)
             return (levels if turn is None else levels * self._spread(turn)).long()
-        return (weight / step).clamp(*weight_range(self.bits)).round().long()
+        if self.channel_bits is None:
+            return (weight / step).clamp(*weight_range(self.bits)).round().long()
+        low, high = (self._spread(bound) for bound in weight_ranges(self.channel_bits))
+        integers = (weight / step).clamp(low, high).round()
+        levels = signs(self.weight) if turn is None else signs(self.weight) * self._spread(turn)
+        return torch.where(self._spread(self.channel_bits == 1), levels, integers).long()
 
     def grid(self, active: Sequence[Active] | None, of_source: Sequence[Active] | None) -> Tensor | None:
         """The step of the accumulator, shape `(output channels of the layer,)`; None where there is no single one."""
@@ -158,7 +198,7 @@ class QuantisedWeight(HasWidths):
             or self.source.samples is not None
             or not self.is_rounding
             or len(own) > 1
-            or self.widths[own[0][0]] == FLOAT_BITS
+            or (not isinstance(own[0][0], Tensor) and self.widths[own[0][0]] == FLOAT_BITS)
             or self.quantizer in WITHOUT_INTEGERS
         ):
             return None
@@ -200,7 +240,10 @@ class QuantisedWeight(HasWidths):
         return self.run(x)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, bits={plain_widths(self.widths)}"
+        if self.channel_bits is None:
+            return f"{super().extra_repr()}, bits={plain_widths(self.widths)}"
+        found = self.channel_bits.unique(return_counts=True)
+        return f"{super().extra_repr()}, bits={dict(zip(*(x.tolist() for x in found)))}"
 
 
 class QuantLinear(QuantisedWeight, nn.Linear):

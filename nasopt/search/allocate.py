@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nasopt.cost import Metric, RatioMetric
 from nasopt.errors import ConfigError, nearest
-from nasopt.graph.branches.markers import SITE
+from nasopt.graph.branches.markers import SITE, WidthSite
 from nasopt.nn.quantised import QuantisedWeight
 from nasopt.search.regularizer import Budget
 from nasopt.search.verify import eval_mode
@@ -76,6 +76,8 @@ def allocate_bits(
         )
     if not model.is_quantised:
         raise ConfigError("allocate_bits: the model computes in floats for now: call model.quantise() and calibrate it")
+    if any(isinstance(m, WidthSite) and m.channels for m in model.net.modules()):
+        raise ConfigError('allocate_bits gives widths to layers: wrap the model with granularity="layer"')
     metric, limit = _limit(model, budget)
     stored = list(batches) if sensitivity != "cosine" else []
     if sensitivity != "cosine" and not stored:

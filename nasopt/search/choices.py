@@ -24,6 +24,7 @@ from nasopt.graph.branches.markers import Choice, WidthSite, choices_of
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.branches.run import Active
 from nasopt.graph.groups import Analysis
+from nasopt.search.channel_rows import ChannelRows
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.constants import Constants
 from nasopt.search.price import branch_layout
@@ -84,6 +85,10 @@ class Choices:
         # Per group: position of its choice, of its first branch among all branches, and its size.
         self._groups = list(_rows(markers, self._layout))
         self.total = sum(size for _, _, size in self._groups)
+        row_of = {choice: row for row, (choice, _, _) in reversed(list(enumerate(self._groups)))}
+        self.channels = ChannelRows(analysis.module, markers, [row_of[i] for i in range(len(markers))])
+        in_channels = {self.names.index(path) for path in self.channels.markers}
+        self._plain_rows = [(row, group) for row, group in enumerate(self._groups) if group[0] not in in_channels]
         self._widest = max((size for _, _, size in self._groups), default=1)
         gumbel, hard = chosen.gumbel_softmax, chosen.hard_softmax
         settings = [marker.settings for marker in markers.values()]
@@ -222,13 +227,16 @@ class Choices:
         found = {}
         for position, (name, (start, count)) in enumerate(self._layout.items()):
             own = [value for value, (choice, _, _) in zip(entropy, self._groups) if choice == position]
+            marker, chosen = self._markers[name], decisions[name]
             found[name] = {
-                "branches": list(self._markers[name].kinds),
+                "branches": list(marker.kinds),
                 "probabilities": flat[start : start + count],
                 "entropy": sum(own) / len(own),
-                "chosen": plain_decision(self._markers[name].keep, decisions[name]),
+                "chosen": plain_decision(marker.keep, chosen),
                 "runs": is_chosen(name, decisions),
             }
+            if name in self.channels.markers:
+                found[name] |= self.channels.summary(name, theta, chosen)
         return found
 
     # --- which branches run
@@ -241,7 +249,7 @@ class Choices:
         # Of hard weights, one in a row is 1; the others only serve their own gradients.
         hard = [] if is_all else self._hard
         pairs: list[tuple[int, int]] = []
-        for row, (_, first, size) in enumerate(self._groups):
+        for row, (_, first, size) in self._plain_rows:
             for i in range(size):
                 is_on = is_all or (runs[row][i] and (not hard[row] or weights.requires_grad or i == chosen[row]))
                 if is_on and first + i not in self._out:
@@ -255,7 +263,25 @@ class Choices:
             is_hard = bool(hard) and hard[row]
             is_one = is_hard and not weights.requires_grad
             found[choice].append(Active(branch, None if is_one else weight, is_hard and i != chosen[row]))
+        for path in self.channels.markers:
+            found[self.names.index(path)] = self.channels.active(path, weights)
         return found
+
+    def kept(self, decisions: Decisions, device: torch.device) -> list[list[Active]]:
+        """For `Paths`: what is kept."""
+        per_channel = self.channels.markers
+        return [
+            self.channels.kept(path, decisions[path], device)
+            if path in per_channel
+            else [Active(branch) for branch in decisions[path]]
+            for path in self.names
+        ]
+
+    def means(self, like: Tensor) -> list[list[Active]]:
+        """For `Paths`: all branches of every choice alike."""
+        widths = {path: range(len(marker.widths)) for path, marker in self.channels.markers.items()}
+        every = [widths.get(path, of) for path, of in self.options.items()]
+        return [[Active(i, like.new_tensor(1 / len(of))) for i in of] for of in every]
 
     def decisions(self, logits: Tensor) -> dict[str, tuple[int, ...]]:
         """Path of every choice -> the branches that export would leave: of equal ones the first."""
@@ -266,6 +292,9 @@ class Choices:
         return {name: plain_decision(self.keep[name], kept) for name, kept in decisions.items()}
 
     def _best(self, name: str, scores: Sequence[float]) -> tuple[int, ...]:
+        marker = self._markers[name]
+        if isinstance(marker, WidthSite):
+            return marker.best(scores)
         best = sorted(self.options[name], key=lambda branch: -scores[branch])[: self.keep[name]]
         return tuple(sorted(best))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from nasopt.cost import AnyMetric, PeakMetric, RatioMetric
 from nasopt.graph.branches.regions import Decisions as BranchDecisions
+from nasopt.graph.cost_terms import Site, widths_of
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.choices import Choices
 from nasopt.search.masks import HALF, Masks
 from nasopt.search.price import Architecture, NetworkCost
 from nasopt.search.settle import Cost, Decided, cheapest_branches, settle, settle_branches, widen
+from nasopt.search.settle_channels import narrow_channels, widen_channels
 from nasopt.uncompiled import uncompiled
 
 # Of the smooth peak that breaks ties between networks of equal peaks: a step of half the peak's height counts e^-10.
@@ -56,10 +59,38 @@ class Decisions:
         return self._settled[1]
 
     def _settle(self, parameters: ArchParameters, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
+        scores = self.choices.scores(parameters["choice_logits"])
+        channels = self.choices.channels.sites(scores)
+        scores = {path: own for path, own in scores.items() if path not in channels}
+        sites = [path for path in self.choices.sites if path not in channels]
+        decided = self.likeliest(parameters)
+        use, _ = self._uses(parameters, limits)
+        if channels:
+            # Masks, where there are some, make up for half of what is too much.
+            start = max(use(decided), 1.0)
+            most = math.sqrt(start) if self.is_masked else 1.0
+            decided = replace(
+                decided,
+                branches=narrow_channels(decided.branches, channels, lambda b: use(Decided(b, HALF)), most),
+            )
+        decided = self._settle_rest(parameters, limits, decided, scores, sites)
+        if channels:
+            at = decided.thresholds
+            branches = narrow_channels(decided.branches, channels, lambda b: use(Decided(b, at)))
+            decided = Decided(widen_channels(branches, channels, lambda b: use(Decided(b, at))), at)
+        return decided
+
+    def _settle_rest(
+        self,
+        parameters: ArchParameters,
+        limits: Sequence[tuple[AnyMetric, float]],
+        decided: Decided,
+        scores: Mapping[str, Sequence[float]],
+        sites: Sequence[str],
+    ) -> Decided:
+        """All but widths per channel, which are decided."""
         # A ratio does not fall as channels go: widths keep to it once all else is settled.
         sums = [(metric, limit) for metric, limit in limits if not isinstance(metric, RatioMetric)]
-        scores, sites = self.choices.scores(parameters["choice_logits"]), self.choices.sites
-        decided = self.likeliest(parameters)
         if sums:
             masks = self.masks.scores(parameters) if self.is_masked else []
             use, cost = self._uses(parameters, sums)
@@ -107,25 +138,52 @@ class Decisions:
     def at(self, parameters: ArchParameters, branches: Tensor, decided: Decided) -> Architecture:
         """That of given probabilities of branches, `(branches,)`, differentiable, and of decided masks."""
         slots = self.masks.slots(parameters, branches, decided.thresholds)
-        return Architecture(self.masks.counts(slots, parameters, decided.thresholds), branches)
+        counts = self.masks.counts(slots, parameters, decided.thresholds)
+        return Architecture(self._with_shares(counts, slots, branches), branches)
+
+    def _with_shares(self, counts: Tensor, slots: Tensor | None, branches: Tensor) -> Tensor:
+        """The counts, and how many channels have which width, as far as layers have several: all where there are no slots."""
+        shares = self.price.shares
+        if not shares:
+            return counts
+        found = [counts]
+        for term in shares:
+            bits, labels = term.weight_bits, term.out_channels
+            if isinstance(bits, Site):
+                start, total = self.price.choices[bits.choice]
+                of_channel = branches[start : start + total].reshape(-1, len(bits.widths)).to(counts.dtype)
+            else:
+                widths = counts.new_tensor(widths_of(bits))
+                of_channel = (counts.new_tensor(bits)[:, None] == widths).to(counts.dtype)
+            stays = of_channel.new_ones(len(of_channel))
+            if slots is not None and isinstance(labels, Tensor):
+                stays = slots[self.masks.slots_of(term.node, labels).to(slots.device)].to(counts.dtype)
+            found.append(stays @ of_channel)
+        return torch.cat(found)
 
     def seed(self, parameters: ArchParameters) -> Architecture:
         """Everything, with the first branches of every choice."""
         first = self._one_hot(parameters, self.choices.first)
-        return Architecture(self.masks.seed_counts(first.device), first)
+        return Architecture(self._with_shares(self.masks.seed_counts(first.device), None, first), first)
 
     def smallest(
         self, parameters: ArchParameters, metric: AnyMetric, left: Mapping[str, Sequence[int]] | None = None
     ) -> Architecture:
         """The cheapest one, as far as it is found; where only those branches are `left`."""
 
+        # Of widths per channel the narrowest.
+        narrow = {path: marker.branches_of([0] * marker.keep) for path, marker in self.choices.channels.markers.items()}
+
         def at(branches: BranchDecisions) -> Architecture:
-            one_hot = self._one_hot(parameters, branches)
+            one_hot = self._one_hot(parameters, {**branches, **narrow})
             if isinstance(metric, RatioMetric):  # which is not smallest with the fewest channels
-                return Architecture(self.masks.seed_counts(one_hot.device), one_hot)
-            return Architecture(self.masks.smallest_counts(one_hot.device, one_hot), one_hot)
+                return Architecture(self._with_shares(self.masks.seed_counts(one_hot.device), None, one_hot), one_hot)
+            slots = self.masks.smallest_slots(one_hot.device, one_hot)
+            counts = self.masks.smallest_counts(slots)
+            return Architecture(self._with_shares(counts, slots, one_hot), one_hot)
 
         def cheapest(options: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+            options = {path: of for path, of in options.items() if path not in narrow}
             keep = self.choices.keep
             return cheapest_branches(options, keep, lambda b: self._cost(metric, at(b))) if options else {}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nasopt.graph.branches.run import Active, Paths
+from nasopt.graph.branches.run import Paths
 from nasopt.search.deciding import DecidingModel
 
 
@@ -40,7 +40,8 @@ def _paths(model: DecidingModel) -> Paths:
     model.check_architecture()
     choices = model._prepared.decisions.choices
     if not model._explores:
-        return Paths(model.net, [[Active(branch) for branch in kept] for kept in model._decide().branches.values()])
+        kept = choices.kept(model._decide().branches, model.choice_logits.device)
+        return Paths(model.net, kept)
     logits = model._architecture_parameters()["choice_logits"]
     model._draw = choices.draw(logits, model.temperatures)
     weights = choices.weights(logits, model.temperatures, model._draw)
@@ -49,10 +50,8 @@ def _paths(model: DecidingModel) -> Paths:
 
 def _means(model: DecidingModel) -> Paths:
     """All branches of every choice alike."""
-    parameters = model._architecture_parameters()
-    options = model._prepared.decisions.choices.options
-    like = parameters["choice_logits"].detach()
-    return Paths(model.net, [[Active(i, like.new_tensor(1 / len(of))) for i in of] for of in options.values()])
+    like = model._architecture_parameters()["choice_logits"].detach()
+    return Paths(model.net, model._prepared.decisions.choices.means(like))
 
 
 def _fold_masks(model: DecidingModel, paths: Paths, slots: Tensor) -> Paths:

@@ -94,6 +94,7 @@ class Masks:
 
     def __init__(self, analysis: Analysis, settings: MaskSettings, excluded: Sequence[str]) -> None:
         self._analysis = analysis
+        self._known_slots: dict[str, Tensor] = {}
         self.channels = ChannelMasks(analysis, settings.channel_block)
         self.kernels = KernelMasks(tap_axes(analysis, excluded) if settings.kernel_search else [])
         kernels = self.kernels
@@ -181,10 +182,13 @@ class Masks:
         index, sizes = self._counted.on(device)
         return sizes.new_zeros(self.total).index_add(0, index, sizes)
 
-    def smallest_counts(self, device: torch.device, branches: Tensor | None = None) -> Tensor:
-        """The same counts of the smallest network: one block per group, the innermost taps of every axis."""
+    def smallest_slots(self, device: torch.device, branches: Tensor | None = None) -> Tensor:
+        """The slots of the smallest network: one block per group."""
         least = self.channels.smallest_units().to(device)
-        slots = self._fill_followers(F.pad(least, (1, 0), value=1.0), branches)
+        return self._fill_followers(F.pad(least, (1, 0), value=1.0), branches)
+
+    def smallest_counts(self, slots: Tensor) -> Tensor:
+        """The same counts of the smallest network, of its slots: and the innermost taps of every axis."""
         counts = self._sum(torch.cat([slots[1:], slots.new_ones(len(self.kernels.tap_axis))]))
         return torch.cat([counts[: self.total - len(self.axes)], self._fewest_taps.to(counts)])
 
@@ -217,6 +221,12 @@ class Masks:
         layers = {layer for layer, _ in self.axes}
         sizes = {name: kernel_size(self._analysis.module.get_submodule(name)) for name in layers}
         return self.kernels.cuts(taps, sizes)
+
+    def slots_of(self, name: str, labels: Tensor) -> Tensor:
+        """Slots of labels, remembered by name."""
+        if name not in self._known_slots:
+            self._known_slots[name] = self._slots_of(labels)
+        return self._known_slots[name]
 
     # --- building
 

@@ -29,10 +29,10 @@ from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.markers import WidthSite, choice_of, choices_of, group_key
 from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
 from nasopt.graph.buffers import ActivationMemory, Step
-from nasopt.graph.cost_terms import Site
-from nasopt.graph.facts import Count
+from nasopt.graph.cost_terms import Count, Site
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import OTHER_KIND
+from nasopt.nn.quantised import QuantisedWeight
 from nasopt.uncompiled import uncompiled
 
 # A region; or an index: outside of all branches, beside branches of this index.
@@ -88,10 +88,15 @@ class NetworkPeak:
         self._count_row = row
         self._analysis = analysis
         sites = {path: marker for path, marker in self._markers.items() if isinstance(marker, WidthSite)}
+        layers = dict(analysis.module.named_modules())
+        # Widths of weights change no activation.
+        of_weights = {path for path in sites if isinstance(layers[path.rpartition(".")[0]], QuantisedWeight)}
+        classes = [path for path in sites if path not in of_weights]
         # Whatever has one width comes first.
-        self._classes: dict[str | None, int] = {None: 0} | {path: i for i, path in enumerate(sites, 1)}
-        self._widths = {path: torch.tensor(marker.widths, dtype=torch.float64) for path, marker in sites.items()}
+        self._classes: dict[str | None, int] = {None: 0} | {path: i for i, path in enumerate(classes, 1)}
+        self._widths = {path: torch.tensor(sites[path].widths, dtype=torch.float64) for path in classes}
         self._branching = {path: layout for path, layout in choices.items() if path not in sites}
+        self._walked = {path: layout for path, layout in choices.items() if path not in of_weights}
         where = analysis.facts.regions
         self._regions = {node.name: region for node, region in where.items()}
         self._within: dict[Region, dict[str, None]] = {}
@@ -193,7 +198,7 @@ class NetworkPeak:
     def _likeliest(self, runtime: Runtime, branches: Tensor, counts: Tensor) -> _Places:
         values = branches.tolist()
         kept = []
-        for path, (first, _) in self._choices.items():
+        for path, (first, _) in self._walked.items():
             best = sorted(self._options[path], key=lambda i, first=first: -values[first + i])  # type: ignore[misc]
             kept.append(tuple(sorted(best[: self._markers[path].keep])))
         return self._places(runtime, tuple(kept), counts)
@@ -226,7 +231,7 @@ class NetworkPeak:
         device: torch.device,
         dtype: torch.dtype,
     ) -> _Places:
-        decisions = dict(zip(self._choices, kept))
+        decisions = dict(zip(self._walked, kept))
         memory, own, buffers, fixed = self._network(runtime, decisions, changed)
         rows = {**(self._elsewhere(runtime) if self._branching else {}), **own}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)

@@ -23,6 +23,7 @@ Bits = int | Sequence[int]
 Quantizer = Literal["lsq", "minmax", "apsq", "dorefa"]
 ActivationQuantizer = Literal["lsq", "pact"]
 Sampling = Literal["soft", "hard"]
+Granularity = Literal["layer", "channel"]
 _REST = "*"
 
 
@@ -45,6 +46,7 @@ class Precision:
             `"apsq"`, by the least angle to it; `"dorefa"`, by the tanh of the whole layer, which no integer program has.
         activation_quantizer: `"lsq"`, or `"pact"`, whose steps learn from what is clipped alone.
         sampling: of several widths: `"soft"`, a mixture; `"hard"`, one that is drawn (Gumbel softmax).
+        granularity: of searched widths of weights: `"layer"`, or `"channel"`: every output channel has its own.
         share_steps_at: `"add"`, `"mul"`, `"average"`: inputs and outputs of these share one grid, for chips that cannot rescale.
     """
 
@@ -56,6 +58,7 @@ class Precision:
     activation_quantizer: ActivationQuantizer = "lsq"
     sampling: Sampling = "soft"
     share_steps_at: Sequence[str] = ()
+    granularity: Granularity = "layer"
 
     def __post_init__(self) -> None:
         for name in ("weights", "activations"):
@@ -75,6 +78,7 @@ class Precision:
             "quantizer": WEIGHT_QUANTIZERS,
             "activation_quantizer": ("lsq", "pact"),
             "sampling": ("soft", "hard"),
+            "granularity": ("layer", "channel"),
         }
         for name, known in choices.items():
             value = getattr(self, name)
@@ -83,6 +87,21 @@ class Precision:
                 raise ConfigError(f"{name}: unknown {value!r}: known are {', '.join(known)}.{hint}")
         if isinstance(self.share_steps_at, str) or not set(self.share_steps_at) <= set(SHARING):
             raise ConfigError(f"share_steps_at must be a tuple of {', '.join(SHARING)}, got {self.share_steps_at!r}")
+
+        if self.granularity == "channel":
+            self._check_channels()
+
+    def _check_channels(self) -> None:
+        if self.quantizer != "lsq":
+            raise ConfigError(f'granularity="channel" mixes the learned steps of "lsq", not of {self.quantizer!r}')
+        table = self.weights if isinstance(self.weights, Mapping) else {_REST: self.weights}
+        for key, given in table.items():
+            widths = _widths(given, f"weights[{key!r}]")
+            if len(widths) > 1 and (FLOAT_BITS in widths or 16 in widths):
+                raise ConfigError(
+                    f"weights[{key!r}]: channels of one layer are stored in 1 to 8 bits, not in {widths[-1]}: take it out, or "
+                    'use granularity="layer"'
+                )
 
     @staticmethod
     def of(value: Any) -> Precision:
@@ -135,6 +154,7 @@ def plain_widths(widths: Widths) -> dict[str, Any]:
         **({} if widths.activation_quantizer == "lsq" else {"activation_quantizer": widths.activation_quantizer}),
         "sampling": widths.sampling,
         "share_steps_at": list(widths.share_steps_at),
+        **({"granularity": "channel"} if widths.per_channel else {}),
     }
 
 
@@ -148,13 +168,14 @@ def widths_from_plain(value: Any) -> Widths:
         weights = {str(name): check_widths(bits, name) for name, bits in value["weights"].items()}
         activations = {str(name): check_widths(bits, name) for name, bits in value["activations"].items()}
         quantizer, sampling, shared = value["quantizer"], value["sampling"], tuple(value["share_steps_at"])
-        of_activations = value.get("activation_quantizer", "lsq")
-        Precision(quantizer=quantizer, activation_quantizer=of_activations, sampling=sampling, share_steps_at=shared)
+        of_activations, granularity = value.get("activation_quantizer", "lsq"), value.get("granularity", "layer")
+        names = {"quantizer": quantizer, "activation_quantizer": of_activations, "granularity": granularity}
+        Precision(**names, sampling=sampling, share_steps_at=shared)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"damaged structure, precision: {type(error).__name__}: {error}. Save arch_structure() again"
         ) from error
-    return Widths(weights, activations, quantizer, of_activations, sampling, shared)
+    return Widths(weights, activations, quantizer, of_activations, sampling, shared, granularity == "channel")
 
 
 def plan(module: Traced, precision: Precision) -> Widths:
@@ -192,7 +213,8 @@ def plan(module: Traced, precision: Precision) -> Widths:
         else:
             activations[name] = (FLOAT_BITS,) if key is None else _widths(of_values[key], "activations")
     names = (precision.quantizer, precision.activation_quantizer, precision.sampling)
-    return Widths(weights, activations, *names, tuple(precision.share_steps_at))
+    per_channel = precision.granularity == "channel"
+    return Widths(weights, activations, *names, tuple(precision.share_steps_at), per_channel)
 
 
 def check_masks(precision: Precision, has_masks: bool) -> None:

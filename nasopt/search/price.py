@@ -12,8 +12,7 @@ from torch import Tensor
 from nasopt.cost import AnyMetric, Metric, PeakMetric, RatioMetric, Tabulation
 from nasopt.graph.branches.markers import choices_of, group_key
 from nasopt.graph.branches.regions import any_of
-from nasopt.graph.cost_terms import CostTerm
-from nasopt.graph.facts import Count
+from nasopt.graph.cost_terms import CostTerm, Count, Share, widths_of
 from nasopt.graph.groups import Analysis
 from nasopt.graph.layer_shape import OTHER_KIND, LayerShape
 from nasopt.search.constants import exact_dtype
@@ -33,7 +32,8 @@ class Architecture:
     """A point of the search space, as far as prices see it.
 
     Attributes:
-        counts: channels of every searchable group, then taps of every searched kernel axis, shape `(groups + axes,)`, float64.
+        counts: channels of every searchable group, then taps of every searched kernel axis, then channels of every width of
+            layers with widths per channel, shape `(groups + axes + shares,)`, float64.
         branches: probability of every branch, shape `(branches,)`, laid out as `NetworkCost.choices` says.
     """
 
@@ -49,11 +49,13 @@ class _Batch:
         shape: their constant fields as vectors; the soft ones are filled in at every evaluation.
         soft: names of the soft fields; `kernel` stands once per dimension.
         events: index of the event in which each term counts, shape `(terms,)`.
+        is_part: whether they stand for parts of channels, which may be empty.
     """
 
     shape: LayerShape
     soft: tuple[str, ...]
     events: Tensor
+    is_part: bool = False
 
     def fill(self, columns: Sequence[Tensor]) -> LayerShape:
         """The shape with its soft fields, each of shape `(terms,)`."""
@@ -61,6 +63,8 @@ class _Batch:
         kernel = tuple(column for name, column in zip(self.soft, columns) if name == "kernel")
         if kernel:
             fields["kernel"] = kernel
+        if self.is_part:  # one input per group, also where there are none
+            fields |= {name: fields[name].clamp(min=_ROUNDING) for name in ("in_channels", "groups") if name in fields}
         return replace(self.shape, **fields)
 
 
@@ -82,6 +86,7 @@ class NetworkCost:
     branches of a choice count with the probability that they run.
 
     Attributes:
+        shares: calls of layers with a width per channel: how many channels have which one comes last among the counts.
         choices: path of every choice -> (position of its first branch, number of branches) in a row of all branches.
     """
 
@@ -91,6 +96,10 @@ class NetworkCost:
         self._sizes = torch.tensor([group.size for group in analysis.searchable], dtype=torch.float64)
         self._axis = {axis: self._groups + i for i, axis in enumerate(kernel_axes)}
         self.choices = branch_layout(analysis)
+        self.shares = tuple(term for term in analysis.costs if term.has_widths_per_channel)
+        places = [(term.node, i) for term in self.shares for i in range(len(widths_of(term.weight_bits)))]
+        self._share_at = {place: self._groups + len(self._axis) + n for n, place in enumerate(places)}
+        self._length = self._groups + len(self._axis) + len(self._share_at)
         self._events = RunProbabilities(*group_layout(analysis))
         shared: dict[str, list[CostTerm]] = {}
         for term in analysis.costs:
@@ -135,6 +144,8 @@ class NetworkCost:
         costs = []
         for batch, shape in self._shapes(metric, counts):
             cost = metric.cost(shape)
+            if batch.is_part and metric.runs is not None:  # no call where no channel has the width
+                cost = cost * shape.out_channels.clamp(max=1)
             costs.append((cost if runs is None else cost * runs.index_select(0, batch.events)).sum())
         return sum(costs, start=counts.new_full((), metric.constant)) + changed
 
@@ -196,13 +207,12 @@ class NetworkCost:
     def _program(self, counted: Sequence[Counted]) -> _Program:
         members: dict[Any, list[Counted]] = {}
         for term, event in counted:
-            soft_groups = isinstance(term.groups, Tensor)
-            key = (term.kind, len(term.kernel), len(term.output_size), soft_groups)
+            key = (term.kind, len(term.kernel), len(term.output_size), _is_soft(term.groups), term.is_part)
             members.setdefault(key, []).append((term, event))
         batches, rows, lengths = [], [], []
         for pairs in members.values():
             batch_terms = [term for term, _ in pairs]
-            soft = ["in_channels", "out_channels"] + ["groups"] * isinstance(batch_terms[0].groups, Tensor)
+            soft = ["in_channels", "out_channels"] + ["groups"] * _is_soft(batch_terms[0].groups)
             columns = [[self._channels(getattr(term, name)) for term in batch_terms] for name in soft]
             if any(self._soft_taps(term, dim) for term in batch_terms for dim in range(len(term.kernel))):
                 soft += ["kernel"] * len(batch_terms[0].kernel)
@@ -210,22 +220,26 @@ class NetworkCost:
                     [self._taps(term, dim) for term in batch_terms] for dim in range(len(batch_terms[0].kernel))
                 ]
             events = torch.tensor([event for _, event in pairs])
-            batches.append(_Batch(_constant_shape(batch_terms), tuple(soft), events))
+            batches.append(_Batch(_constant_shape(batch_terms), tuple(soft), events, batch_terms[0].is_part))
             rows += [row for column in columns for row in column]
             lengths += [len(batch_terms)] * len(columns)
-        width = self._groups + len(self._axis)
+        width = self._length
         stacked = torch.stack(rows) if rows else torch.zeros(0, width + 1, dtype=torch.float64)
         return _Program(stacked[:, :width].contiguous(), stacked[:, width].contiguous(), tuple(batches), tuple(lengths))
 
     def _row(self, constant: float) -> Tensor:
-        row = torch.zeros(self._groups + len(self._axis) + 1, dtype=torch.float64)
+        row = torch.zeros(self._length + 1, dtype=torch.float64)
         row[-1] = constant
         return row
 
-    def _channels(self, count: Count) -> Tensor:
+    def _channels(self, count: Count | Share) -> Tensor:
         """A channel count as factors of the groups' counts, and a constant."""
         if isinstance(count, int):
             return self._row(count)
+        if isinstance(count, Share):
+            row = self._row(0)
+            row[self._share_at[count.call, count.position]] = 1
+            return row
         channels = self._analysis.channel_index[count]
         free = channels[channels >= 0]
         row = self._row(len(count) - len(free))
@@ -245,6 +259,10 @@ class NetworkCost:
         row = self._row(0)
         row[axis] = 1
         return row
+
+
+def _is_soft(count: Count | Share) -> bool:
+    return isinstance(count, (Tensor, Share))
 
 
 def group_layout(analysis: Analysis) -> tuple[dict[str, tuple[int, int]], set[str]]:

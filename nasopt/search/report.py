@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nasopt.cost import get_metric
 from nasopt.graph.branches.regions import Decisions
-from nasopt.graph.facts import CostTerm, Site
+from nasopt.graph.cost_terms import CostTerm, Count, WeightBits
 from nasopt.graph.folded import folded_parameters
 from nasopt.graph.groups import Analysis, Group
 from nasopt.graph.kernels import KernelCut
@@ -52,7 +52,7 @@ def layer_summary(
             "seed_kernel_size": [_count(size, None) for size in term.kernel],
             "dilation": _dilation(layer, cut),
             "searchable": searchable or cut is not None,
-            **_widths(term, decisions or {}),
+            **_widths(term, keep, decisions or {}),
             "reason": ""
             if searchable or not searched
             else group.reason
@@ -62,15 +62,33 @@ def layer_summary(
     return layers
 
 
-def _widths(term: CostTerm, decisions: Decisions) -> dict[str, int]:
-    def chosen(bits: int | Site) -> int:
+def _widths(term: CostTerm, keep: Tensor, decisions: Decisions) -> dict[str, Any]:
+    def chosen(bits: WeightBits) -> Any:
         if isinstance(bits, int):
             return bits
-        return bits.widths[decisions[bits.choice][0]] if bits.choice in decisions else bits.widths[-1]
+        if isinstance(bits, tuple):
+            return _kept_widths(list(bits), term.out_channels, keep)
+        count = len(bits.widths)
+        if bits.choice not in decisions:
+            return bits.widths[-1]
+        widths = [bits.widths[branch % count] for branch in decisions[bits.choice]]
+        return _kept_widths(widths, term.out_channels, keep) if bits.per_channel else widths[0]
 
     if term.bias_bits is None:
         return {}
     return {"weight_bits": chosen(term.weight_bits), "activation_bits": chosen(term.activation_bits)}
+
+
+def _plain_bits(bits: int | dict[int, int]) -> str:
+    """`4`, or channels by width: `2:5/8:3`."""
+    return str(bits) if isinstance(bits, int) else "/".join(f"{width}:{count}" for width, count in bits.items())
+
+
+def _kept_widths(widths: list[int], channels: Count, keep: Tensor) -> dict[int, int]:
+    """How many of the channels that are kept have which width."""
+    stay = [True] * len(widths) if not isinstance(channels, Tensor) else keep[channels].tolist()
+    kept = [bits for bits, stays in zip(widths, stay) if stays]
+    return {bits: kept.count(bits) for bits in sorted(set(kept))}
 
 
 def _count(channels: int | Tensor, keep: Tensor | None) -> int:
@@ -159,7 +177,7 @@ def _layer_rows(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str,
         if layer["kernel_size"] != layer["seed_kernel_size"]:
             kernel += " of " + "x".join(str(size) for size in layer["seed_kernel_size"])
         channels = f"{layer['out_channels']} of {layer['seed_out_channels']}"
-        bits = f" w{layer['weight_bits']} a{layer['activation_bits']}" if "weight_bits" in layer else ""
+        bits = f" w{_plain_bits(layer['weight_bits'])} a{layer['activation_bits']}" if "weight_bits" in layer else ""
         rows.append(
             (name, layer["type"] + bits, channels, kernel, "" if not layer["reason"] else f"fixed: {layer['reason']}")
         )

@@ -81,7 +81,7 @@ def settle(
         branch_cost: the same as a `Cost`, by which branches are compared.
         widths: choices whose branches are widths in ascending order: what is left over is given to these.
     """
-    branches = dict(likeliest)
+    branches: Decisions = dict(likeliest)
     # Where every score is a threshold, the best of a group alone is left.
     nothing = Thresholds(mask_scores[-1].new_full((len(mask_scores) - 1,), math.inf), math.inf) if mask_scores else HALF
     if branches and use(Decided(branches, nothing)) > 1:
@@ -132,9 +132,7 @@ def _trade(
     return other if now < use(other) <= 1 else decided
 
 
-def _wider(
-    found: Decisions, scores: Mapping[str, Sequence[float]], widths: Sequence[str]
-) -> list[tuple[float, str]]:
+def _wider(found: Decisions, scores: Mapping[str, Sequence[float]], widths: Sequence[str]) -> list[tuple[float, str]]:
     """What score a step to the next width loses, and whose step it is."""
     return [
         (scores[one][i] - scores[one][i + 1], one) for one in widths for i in found[one] if i + 1 < len(scores[one])
@@ -254,7 +252,9 @@ def settle_branches(
         now = use(found)
         worth[best[0]] = _exchanges(best[0], found, options)
     if now.value > 1:
-        found = cheapest_branches(options, {choice: len(kept) for choice, kept in found.items()}, use)
+        keep = {choice: len(found[choice]) for choice in scores}
+        rest = dict(found)
+        found |= cheapest_branches(options, keep, lambda own: use({**rest, **own}))
         now = use(found)
 
     def lost_by(choice: str) -> float:

@@ -32,6 +32,11 @@ def shrink(
 ) -> dict[str, Any]:
     """See `SearchModel.shrink`; `kernels`: whether taps go, too."""
     check_optimizers(model, optimizers)
+    if model._prepared.decisions.choices.channels.markers:
+        raise ConfigError(
+            'shrink: with granularity="channel" every channel has logits of its own, which are not cut: export and wrap again, '
+            'or search widths with granularity="layer"'
+        )
     decisions, parameters = model._prepared.decisions, model._architecture_parameters()
     masks, thresholds = decisions.masks, model._decide().thresholds
     channels = thresholds.channels

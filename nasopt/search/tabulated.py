@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import LatencyTable, Tabulation
-from nasopt.graph.cost_terms import CostTerm
-from nasopt.graph.facts import Count
+from nasopt.graph.cost_terms import CostTerm, Count
 from nasopt.graph.layer_shape import facts_of
 
 # Entries of float64 in a table; larger networks are priced on the kernel itself.

@@ -31,15 +31,20 @@ def turned(seed: nn.Module, zero: bool = True) -> nn.Module:
 
 def found(seed: nn.Module, x: tuple[Any, ...], number: int, masks: bool = True, train: bool = True) -> nn.Module:
     """A quantised network of a random structure and random widths, trained a little or not."""
-    chance = random.Random(number)
+    chance, granularity = random.Random(number), "layer"
     torch.manual_seed(number)
     widths = chance.choice([*WIDTHS, (2, 4), (1, 8)])
-    precision = Precision(widths, chance.choice([*WIDTHS, (2, 8)]), chance.choice([None, 8]))
+    activations, first_last = chance.choice([*WIDTHS, (2, 8)]), chance.choice([None, 8])
+    if chance.random() < 0.3:
+        widths, granularity = (1, 2, 3, 4, 8), "channel"
+    precision = Precision(widths, activations, first_last, granularity=granularity)
     model: Any = (PIT if masks else MixedPrecision)(turned(seed), input_example=x, precision=precision, verify=False)
     model.calibrate([x])
     with torch.no_grad():
         for parameter in model.arch_parameters():
             parameter.copy_(torch.rand_like(parameter) * 1.2)
+        if granularity == "channel":
+            model.choice_logits.normal_()
     if train and chance.random() < 0.5:
         optimizer = torch.optim.SGD(model.net_parameters(), lr=0.01)
         for _ in range(2):

@@ -8,12 +8,13 @@ import numpy as np
 
 from nasopt.export.integer.c_lines import c_array, c_type
 from nasopt.export.integer.c_program import c_names, known_answer
-from nasopt.export.integer.c_weights import packed_weight
+from nasopt.export.integer.c_weights import packed_weights
 
 if TYPE_CHECKING:
     from nasopt.export.integer.program import IntegerProgram
 
 _HEADER_TYPES = {"bias": "int32_t", "multiplier": "int32_t", "shift": "int8_t", "index": "int32_t", "sign": "int8_t"}
+_HEADER_TYPES |= {"channel_bits": "int8_t"}
 
 
 def header_text(program: IntegerProgram, symbol: str) -> str:
@@ -46,7 +47,14 @@ def header_text(program: IntegerProgram, symbol: str) -> str:
         for key, array in step.arrays.items():
             if key == "scale":  # of accumulators that are outputs: real numbers
                 continue
-            data = packed_weight(step)[0] if key == "weight" else array
+            if key == "weight":
+                for bits, channels, data in packed_weights(step):
+                    name_of = f"{name}_weight" if channels is None else f"{name}_weight{bits}"
+                    lines.append(c_array("uint8_t" if data.dtype == np.uint8 else "int16_t", name_of, data))
+                    if channels is not None:
+                        lines.append(c_array("uint16_t", f"{name}_channels{bits}", channels))
+                continue
+            data = array
             kind = _HEADER_TYPES.get(key, "uint8_t" if data.dtype == np.uint8 else "int16_t")
             lines.append(c_array("int32_t" if key[:3] in ("sta", "end") else kind, f"{name}_{key}", data))
         parts.append("\n".join(lines))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -13,15 +13,26 @@ from nasopt.export.integer.pack import pack, row_bytes
 from nasopt.export.integer.parts import Step, Value
 
 
-def packed_weight(step: Step) -> tuple[Array, int]:
-    """Rows of weights, one per output channel, as bytes (16 bits: as they are), and their length in integers."""
-    weight, bits = step.arrays["weight"], step.settings["weight_bits"]
+def _rows(step: Step) -> Array:
+    """Rows of weights, one per output channel."""
+    weight = step.arrays["weight"]
     if step.settings["kind"] == "transposed":  # (in, out / groups, ...) -> (out, in / groups, ...)
         groups = step.settings["groups"]
         grouped = weight.reshape(groups, -1, *weight.shape[1:])
         weight = np.moveaxis(grouped, 1, 2).reshape(-1, grouped.shape[1], *weight.shape[2:])
-    rows = weight.reshape(len(weight), -1)
-    return (rows if bits > 8 else pack(rows, bits, step.layer)), rows.shape[1]
+    return weight.reshape(len(weight), -1)
+
+
+def packed_weights(step: Step) -> list[tuple[int, Array | None, Array]]:
+    """Rows as bytes (16 bits: as they are) by width: bits, the output channels whose rows these are (None: all), bytes."""
+    rows, bits = _rows(step), step.settings["weight_bits"]
+    if "channel_bits" not in step.arrays:
+        return [(bits, None, rows if bits > 8 else pack(rows, bits, step.layer))]
+    widths = step.arrays["channel_bits"]
+    return [
+        (int(width), np.flatnonzero(widths == width), pack(rows[widths == width], int(width), step.layer))
+        for width in np.unique(widths)
+    ]
 
 
 def stored_bytes(step: Step) -> int:
@@ -29,7 +40,10 @@ def stored_bytes(step: Step) -> int:
     total = 0
     for name, array in step.arrays.items():
         if name == "weight":
-            total += packed_weight(step)[0].nbytes
+            for _, channels, data in packed_weights(step):
+                total += data.nbytes + (0 if channels is None else len(channels) * _index_bytes(channels))
+        elif name == "channel_bits":
+            continue
         elif name == "entries":
             total += array.size * (1 if array.min() >= -128 and array.max() < 256 else 2)
         elif array.size > 1 and name != "scale" and not (name == "index" and step.kind == "move"):
@@ -37,17 +51,29 @@ def stored_bytes(step: Step) -> int:
     return total
 
 
-def _weight(step: Step, constant: Constant, row: str) -> tuple[str, Callable[[str], str]]:
-    """A statement that finds the row of an output channel, and how to read a weight of it."""
-    bits = step.settings["weight_bits"]
-    data, length = packed_weight(step)
-    if bits > 8:
-        name = constant("weight", data, "int16_t")
-        return f"const int16_t *row = {name} + {row} * {length};", lambda at: f"row[{at}]"
-    # A byte more, since weights that lie across two bytes are read by two.
-    name = constant("weight", np.append(data.reshape(-1), 0) if bits in (3, 5, 6, 7) else data, "uint8_t")
-    found = f"const uint8_t *row = {name} + {row} * {row_bytes(length, bits)};"
-    return found, lambda at: f"nasopt_weight_{bits}(row, {at})"
+def _index_bytes(channels: Array) -> int:
+    return int(smallest_type(channels).strip("uint_")) // 8
+
+
+def _outputs(step: Step, lines: Lines, constant: Constant) -> Iterator[Callable[[str], str]]:
+    """For every width: opens a loop over the output channels `o` that have it, with their row of weights; how to read one."""
+    length = _rows(step).shape[1]
+    for bits, channels, data in packed_weights(step):
+        if channels is None:
+            lines.loop("o", len(data))
+            name, row = "weight", "o"
+        else:
+            lines.loop("j", len(data))
+            lines.add(f"const int32_t o = {constant(f'channels{bits}', channels, smallest_type(channels))}[j];")
+            name, row = f"weight{bits}", "j"
+        if bits > 8:
+            lines.add(f"const int16_t *row = {constant(name, data, 'int16_t')} + {row} * {length};")
+            yield lambda at: f"row[{at}]"
+        else:
+            # A byte more, since weights that lie across two bytes are read by two.
+            stored = constant(name, np.append(data.reshape(-1), 0) if bits in (3, 5, 6, 7) else data, "uint8_t")
+            lines.add(f"const uint8_t *row = {stored} + {row} * {row_bytes(length, bits)};")
+            yield lambda at, bits=bits: f"nasopt_weight_{bits}(row, {at})"  # type: ignore[misc]
 
 
 def accumulate(step: Step, values: Mapping[str, Value], lines: Lines, constant: Constant) -> None:
@@ -58,30 +84,45 @@ def accumulate(step: Step, values: Mapping[str, Value], lines: Lines, constant: 
         if (lead := math.prod(read.shape[:-1])) > 1:
             lines.loop("n", lead)
         x, out = ("x", "out") if lead == 1 else (f"(x + n * {inputs})", f"(out + n * {outputs})")
-        lines.loop("o", outputs)
-        found, weight = _weight(step, constant, "o")
-        lines.add(found, f"int32_t total = {bias}[o];")
-        lines.loop("i", inputs)
-        lines.add(f"total += {x}[i] * {weight('i')};")
-        lines.close()
-        lines.add(f"{out}[o] = {finished(step, 'total', written, 'o', constant)};")
-        return lines.close(2 if lead > 1 else 1)
+        result = finished(step, "total", written, "o", constant)
+        for weight in _outputs(step, lines, constant):
+            lines.add(f"int32_t total = {bias}[o];")
+            lines.loop("i", inputs)
+            lines.add(f"total += {x}[i] * {weight('i')};")
+            lines.close()
+            lines.add(f"{out}[o] = {result};")
+            lines.close()
+        return lines.close() if lead > 1 else None
     return _windowed(step, read, written, lines, constant, bias)
 
 
 def _windowed(step: Step, read: Value, written: Value, lines: Lines, constant: Constant, bias: str) -> None:
-    s = step.settings
-    kernel, groups, dims = step.arrays["weight"].shape[2:], s["groups"], len(s["stride"])
-    sizes, outs = read.shape[2:], written.shape[2:]
-    channels, outputs = read.shape[1] // groups, written.shape[1] // groups
     if read.shape[0] > 1:
         lines.loop("n", read.shape[0])
         lines.add(f"const {c_type(read)} *in = x + n * {math.prod(read.shape[1:])};")
         lines.add(f"{c_type(written)} *to = out + n * {math.prod(written.shape[1:])};")
     x, out = ("in", "to") if read.shape[0] > 1 else ("x", "out")
-    lines.loop("o", written.shape[1])
-    found, weight = _weight(step, constant, "o")
-    lines.add(found)
+    result = finished(step, "total", written, "o", constant)
+    for weight in _outputs(step, lines, constant):
+        _positions(step, read, written, lines, weight, (bias, x, out, result))
+        lines.close()
+    if read.shape[0] > 1:
+        lines.close()
+
+
+def _positions(
+    step: Step,
+    read: Value,
+    written: Value,
+    lines: Lines,
+    weight: Callable[[str], str],
+    words: tuple[str, str, str, str],
+) -> None:
+    """All outputs of channel `o`; `words`: of its bias, the input, the output, and the finished total."""
+    s, (bias, x, out, result) = step.settings, words
+    kernel, groups, dims = step.arrays["weight"].shape[2:], s["groups"], len(s["stride"])
+    sizes, outs = read.shape[2:], written.shape[2:]
+    channels, outputs = read.shape[1] // groups, written.shape[1] // groups
     for d in range(dims):
         lines.loop(f"p{d}", outs[d])
     lines.add(f"int32_t total = {bias}[o];")
@@ -105,5 +146,5 @@ def _windowed(step: Step, read: Value, written: Value, lines: Lines, constant: C
     lines.add(f"total += {x}[{at}] * {weight(tap)};")
     lines.close(1 + dims)
     place = flat(["o", *(f"p{d}" for d in range(dims))], [1, *outs])
-    lines.add(f"{out}[{place}] = {finished(step, 'total', written, 'o', constant)};")
-    lines.close(1 + dims + (read.shape[0] > 1))
+    lines.add(f"{out}[{place}] = {result};")
+    lines.close(dims)

@@ -156,11 +156,12 @@ def of_layer(layer: Any, inputs: tuple[str, ...], read: Value, shape: tuple[int,
     """
     with torch.no_grad():
         step = layer.weight_step()
+        widths = torch.full_like(step, layer.bits) if layer.channel_bits is None else layer.channel_bits
         weight, grid = layer.integer_weight(), layer.grid(None, None)
         scale, shift = torch.ones_like(grid), layer.rounded_bias()
         if layer.norm is not None:
             scale, shift = layer.norm.folded(grid)
-            stays = (scale != 0) | (layer.bits == 1)
+            stays = (scale != 0) | (widths == 1)
             weight = weight * _rows_first(stays.long(), layer)
         integers = weight.numpy()
         rows = np.abs(integers if not layer.output_dim else np.moveaxis(integers, 1, 0)).reshape(len(step), -1).sum(1)
@@ -178,6 +179,9 @@ def of_layer(layer: Any, inputs: tuple[str, ...], read: Value, shape: tuple[int,
     dtype = np.int8 if layer.bits <= 8 else np.int16
     settings = _settings(layer, shape)
     settings["weight_bits"] = layer.bits
+    arrays = {"weight": integers.astype(dtype), "bias": biases}
+    if layer.channel_bits is not None:
+        arrays["channel_bits"] = layer.channel_bits.numpy().astype(np.int8)
     return Formula(
         "accumulate",
         inputs,
@@ -185,7 +189,7 @@ def of_layer(layer: Any, inputs: tuple[str, ...], read: Value, shape: tuple[int,
         name,
         (_spread(grid.numpy(), shape, 1 if settings["kind"] != "linear" else len(shape) - 1),),
         settings,
-        {"weight": integers.astype(dtype), "bias": biases},
+        arrays,
         largest,
         constant.numpy(),
     )

@@ -27,7 +27,10 @@ def _accumulate(graph: OnnxGraph, step: Step) -> None:
     axis = 1 if transposed else 0
     of_weights = (scales / read.step)[: weight.shape[axis]]
     name = f"{step.output}.weight"
-    stored = graph.packed(weight, s["weight_bits"], name)
+    if "channel_bits" in step.arrays:
+        stored = _joined(graph, weight, step.arrays["channel_bits"], axis, name)
+    else:
+        stored = graph.packed(weight, s["weight_bits"], name)
     zeros = np.zeros(len(of_weights), np.int16 if weight.dtype.itemsize > 1 else np.int8)
     dequantised = graph.node(
         "DequantizeLinear",
@@ -74,6 +77,17 @@ def _accumulate(graph: OnnxGraph, step: Step) -> None:
         x = graph.dequantised(cut, read)
     pads = [max(pad, 0) for pad in (*s["before"], *s["after"])]
     return graph.finish(step, graph.node("Conv", [x, dequantised, bias], **settings, pads=pads))
+
+
+def _joined(graph: OnnxGraph, weight: Array, widths: Array, axis: int, name: str) -> str:
+    """Channels of different widths, each stored at its own: parts, put together and in order."""
+    parts, order = [], []
+    for width in np.unique(widths):
+        own = np.flatnonzero(widths == width)
+        parts.append(graph.packed(np.take(weight, own, axis), int(width), f"{name}.{int(width)}"))
+        order.append(own)
+    joined = graph.node("Concat", parts, axis=axis)
+    return graph.node("Gather", [joined, graph.constant(np.argsort(np.concatenate(order)), np.int64)], axis=axis)
 
 
 def _cut(graph: OnnxGraph, x: str, before: Sequence[int], after: Sequence[int], shape: Sequence[int]) -> str:

@@ -148,16 +148,40 @@ class WidthSite(Choice):
 
     Attributes:
         widths: bits, ascending.
+        channels: each of so many output channels has a width of its own: branch `c * len(widths) + i` is width i of channel c.
+            None: the whole layer has one.
     """
 
-    def __init__(self, widths: tuple[int, ...], settings: Mapping[str, Any]) -> None:
-        super().__init__(tuple(f"{bits} bit" for bits in widths), settings)
+    def __init__(self, widths: tuple[int, ...], settings: Mapping[str, Any], channels: int | None = None) -> None:
+        count = channels or 1
+        kinds = tuple(f"{bits} bit" for bits in widths) * count
+        super().__init__(kinds, settings, keep=count, groups=(len(widths),) * count)
         self.widths = widths
+        self.channels = channels
+
+    @property
+    def is_one(self) -> bool:
+        return True
 
     @property
     def first(self) -> tuple[int, ...]:
         """What relative costs are relative to: 8 bits, or the width next to it."""
-        return (min(range(len(self.widths)), key=lambda i: (abs(self.widths[i] - 8), -self.widths[i])),)
+        nearest = min(range(len(self.widths)), key=lambda i: (abs(self.widths[i] - 8), -self.widths[i]))
+        return self.branches_of([nearest] * (self.channels or 1))
+
+    def branches_of(self, positions: Sequence[int]) -> tuple[int, ...]:
+        """Branches of one width per channel, by position."""
+        return tuple(channel * len(self.widths) + position for channel, position in enumerate(positions))
+
+    def positions_of(self, branches: Sequence[int]) -> list[int]:
+        """Positions of the widths of all channels."""
+        return [branch % len(self.widths) for branch in branches]
+
+    def best(self, scores: Sequence[float]) -> tuple[int, ...]:
+        """The width of the highest score of every channel; of equal ones the narrowest."""
+        count = len(self.widths)
+        rows = [scores[first : first + count] for first in range(0, len(scores), count)]
+        return self.branches_of([max(range(count), key=row.__getitem__) for row in rows])
 
 
 def group_key(choice: str, group: int | None) -> str:

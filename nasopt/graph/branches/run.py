@@ -17,13 +17,13 @@ class Active(NamedTuple):
     """A branch that runs.
 
     Attributes:
-        branch: its index.
+        branch: its index; of widths per channel, once decided, the index of that of every channel.
         weight: broadcasts over the branch's output; None leaves it as it is.
         is_off: the weight is 0: the output is there for the gradient of the weight alone, so nothing flows back through the
             branch, and its graph is not built.
     """
 
-    branch: int
+    branch: Any
     weight: Tensor | None = None
     is_off: bool = False
 

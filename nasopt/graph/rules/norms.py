@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call
-from nasopt.graph.facts import Count, Weight
+from nasopt.graph.cost_terms import Count
+from nasopt.graph.facts import Weight
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.graph.rewrite import normalized_shape
 from nasopt.graph.weights import NOT_FOLLOWED, find_weight

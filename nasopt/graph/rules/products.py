@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call, no_labels
-from nasopt.graph.facts import Count, Weight
+from nasopt.graph.cost_terms import Count
+from nasopt.graph.facts import Weight
 from nasopt.graph.registry import function_rule
 from nasopt.graph.rewrite import attention_scale
 from nasopt.graph.rules.convolution import price_layer

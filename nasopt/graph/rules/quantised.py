@@ -63,5 +63,8 @@ def _with_steps(call: Call, written: Any, channel_dim: int) -> Any:
     """Steps are cut with the output channels of the weight."""
     layer = _layer(call)
     channels = call.labels.line(written, channel_dim % written.dim())
-    call.slices("weight_log_steps", 1, channels[: layer.weight_log_steps.shape[1]])
+    channels = channels[: layer.weight_log_steps.shape[1]]
+    call.slices("weight_log_steps", 1, channels)
+    if layer.channel_bits is not None:
+        call.slices("channel_bits", 0, channels)
     return written
