@@ -65,6 +65,11 @@ class Call:
         """The graph's own argument: a node or a constant, None where it is not given."""
         return self.node.args[position] if position < len(self.node.args) else self.node.kwargs.get(name)
 
+    @property
+    def facts(self) -> Facts:
+        """Of the whole model."""
+        return self._facts
+
     def producer(self, position: int, name: str) -> nn.Module | None:
         """The layer whose result is passed directly as this argument, else None."""
         node = self.argument_node(position, name)

@@ -22,6 +22,8 @@ from torch.utils import _pytree as pytree
 
 from nasopt.graph.branches.markers import BranchInput, Choice
 from nasopt.graph.registry import alteration
+from nasopt.nn.grids import FLOAT_BITS
+from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import (
     QuantConv1d,
     QuantConv2d,
@@ -80,17 +82,19 @@ _AVERAGES = _layers("AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvg
 )
 _ADDITIONS = _functions("add add_ sub sub_ subtract iadd isub")
 _PRODUCTS = _functions("mul mul_ multiply imul")
+_MATRIX_PRODUCTS = _functions("matmul bmm") | {"__matmul__"}
 _TABLES = _layers(
     "ELU SELU CELU GELU SiLU Mish LeakyReLU Hardsigmoid Hardswish Hardshrink Softshrink Tanhshrink Threshold Sigmoid "
-    "LogSigmoid Tanh Softplus Softsign"
+    "LogSigmoid Tanh Softplus Softsign PReLU"
 ) | _functions(
     "elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ hardsigmoid hardswish hardshrink softshrink "
     "tanhshrink threshold threshold_ sigmoid sigmoid_ logsigmoid tanh tanh_ softplus softsign abs abs_ neg negative exp sqrt "
     "rsqrt square reciprocal log truediv div pow floor ceil round sign"
 )
-_NOT_NEGATIVE = _layers("ReLU ReLU6 Sigmoid Hardsigmoid Softplus") | _functions(
-    "relu relu_ relu6 sigmoid sigmoid_ hardsigmoid softplus abs abs_ exp square sqrt"
+_NOT_NEGATIVE = _layers("ReLU ReLU6 Sigmoid Hardsigmoid Softplus Softmax") | _functions(
+    "relu relu_ relu6 sigmoid sigmoid_ hardsigmoid softplus abs abs_ exp square sqrt softmax"
 )
+_PRELU = _functions("prelu")
 
 
 def key_of(module: fx.GraphModule, node: fx.Node) -> Any:
@@ -148,6 +152,11 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
         return "writes" if _is_over_space(node) else "float"
     if key in _ADDITIONS | _PRODUCTS:
         return _arithmetic(node, inputs)
+    if key in _MATRIX_PRODUCTS:
+        is_batched = all(one.meta["value"].dim() > 2 for one in inputs)
+        return "writes" if len(node.args) == 2 and all(arg in inputs for arg in node.args) and is_batched else "float"
+    if key in _PRELU and len(inputs) == 1 and slopes_of(module, node) is not None:
+        return "table"
     if key in _TABLES and len(inputs) == 1 and len(node.all_input_nodes) == 1 and _is_elementwise(node, inputs[0]):
         return "table"
     return "float"
@@ -178,6 +187,19 @@ def _is_over_space(node: fx.Node) -> bool:
 def _is_elementwise(node: fx.Node, source: fx.Node) -> bool:
     value, before = node.meta["value"], source.meta["value"]
     return isinstance(value, Tensor) and isinstance(before, Tensor) and value.shape == before.shape
+
+
+def width_read(facts: Any, node: fx.Node) -> Any:
+    """Width of the grid that a value lies on, in bits or as a `Site`; that of floats where it lies on none."""
+    while node in facts.activations:
+        layer = facts.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Quantise):
+            return facts.width_of(layer)
+        inputs = [one for one in activations_in(node, facts.activations) if holds_floats(one)]
+        if len(inputs) != 1 or role_of(facts.module, node, facts.activations) != "passes":
+            break
+        node = inputs[0]
+    return FLOAT_BITS
 
 
 def quantised_class(layer: nn.Module) -> type[Any] | None:
@@ -213,9 +235,29 @@ def is_subtraction(node: fx.Node) -> bool:
     return "sub" in str(getattr(node.target, "__name__", node.target))
 
 
+def is_matrix_product(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call multiplies matrices of activations."""
+    return key_of(module, node) in _MATRIX_PRODUCTS
+
+
 def is_product(module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a call multiplies element by element."""
     return key_of(module, node) in _PRODUCTS
+
+
+def slopes_of(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+    """Slopes of a PReLU, one or one per channel; None of other calls."""
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        return layer.weight if isinstance(layer, nn.PReLU) else None
+    if node.target in _PRELU and len(node.args) > 1:
+        weight = node.args[1]
+        if isinstance(weight, fx.Node) and weight.op == "get_attr":
+            found: Any = module
+            for name in str(weight.target).split("."):
+                found = getattr(found, name)
+            return found  # type: ignore[no-any-return]
+    return None
 
 
 def is_never_negative(module: fx.GraphModule, node: fx.Node) -> bool:

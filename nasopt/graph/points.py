@@ -29,6 +29,7 @@ from nasopt.graph.integer_roles import (
     is_addition,
     is_average,
     is_dropout,
+    is_matrix_product,
     is_never_negative,
     is_product,
     is_relu,
@@ -36,6 +37,7 @@ from nasopt.graph.integer_roles import (
     quantised_class,
     role_of,
 )
+from nasopt.graph.registry import alteration
 from nasopt.nn.quantise import Quantise
 
 SHARING = ("add", "mul", "average")
@@ -220,7 +222,8 @@ class _Finder:
         negative = any(self.negative.get(one, True) for one in inputs)
         keeps = self.roles[node] in ("passes", "joins", "extends", "mixes") or is_average(self.module, node)
         adds = is_addition(self.module, node) and not is_subtraction(node)
-        if (adds or is_product(self.module, node)) and self.roles[node] == "writes":
+        multiplies = is_product(self.module, node) or is_matrix_product(self.module, node)
+        if (adds or multiplies) and self.roles[node] == "writes":
             keeps = True
         return negative if keeps else True
 
@@ -278,7 +281,7 @@ class _Finder:
         if layer is not None:
             if self.names[str(node.target)] in self.excluded:
                 return "32 bits were asked for"
-            return f"{type(layer).__name__} has no integer form"
+            return alteration(layer) or f"{type(layer).__name__} has no integer form"
         return f"{getattr(node.target, '__name__', node.target)} has no integer form"
 
 

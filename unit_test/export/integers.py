@@ -43,7 +43,7 @@ def found(seed: nn.Module, x: tuple[Any, ...], number: int, masks: bool = True, 
     with torch.no_grad():
         for parameter in model.arch_parameters():
             parameter.copy_(torch.rand_like(parameter) * 1.2)
-        if granularity == "channel":
+        if granularity == "channel" and hasattr(model, "choice_logits"):
             model.choice_logits.normal_()
     if train and chance.random() < 0.5:
         optimizer = torch.optim.SGD(model.net_parameters(), lr=0.01)

@@ -126,9 +126,40 @@ def transposed_with_norm() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), up, nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 1))
 
 
+class ReluAttention(nn.Module):
+    """Products of two activations, with ReLU in place of a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = [part(x).view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2) for part in self.parts]
+        weights = F.relu(heads[0] @ heads[1].transpose(-2, -1) * 0.5)
+        return self.out(torch.matmul(weights, heads[2]).transpose(1, 2).flatten(2))
+
+
+class SlopesPerChannel(nn.Module):
+    """PReLUs of one slope and of one per channel, as layers and as a function, in the middle and at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3), nn.Conv2d(4, 3, 1)])
+        self.norm, self.slopes, self.one = nn.BatchNorm2d(6), nn.PReLU(6), nn.PReLU()
+        self.weight, self.last = nn.Parameter(torch.linspace(-0.5, 1, 4)), nn.PReLU(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slopes(self.norm(self.convs[0](x)))
+        x = F.prelu(self.one(self.convs[1](x)), self.weight)
+        return self.last(self.convs[2](x))
+
+
 OWN: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
     "two_inputs": (TwoInputs, ((2, 4, 4), (3, 8, 8))),
     "pre_activation": (PreActivation, ((3, 7, 7),)),
+    "relu_attention": (ReluAttention, ((7, 8),)),
+    "slopes_per_channel": (SlopesPerChannel, ((3, 7, 7),)),
     "transposed_with_norm": (transposed_with_norm, ((3, 5, 5),)),
 }
 FROM_TABLE = (

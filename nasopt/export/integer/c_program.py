@@ -168,7 +168,11 @@ def _real(program: IntegerProgram, symbol: str, number: int, output: Output, nam
             at = f"x{t}[output_{number}_index{t}[i]]"
         if output.table is not None:
             constants.append(_floats(f"output_{number}_table", output.table))
-            terms.append(f"output_{number}_table[{at} - ({output.first})]")
+            at = f"{at} - ({output.first})"
+            if output.table.ndim == 2:  # one row per channel
+                count, entries = output.table.shape
+                at = f"i / {math.prod(output.shape[2:])} % {count} * {entries} + {at}"
+            terms.append(f"output_{number}_table[{at}]")
             continue
         full = np.broadcast_to(scale, output.shape).reshape(-1)
         if (full == full[:1]).all():

@@ -82,6 +82,22 @@ def _multiply(step: Step, values: Mapping[str, Value], lines: Lines, constant: C
     _pairs(step, values, lines, lambda x, y: finished(step, f"(int32_t){x} * {y}", values[step.output], "", constant))
 
 
+def _matmul(step: Step, values: Mapping[str, Value], lines: Lines, constant: Constant) -> None:
+    x, y, out = (values[name].shape for name in (*step.inputs, step.output))
+    names = [f"i{d}" for d in range(len(out))]
+    for name, size in zip(names, out):
+        lines.loop(name, size)
+    lead = names[:-2]
+    of_x = linear([*_broadcast(x, [*out[:-1], x[-1]])[:-1], 1], [*lead, names[-2], "k"])
+    of_y = linear([*_broadcast(y, [*out[:-2], *y[-2:]])[:-2], y[-1], 1], [*lead, "k", names[-1]])
+    lines.add("int32_t total = 0;")
+    lines.loop("k", x[-1])
+    lines.add(f"total += (int32_t)x[{of_x}] * y[{of_y}];")
+    lines.close()
+    lines.add(f"out[{linear(contiguous(out), names)}] = {finished(step, 'total', values[step.output], '', constant)};")
+    lines.close(len(out))
+
+
 def _extreme(step: Step, values: Mapping[str, Value], lines: Lines, constant: Constant) -> None:
     sign = ">" if step.settings["function"] == "max" else "<"
     _pairs(step, values, lines, lambda x, y: f"({c_type(values[step.output])})({x} {sign} {y} ? {x} : {y})")
@@ -102,9 +118,18 @@ def _affine(step: Step, values: Mapping[str, Value], lines: Lines, constant: Con
 def _table(step: Step, values: Mapping[str, Value], lines: Lines, constant: Constant) -> None:
     out, first = values[step.output], step.settings["first"]
     entries = constant("table", step.arrays["entries"], c_type(out))
+    if "channels" in step.settings:
+        count, size = step.arrays["entries"].shape
+        lines.loop("n", out.shape[0])
+        lines.loop("c", count)
+        inner = math.prod(out.shape[2:])
+        lines.loop("i", inner)
+        lines.add(f"const int32_t at = (n * {count} + c) * {inner} + i;")
+        lines.add(f"out[at] = {entries}[c * {size} + x[at] - ({first})];")
+        return lines.close(3)
     lines.loop("i", out.elements)
     lines.add(f"out[i] = {entries}[x[i] - ({first})];" if first else f"out[i] = {entries}[x[i]];")
-    lines.close()
+    return lines.close()
 
 
 def _requantise(step: Step, values: Mapping[str, Value], lines: Lines, constant: Constant) -> None:
@@ -181,6 +206,7 @@ WRITERS: dict[str, Callable[[Step, Mapping[str, Value], Lines, Constant], Any]] 
     "affine": _affine,
     "add": _add,
     "multiply": _multiply,
+    "matmul": _matmul,
     "extreme": _extreme,
     "table": _table,
     "requantise": _requantise,

@@ -125,6 +125,12 @@ def multiply(step: Step, x: Array, y: Array) -> Array:
     return _finish(_checked(x * y, step), step)
 
 
+def matmul(step: Step, x: Array, y: Array) -> Array:
+    """A product of matrices of activations."""
+    x, y = _level(x, y)
+    return _finish(_checked(x.astype(np.float64) @ y.astype(np.float64), step), step)
+
+
 def _level(x: Array, y: Array) -> tuple[Array, Array]:
     """With equally many dimensions, the missing ones behind the first."""
     rank = max(x.ndim, y.ndim)
@@ -148,7 +154,11 @@ def pool(step: Step, x: Array) -> Array:
 
 def table(step: Step, x: Array) -> Array:
     """Any function of one value."""
-    return step.arrays["entries"].astype(np.int64)[x - step.settings["first"]]
+    entries, places = step.arrays["entries"].astype(np.int64), x - step.settings["first"]
+    if "channels" not in step.settings:
+        return entries[places]  # type: ignore[no-any-return]
+    rows = np.arange(len(entries)).reshape(-1, *[1] * (x.ndim - 3))  # channels come behind samples and the batch of one
+    return entries[rows, places]  # type: ignore[no-any-return]
 
 
 def requantise(step: Step, x: Array) -> Array:
@@ -175,5 +185,6 @@ def reshape(step: Step, x: Array) -> Array:
 
 
 KERNELS: dict[str, Callable[..., Array]] = {
-    one.__name__: one for one in (accumulate, affine, add, multiply, pool, table, requantise, extreme, move, reshape)
+    one.__name__: one
+    for one in (accumulate, affine, add, multiply, matmul, pool, table, requantise, extreme, move, reshape)
 }

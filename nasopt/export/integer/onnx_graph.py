@@ -129,6 +129,12 @@ class OnnxGraph:
             low, high = step.settings["low"], step.settings["high"]
             self.integers[step.output] = self.quantised(real, value, low, high, step.output)
 
+    def in_rows(self, place: str, table: Array, rank: int) -> str:
+        """Positions in the row of each channel of a table, whose rows lie one after the other."""
+        count, size = table.shape
+        starts = (np.arange(count) * size).reshape(1, -1, *[1] * (rank - 2))
+        return self.node("Add", [place, self.constant(starts, np.int64)])
+
     def position(self, name: str, first: int) -> str:
         """Positions of a value in a table that begins with `first`."""
         wide = self.node("Cast", [self.integers[name]], to=self.onnx.TensorProto.INT64)

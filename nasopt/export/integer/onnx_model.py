@@ -69,5 +69,8 @@ def _output(graph: OnnxGraph, output: Output, name: str) -> None:
 
 def _looked_up(graph: OnnxGraph, value: str, output: Output) -> str:
     assert output.table is not None
-    table = graph.constant(output.table, np.float32, f"table_{value}_{len(graph.nodes)}")
-    return graph.node("Gather", [table, graph.position(value, output.first)])
+    table = graph.constant(output.table.reshape(-1), np.float32, f"table_{value}_{len(graph.nodes)}")
+    place = graph.position(value, output.first)
+    if output.table.ndim == 2:
+        place = graph.in_rows(place, output.table, len(output.shape))
+    return graph.node("Gather", [table, place])

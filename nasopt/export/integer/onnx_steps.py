@@ -116,6 +116,10 @@ def _multiply(graph: OnnxGraph, step: Step) -> None:
     graph.finish(step, graph.node("Mul", [graph.real(name) for name in step.inputs]))
 
 
+def _matmul(graph: OnnxGraph, step: Step) -> None:
+    graph.finish(step, graph.node("MatMul", [graph.real(name) for name in step.inputs]))
+
+
 def _extreme(graph: OnnxGraph, step: Step) -> None:
     value = graph.program.values_by_name[step.output]
     kind = "Max" if step.settings["function"] == "max" else "Min"
@@ -125,10 +129,12 @@ def _extreme(graph: OnnxGraph, step: Step) -> None:
 
 def _table(graph: OnnxGraph, step: Step) -> None:
     value = graph.program.values_by_name[step.output]
-    entries = graph.constant(step.arrays["entries"] + zero_point(value), graph.dtype(value), f"{step.output}.table")
-    graph.integers[step.output] = graph.node(
-        "Gather", [entries, graph.position(step.inputs[0], step.settings["first"])], step.output
-    )
+    stored = step.arrays["entries"].reshape(-1)
+    entries = graph.constant(stored + zero_point(value), graph.dtype(value), f"{step.output}.table")
+    place = graph.position(step.inputs[0], step.settings["first"])
+    if "channels" in step.settings:  # one table after the other
+        place = graph.in_rows(place, step.arrays["entries"], len(value.shape))
+    graph.integers[step.output] = graph.node("Gather", [entries, place], step.output)
 
 
 def _requantise(graph: OnnxGraph, step: Step) -> None:
@@ -266,6 +272,7 @@ WRITERS: dict[str, Callable[[OnnxGraph, Step], None]] = {
     "affine": _affine,
     "add": _add,
     "multiply": _multiply,
+    "matmul": _matmul,
     "extreme": _extreme,
     "table": _table,
     "requantise": _requantise,

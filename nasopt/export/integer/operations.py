@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nasopt.errors import ExportError
 from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.formulas import Formula, kept_in_accumulators
+from nasopt.export.integer.kernels import LIMIT
 from nasopt.export.integer.parts import Step, Value
 from nasopt.export.integer.windows import Windows, windows_of
 from nasopt.graph.execute import run_node
-from nasopt.graph.integer_roles import is_addition, is_product, is_subtraction
+from nasopt.graph.integer_roles import is_addition, is_matrix_product, is_product, is_subtraction, slopes_of
 from nasopt.nn.quantise import Quantise
 
 
@@ -132,6 +134,8 @@ def written(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], 
             return Formula("multiply", names, shape, node.name, (np.array(first * second),))
         second = -second if is_subtraction(node) else second
         return Formula("add", names, shape, node.name, (np.array(first), np.array(second)))
+    if is_matrix_product(draft.network, node):
+        return matrix_product(draft, node)
     windows = pooled(draft, node, layer, given[0])
     if windows is None or windows.function != "sum":
         return None
@@ -140,12 +144,33 @@ def written(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], 
     return Formula("pool", (read[0].name,), shape, node.name, (np.asarray(scale),), settings, arrays)
 
 
+def matrix_product(draft: Draft, node: Any) -> Formula:
+    """A product of two matrices of activations.
+
+    Raises:
+        ExportError: a sum of products may need more than 32 bits.
+    """
+    names = tuple(draft.known[one].name for one in node.args)
+    left, right = (draft.values[name] for name in names)
+    if left.shape[-1] * max(left.high, -left.low) * max(right.high, -right.low) >= LIMIT:
+        raise ExportError(
+            f"{node.name!r}: a sum of {left.shape[-1]} products of {left.bits} by {right.bits} bits may need more than 32 bits: "
+            "give what it multiplies fewer bits"
+        )
+    return Formula("matmul", names, draft.shape(node), node.name, (np.array(left.step * right.step),))
+
+
 def table(draft: Draft, node: Any, given: Any, read: Integers) -> Formula:
-    """A function of one value: what it makes of every integer."""
+    """A function of one value: what it makes of every integer; one row of entries per channel where channels differ."""
     value = draft.values[read.name]
     x = torch.arange(value.low, value.high + 1, dtype=torch.float64) * value.step
-    entries = draft.run_on(node, {given: x}).numpy()
-    settings = {"first": value.low}
+    settings: dict[str, Any] = {"first": value.low}
+    slopes = slopes_of(draft.network, node)
+    if slopes is not None and slopes.numel() > 1:  # a PReLU
+        settings["channels"] = slopes.numel()
+        entries = torch.where(x > 0, x, slopes.detach().double()[:, None] * x).numpy()
+    else:
+        entries = draft.run_on(node, {given: x}).numpy()
     return Formula("table", (read.name,), value.shape, node.name, (), settings, entries=entries)
 
 

@@ -157,7 +157,11 @@ def _integers(output: Output, values: Mapping[str, Array]) -> Any:
 
 def _real(output: Output, values: Mapping[str, Array]) -> Array:
     if output.table is not None:
-        return _samples(output.table[values[output.terms[0][0]] - output.first], output)
+        places = values[output.terms[0][0]] - output.first
+        if output.table.ndim == 2:  # one row per channel, behind samples and the batch of one
+            rows = np.arange(len(output.table)).reshape(-1, *[1] * (places.ndim - 3))
+            return _samples(output.table[rows, places], output)
+        return _samples(output.table[places], output)
     total: Any = 0.0
     for name, scale in output.terms:
         value = values[name]

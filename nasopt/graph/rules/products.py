@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from nasopt.graph.call import Call, no_labels
 from nasopt.graph.cost_terms import Count
 from nasopt.graph.facts import Weight
+from nasopt.graph.integer_roles import width_read
 from nasopt.graph.registry import function_rule
 from nasopt.graph.rewrite import attention_scale
 from nasopt.graph.rules.convolution import price_layer
@@ -186,7 +187,12 @@ def _price(call: Call, summed: list[str], sizes: dict[str, int], output: str, li
     column = next((a for a in output if a in lines), output[-1:])
     count = sizes.get(column, 1)
     positions = math.prod(sizes[a] for a in output) // count
-    call.cost("matmul", products, lines.get(column, count), positions=max(positions // call.batch, 1))
+    # Of two factors that are activations on grids, their widths.
+    read = [width_read(call.facts, one) for one in call.node.all_input_nodes]
+    first, second = read if len(read) == 2 else (None, None)
+    rows = max(positions // call.batch, 1)
+
+    call.cost("matmul", products, lines.get(column, count), positions=rows, activation_bits=first, weight_bits=second)
 
 
 @function_rule(F.scaled_dot_product_attention, rewrite=attention_scale)
