@@ -39,7 +39,17 @@ def program_of(name: str, number: int = 0) -> tuple[IntegerProgram, nn.Module, A
 
 
 @pytest.mark.parametrize(
-    "name", ["two_inputs", "pre_activation", "relu_attention", "slopes_per_channel", "transposed", "channel_shuffle", "squeeze_excite", "causal"]
+    "name",
+    [
+        "two_inputs",
+        "pre_activation",
+        "relu_attention",
+        "slopes_per_channel",
+        "transposed",
+        "channel_shuffle",
+        "squeeze_excite",
+        "causal",
+    ],
 )
 def test_c_computes_the_integers(name: str, tmp_path: Path, c_compiler: str) -> None:
     report = to_c(program_of(name)[0], tmp_path / "net")
