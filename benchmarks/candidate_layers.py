@@ -4,7 +4,11 @@
 python -m benchmarks.candidate_layers accuracy      # ResNet-8 on 8 x 8 digits with each layer, three seeds
 python -m benchmarks.candidate_layers speed         # adder layer: distances, broadcast form, backward pass
 python -m benchmarks.candidate_layers step          # a sampled supernet's training step over its mean candidate's
+python -m benchmarks.candidate_layers heads         # DS-CNN on spoken digits with one to five heads per depthwise layer
+python -m benchmarks.candidate_layers supernet      # a search of ResNet-8 on CIFAR-10 with and without the new candidates
 ```
+
+The last two read what `NASOPT_DATA` holds.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,8 +39,11 @@ from benchmarks.document_networks import (
     unit,
     weight_attention,
 )
-from benchmarks_mlperf_tiny.networks import resnet8
-from nasopt import SuperNet, SuperNetModule, with_candidates
+from benchmarks_mlperf_tiny.data.keywords import spoken_digits
+from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.networks import ds_cnn, resnet8
+from examples.cifar_subset import load_subset
+from nasopt import Budget, SuperNet, SuperNetModule, with_candidates
 from nasopt.cost import network_cost
 from nasopt.graph.edit import put_module
 from nasopt.nn import MultiHeadDepthwise
@@ -198,20 +206,104 @@ def print_step(rounds: int) -> None:
     print(f"sampled supernet over the mean candidate: {statistics.mean(times['supernet']) / mean:.2f}")
 
 
+def head_ds_cnn(heads: int, width: int) -> nn.Module:
+    """DS-CNN for ten words whose depthwise layers have that many heads."""
+    model = ds_cnn(10, width)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            sizes = (layer.kernel_size, layer.stride, layer.padding)
+            put_module(model, name, MultiHeadDepthwise(layer.in_channels, heads, *sizes))  # type: ignore[arg-type]
+    return model
+
+
+def fit(model: nn.Module, x: Tensor, y: Tensor, epochs: int, price: Callable[[], Tensor | float] = lambda: 0.0) -> None:
+    """Adam with a cosine, batches of 64."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
+        model.train()
+        for index in torch.randperm(len(x)).split(64)[:-1]:
+            optimizer.zero_grad()
+            (F.cross_entropy(model(x[index]), y[index]) + price()).backward()
+            optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def right(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Accuracy in per cent."""
+    model.eval()
+    return 100 * sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(256), y.split(256))) / len(x)
+
+
+def print_heads(heads: Sequence[int], seeds: int, epochs: int, width: int) -> None:
+    """One row per number of heads, the same seeds for all."""
+    data = spoken_digits(DataOptions())
+    prepare = data.prepare or (lambda batch: batch)
+    (x, y), (test_x, test_y) = (
+        (torch.cat([prepare(one.float()) for one in part.x.split(256)]), part.y) for part in (data.train, data.test)
+    )
+    print("| heads | weights | MAC | accuracy | seeds |\n| ---: | ---: | ---: | ---: | --- |")
+    for count in heads:
+        found = []
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            model = head_ds_cnn(count, width)
+            fit(model, x, y, epochs)
+            found.append(right(model, test_x, test_y))
+        macs = int(network_cost(model, "macs", tuple(x.shape[1:])))
+        each = ", ".join(f"{value:.1f}" for value in found)
+        row = f"{parameters(model):,} | {macs:,} | {statistics.mean(found):.1f} %"
+        print(f"| {count} | {row} | {each} |", flush=True)
+
+
+def print_supernet(seeds: int, epochs: int, images: int) -> None:
+    """ResNet-8 with half of its operations, chosen among old candidates and among old and new ones; equal epochs."""
+    x, y = load_subset("train", images)
+    test_x, test_y = load_subset("test", 2000)
+    shape = (3, 32, 32)
+    limit = 0.5 * network_cost(resnet8(), "ops", shape)
+    print("| candidates | ops | weights | accuracy | seeds | chosen |\n| --- | ---: | ---: | ---: | --- | --- |")
+    for name, candidates in (("separable, identity", ("separable", "identity")), ("and the new ones", CANDIDATES)):
+        found, models, chosen = [], [], Counter[str]()
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            net = with_candidates(resnet8(), shape, lambda name, layer: layer.in_channels > 3, candidates=candidates)
+            search = SuperNet(net, shape, paths="sampled", hard_softmax=True, regularizer=Budget(ops=limit))
+            fit(search, x, y, epochs, search.get_regularization_loss)
+            chosen += Counter(row["branches"][row["chosen"]].split(",")[0] for row in search.choice_summary().values())
+            network = search.arch_export()
+            fit(network, x, y, epochs)
+            found.append(right(network, test_x, test_y))
+            models.append(network)
+        ops = statistics.mean(network_cost(model, "ops", shape) for model in models)
+        size = statistics.mean(parameters(model) for model in models)
+        each = ", ".join(f"{value:.1f}" for value in found)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in chosen.most_common())
+        print(f"| {name} | {ops:,.0f} | {size:,.0f} | {statistics.mean(found):.1f} % | {each} | {kinds} |", flush=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["accuracy", "speed", "step"])
+    parser.add_argument("what", choices=["accuracy", "speed", "step", "heads", "supernet"])
     parser.add_argument("--layers", nargs="+", choices=list(LAYERS), default=list(LAYERS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--heads", type=int, nargs="+", default=[1, 2, 3, 5])
+    parser.add_argument("--width", type=int, default=64, help="of DS-CNN")
+    parser.add_argument("--images", type=int, default=12_000, help="of CIFAR-10, for the supernet")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "accuracy":
         print_accuracy(args.layers, args.seeds, args.epochs)
     elif args.what == "speed":
         print_speed()
+    elif args.what == "heads":
+        print_heads(args.heads, args.seeds, args.epochs, args.width)
+    elif args.what == "supernet":
+        print_supernet(args.seeds, args.epochs, args.images)
     else:
         print_step(args.rounds)
 

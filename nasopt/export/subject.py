@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from nasopt.errors import ConfigError, ExportError
 from nasopt.graph.edit import put_module
 from nasopt.graph.example import call_arguments, make_example
-from nasopt.nn import BinaryActivation, BinaryConv2d
+from nasopt.nn import BinaryActivation, BinaryConv2d, MultiHeadDepthwise
 from nasopt.nn.quantised import QuantisedWeight
 from nasopt.ste import binary_weight, signs
 
@@ -142,8 +142,27 @@ class Sign(nn.Module):
         return signs(x)
 
 
+class HeadByHead(nn.Module):
+    """`MultiHeadDepthwise` as one depthwise convolution per head and maxima of two: operations that runtimes have in int8."""
+
+    def __init__(self, layer: MultiHeadDepthwise) -> None:
+        super().__init__()
+        count = layer.channels
+        sizes: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, count, False)
+        self.heads = nn.ModuleList(nn.Conv2d(count, count, *sizes) for _ in range(layer.heads))
+        for index, head in enumerate(self.heads):
+            head.weight = nn.Parameter(layer.weight.detach()[:, index : index + 1].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = self.heads[0](x)
+        for head in self.heads[1:]:
+            largest = torch.maximum(largest, head(x))
+        return largest  # type: ignore[no-any-return]
+
+
 def emulate(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """The same network with every binary layer as float layers, and the paths of the convolutions among them."""
+    """The same network with every binary layer as float layers, and the paths of the convolutions among them; maxima over
+    heads are written head by head."""
     emulated = copy.deepcopy(network)
     paths = []
     for name, module in list(emulated.named_modules()):
@@ -152,6 +171,8 @@ def emulate(network: nn.Module) -> tuple[nn.Module, list[str]]:
             paths.append(name)
         elif isinstance(module, BinaryActivation):
             put_module(emulated, name, Sign())
+        elif isinstance(module, MultiHeadDepthwise) and module.reduction == "max":
+            put_module(emulated, name, HeadByHead(module))
     return emulated, paths
 
 

@@ -21,6 +21,7 @@ from benchmarks_mlperf_tiny import networks
 from nasopt import NASB, PIT, PITSuperNet, SuperNet, with_candidates
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export import ExportReport, to_tflite
+from nasopt.nn import LightResidual, MeanVarianceECA, MultiHeadDepthwise, ReafConv2d, fractal_block
 from unit_test.methods.nasb_seeds import SHAPE as NASB_SHAPE
 from unit_test.methods.nasb_seeds import Residual
 
@@ -163,6 +164,37 @@ def test_an_int8_file_runs_in_the_real_interpreter(name: str, tmp_path: Path, ca
     text = str(report)
     for part in (f"{arena.needed:,} B needed", "one sample per run", "tflm 1", str(device.inputs[0])):
         assert part in text
+
+
+def candidate_net(*layers: nn.Module, width: int = 6) -> nn.Module:
+    """The layers between a convolution with six channels and a classifier, with random weights."""
+    first = [nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()]
+    return randomise(nn.Sequential(*first, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4)))
+
+
+CANDIDATES: dict[str, Callable[[], list[nn.Module]]] = {
+    "multi_head": lambda: [MultiHeadDepthwise(6, 3, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()],
+    "sum of heads": lambda: [MultiHeadDepthwise(6, 2, 3, 2, reduction="sum"), nn.BatchNorm2d(6), nn.ReLU()],
+    "reaf": lambda: [ReafConv2d(6, 6, 3, 3, 2, padding=1, bias=True), nn.BatchNorm2d(6), nn.ReLU()],
+    "light_skip": lambda: [LightResidual(6, 10, 2), LightResidual(10, 6)],
+    "fractal": lambda: [fractal_block(2, lambda: nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)))],
+    "attention": lambda: [MeanVarianceECA(3)],
+}
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_candidate_layers_run_in_int8(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, batches = candidate_net(*CANDIDATES[name]()).eval(), [torch.randn(8, 3, 8, 8) for _ in range(3)]
+    labels = [network(x).argmax(1) for x in batches]
+    report = to_tflite(network, tmp_path / "found.tflite", batches, [*zip(batches, labels)])
+    assert report.difference < 1e-5
+    assert report.int8_difference is not None
+    assert report.int8_difference < 0.1
+    assert report.accuracy["tflm"] > 0.8
+    assert report.device is not None
+    assert report.device.in_float == report.device.lacking == ()
+    assert name != "multi_head" or report.device.operations["MAXIMUM"] == 2
 
 
 def test_a_float_file_in_either_layout(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import nasopt
 from nasopt import NASB
-from nasopt.cost import get_metric
+from nasopt.cost import get_metric, network_cost
 from nasopt.search.price import Architecture
-from unit_test.methods.nasb_seeds import SEEDS, SHAPE
+from unit_test.methods.nasb_seeds import SEEDS, SHAPE, Residual
 
 METRICS = ("size", "size_bits", "macs", "ops", "memory")
 POOLS = ("zero", "max_pool_3x3", "identity")
@@ -114,3 +114,18 @@ def test_not_a_number_is_refused() -> None:
         model.choice_logits[0] = float("nan")
     with pytest.raises(nasopt.errors.ArchitectureError, match="choice_logits"):
         model.arch_export()
+
+
+def test_light_residuals_connect_nodes_of_different_shapes() -> None:
+    torch.manual_seed(0)
+    model = NASB(Residual(), SHAPE, candidates=["zero", "light_skip", "conv_1x1"])
+    choices = model.choice_summary()
+    x = torch.randn(4, *SHAPE)
+    model.train()(x).sum().backward()
+    with torch.no_grad():
+        logits = [float(kind == "from_0_light_skip") for row in choices.values() for kind in row["branches"]]
+        model.choice_logits.copy_(torch.tensor(logits))
+    found = model.arch_export().eval()
+    assert [name for name, _ in found.named_modules() if name.endswith(".more")]  # of a LightResidual, looked into
+    assert torch.allclose(found(x), model.eval()(x), atol=1e-5)
+    assert model.get_cost("ops", discrete=True) == network_cost(found, "ops", SHAPE)

@@ -10,7 +10,7 @@ from torch import nn
 
 from nasopt.errors import ConfigError, nearest
 from nasopt.methods.nasb.main_path import NodeShape
-from nasopt.nn import BinaryActivation, BinaryConv2d, CellPool2d, Zero
+from nasopt.nn import BinaryActivation, BinaryConv2d, CellPool2d, LightResidual, Zero
 
 ZERO, IDENTITY = "zero", "identity"
 
@@ -21,12 +21,12 @@ class Candidate:
 
     Attributes:
         name: as in `candidates=`.
-        kind: what it is; `"zero"` and `"identity"` have no layers.
+        kind: what it is; `"zero"` and `"identity"` have no layers, `"light"` has few real weights.
         kernel, dilation: of a convolution.
     """
 
     name: str
-    kind: Literal["zero", "identity", "max", "average", "conv"]
+    kind: Literal["zero", "identity", "max", "average", "conv", "light"]
     kernel: int = 1
     dilation: int = 1
 
@@ -43,8 +43,12 @@ CANDIDATES: dict[str, Candidate] = {
         Candidate(IDENTITY, "identity"),
         *(Candidate(f"conv_{k}x{k}", "conv", k) for k in (1, 3, 5)),
         *(Candidate(f"dilated_conv_{k}x{k}", "conv", k, _DILATION) for k in (1, 3, 5)),
+        Candidate("light_skip", "light"),
     )
 }
+
+USUAL: tuple[str, ...] = tuple(name for name in CANDIDATES if name != "light_skip")
+"""The candidates of the source."""
 
 
 def check_candidates(names: Sequence[str]) -> tuple[str, ...]:
@@ -74,7 +78,11 @@ def make_operation(name: str, source: NodeShape, target: NodeShape) -> nn.Module
     candidate = CANDIDATES[name]
     if candidate.kind in ("zero", "identity"):
         return Zero(*target) if candidate.kind == "zero" else nn.Identity()
+    if candidate.kind == "light" and source == target:
+        return nn.Identity()
     norm = nn.BatchNorm2d(target[0])
+    if candidate.kind == "light":
+        return nn.Sequential(LightResidual(source[0], target[0], strides(source, target)), norm)
     if candidate.kind == "conv":
         reach = candidate.dilation * (candidate.kernel // 2)
         stride = strides(source, target)
@@ -85,7 +93,7 @@ def make_operation(name: str, source: NodeShape, target: NodeShape) -> nn.Module
 
 def needs_alignment(name: str) -> bool:
     """Whether a candidate takes a source that has been brought to the shape of its target."""
-    return CANDIDATES[name].kind not in ("conv", "zero")
+    return CANDIDATES[name].kind not in ("conv", "zero", "light")
 
 
 def strides(source: NodeShape, target: NodeShape) -> tuple[int, int]:
@@ -119,7 +127,7 @@ class Settings:
     keep_output: int = 1
     nodes: int | None = None
     branches: int = 1
-    candidates: tuple[str, ...] = tuple(CANDIDATES)
+    candidates: tuple[str, ...] = USUAL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", check_candidates(self.candidates))
@@ -143,7 +151,7 @@ class Settings:
                 )
 
 
-_WITHOUT_IDENTITY = tuple(name for name in CANDIDATES if name != IDENTITY)
+_WITHOUT_IDENTITY = tuple(name for name in USUAL if name != IDENTITY)
 
 PRESETS: dict[str, Settings] = {
     "NASB": Settings(),

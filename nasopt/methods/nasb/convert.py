@@ -15,7 +15,7 @@ from nasopt.graph.example import Example, make_example
 from nasopt.graph.groups import trace_model
 from nasopt.graph.trace import LeafModules
 from nasopt.methods.nasb.backbone import check_alignment, divide, join, make_backbone
-from nasopt.methods.nasb.candidates import CANDIDATES, Settings
+from nasopt.methods.nasb.candidates import USUAL, Settings
 from nasopt.methods.nasb.cell import Cell
 from nasopt.methods.nasb.main_path import bypass, drop_activations_before, follows_directly, stage_input
 
@@ -46,7 +46,7 @@ def binary_cells(
     keep_output: int | None = None,
     nodes: int | None = None,
     branches: int = 1,
-    candidates: Sequence[str] = tuple(CANDIDATES),
+    candidates: Sequence[str] = USUAL,
     input_example: Any = None,
     leaf_modules: LeafModules = (),
 ) -> nn.Module:
