@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "nasopt/methods/pit.md": "cards/pit.md",
     "nasopt/methods/supernet.md": "cards/supernet.md",
+    "nasopt/methods/precision.md": "cards/precision.md",
     "nasopt/methods/nasb/README.md": "cards/nasb.md",
     "nasopt/cost/README.md": "cards/cost.md",
     "nasopt/export/README.md": "cards/export.md",
