@@ -32,7 +32,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help=PRECISION_HELP)
     parser.add_argument(
         "--regularizer",
-        help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs, nasb: ops, with --precision flash",
+        help=f"cost to reduce: {' or '.join(REGULARIZERS)}; default: macs, nasb: ops, with --precision mixed flash",
     )
     parser.add_argument(
         "--absolute",

@@ -28,7 +28,7 @@ class RunConfig:
         strength: weight of the cost in the search loss (0 for method `seed`).
         relative: whether that cost counts as a fraction of the seed's (in 8 bits where there is a precision), or in its own unit.
         regularizer: which cost: `"macs"` or `"size"`; `"ops"` and `"size_bits"` count binary products and weights as such,
-            `"flash"` counts bytes at their width, and is the default of a precision.
+            `"flash"` counts bytes at their width, and is the default where widths are searched.
         seed: of weights, order of examples, augmentation and sampling.
         warmup, search, finetune: epochs of each phase.
         batch_size, lr, arch_lr, norm_momentum: as in `Recipe`.

@@ -68,13 +68,15 @@ def get_method(name: str) -> Method:
 
 
 def default_cost(name: str, precision: str | None) -> str:
-    """What the method of that name reduces if nothing else is said: in few bits, bytes.
+    """What the method of that name reduces if nothing else is said: bytes where widths are searched, which MACs do not see.
 
     Raises:
         BenchmarkError: it is unknown.
     """
     method = get_method(name)
-    return "flash" if precision is not None and method.stages else method.regularizer
+    if precision is None or not method.stages:
+        return method.regularizer
+    return method.regularizer if isinstance(nasopt.Precision.parse(precision).weights, int) else "flash"
 
 
 def wrap(

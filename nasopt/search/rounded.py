@@ -52,7 +52,8 @@ class RoundedModel(PricedModel):
 
         A network that begins at random weights learns faster in floats. When such a warm-up ends, the steps of its weights are
         set to those of the least squared error, and the next batch in train mode, or `calibrate`, sets those of its activations.
-        `PhaseSchedule` does all this: its warm-up is in floats. State dicts hold whether the model is in one.
+        `PhaseSchedule` does all this: its warm-up is in floats. State dicts hold whether the model is in one; a copy, such as an
+        average of weights, has a switch of its own.
 
         Raises:
             ConfigError: no precision was asked for.

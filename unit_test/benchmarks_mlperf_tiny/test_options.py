@@ -120,8 +120,9 @@ def test_precision_is_parsed_and_refused() -> None:
     for text in ("9", "w4a11"):
         with pytest.raises(ConfigError, match="no quantizer has"):
             make_config(get_task("ic"), None, "pit", precision=text)
-    costs = [make_config(get_task("ic"), None, m, precision="8").regularizer for m in ("pit", "seed")]
-    assert costs == ["flash", "macs"]
-    assert make_config(get_task("ic"), None, "pit", precision="8", regularizer="macs").regularizer == "macs"
+    pairs = [("pit", "8"), ("pit", "mixed"), ("seed", "mixed")]
+    costs = [make_config(get_task("ic"), None, method, precision=text).regularizer for method, text in pairs]
+    assert costs == ["macs", "flash", "macs"]
+    assert make_config(get_task("ic"), None, "pit", precision="mixed", regularizer="macs").regularizer == "macs"
     with pytest.raises(BenchmarkError, match="precision is for searches without binary layers, not 'nasb'"):
         make_config(get_task("ic"), None, "nasb", precision="8")
