@@ -75,7 +75,7 @@ SleepStagerBlanco2020 SleepStagerChambon2018 SyncNet TCFormer TIDNet TSception
 _PLAIN = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}
 # Constructor arguments, shape of one sample.
 MONAI: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "AHNet": ({"layers": (1, 1, 1, 1), "spatial_dims": 2, "upsample_mode": "bilinear"}, (1, 64, 64)),
+    "AHNet": ({"layers": (1, 1, 1, 1), "spatial_dims": 2, "upsample_mode": "bilinear"}, (1, 128, 128)),
     "AttentionUnet": (
         {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": (8, 16, 32), "strides": (2, 2)},
         (1, 32, 32),
@@ -137,17 +137,8 @@ MONAI: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (2, 16, 16),
     ),
     "HighResNet": ({"spatial_dims": 2, "in_channels": 1, "out_channels": 2}, (1, 32, 32)),
-    "HoVerNet": ({"mode": "fast", "out_classes": 3}, (3, 256, 256)),
     "LocalNet": (
-        {
-            "spatial_dims": 2,
-            "in_channels": 2,
-            "num_channel_initial": 8,
-            "extract_levels": (0, 1),
-            "out_channels": 2,
-            "out_kernel_initializer": None,
-            "out_activation": None,
-        },
+        {"spatial_dims": 2, "in_channels": 2, "num_channel_initial": 8, "extract_levels": (0, 1), "out_channels": 2},
         (2, 16, 16),
     ),
     "MedNeXtSmall": ({"spatial_dims": 2, "in_channels": 1, "out_channels": 2}, (1, 64, 64)),
@@ -225,12 +216,8 @@ MONAI: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (1, 32, 32),
     ),
     "ViTAutoEnc": (
-        {"in_channels": 1, "img_size": (32, 32), "patch_size": 8, "spatial_dims": 2, "num_layers": 2},
+        {"in_channels": 1, "img_size": (32, 32), "patch_size": 4, "spatial_dims": 2, "num_layers": 2},
         (1, 32, 32),
-    ),
-    "VoxelMorphUNet": (
-        {"spatial_dims": 2, "in_channels": 2, "channels": (8, 8, 8, 8, 8, 8), "unet_out_channels": 8},
-        (2, 32, 32),
     ),
 }
 _SECOND_INPUT: dict[str, Callable[[], Tensor]] = {"DiffusionModelUNet": lambda: torch.tensor([3, 7])}

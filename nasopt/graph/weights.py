@@ -155,11 +155,14 @@ def _reduced(module: fx.GraphModule, node: fx.Node) -> Sources | None:
         directions = [_renamed(one, {d: d for d in every}, every - {kept}) for one in sources]
         return (*directions, *(_renamed(one, {kept: kept}) for one in lengths))
     if name == "renorm":
-        kept = int(node.args[2]) % rank  # type: ignore[arg-type]
+        along: Any = node.args[2] if len(node.args) > 2 else node.kwargs["dim"]
+        kept = int(along) % rank
         return tuple(_renamed(one, {d: d for d in every}, every - {kept}) for one in sources)
     place = 2 if name in ("norm", "normalize") else 1
     dim: Any = (
-        node.args[place] if len(node.args) > place else node.kwargs.get("dim", 1 if name == "normalize" else None)
+        node.args[place]
+        if len(node.args) > place
+        else node.kwargs.get("dim", node.kwargs.get("axis", 1 if name == "normalize" else None))
     )
     if isinstance(dim, fx.Node):
         return None

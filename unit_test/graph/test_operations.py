@@ -135,10 +135,10 @@ ELEMENTWISE: dict[str, tuple[Body, int, int]] = {
 }
 FIXED: dict[str, tuple[Body, int, int]] = {
     "roll_channels": (lambda s, x: x.roll(1, 1), 0, 0),
-    "mean_over_channels": (lambda s, x: x - x.mean(1, keepdim=True), 0, 0),
-    "softmax_over_channels": (lambda s, x: x.softmax(1), 0, 0),
-    "normalize": (lambda s, x: F.normalize(x, dim=1), 0, 0),
-    "cumsum": (lambda s, x: x.cumsum(1), 0, 0),
+    "mean_over_channels": (lambda s, x: x - x.mean(1, keepdim=True), 8, 0),
+    "softmax_over_channels": (lambda s, x: x.softmax(1), 8, 0),
+    "normalize": (lambda s, x: F.normalize(x, dim=1), 8, 0),
+    "cumsum": (lambda s, x: x.cumsum(1), 8, 0),
     "topk": (lambda s, x: x.topk(3, dim=1)[0], 0, 0),
     "attention_by_matmul": (lambda s, x: x.flatten(2) @ x.flatten(2).transpose(1, 2), 0, 0),
     "einsum": (lambda s, x: torch.einsum("bchw,bdhw->bcd", x, x), 0, 0),

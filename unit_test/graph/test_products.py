@@ -45,8 +45,8 @@ TABLE: dict[str, tuple[Body, int, int]] = {
     "bmm": (lambda s, x: image(torch.bmm(tokens(x), tokens(s.c(x)).mT)), 8, 8),
     "baddbmm": (
         lambda s, x: image(torch.baddbmm(tokens(x).mean(-1, keepdim=True), tokens(s.c(x)), tokens(x).mT)),
-        0,
-        0,
+        8,
+        8,
     ),
     "einsum_of_three_letters": (lambda s, x: image(torch.einsum("btc,bsc->bts", tokens(x), tokens(s.c(x)))), 8, 8),
     "einsum_elementwise": (lambda s, x: image(torch.einsum("btc,btc->btc", tokens(x), tokens(s.c(x)))), 8, 8),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from same import Around, assert_same
 from torch import Tensor, nn
+from torch.ao.quantization import QuantStub
 from torch.nn import functional as F
 
 from nasopt import PIT
@@ -32,12 +33,25 @@ def shifted_in_time(m: Any, x: Tensor) -> Tensor:
     return out
 
 
+def renormalised(m: Any, x: Tensor) -> Tensor:
+    return F.conv2d(x, m.kernel.renorm(p=2, dim=0, maxnorm=0.1), padding=1)
+
+
+def cached_by_size(m: Any, x: Tensor) -> Tensor:
+    """Positions that are computed once for every size."""
+    if x.shape[2] not in m.cache:
+        m.cache[x.shape[2]] = torch.linspace(-1, 1, x.shape[2]).view(1, 1, -1, 1)
+    return x + m.cache[x.shape[2]]
+
+
 FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], dict[str, Any]]]] = {
     "the batch as groups": (kernels_by_sample, lambda: {"bank": nn.Parameter(torch.randn(2, 8, 8, 3, 3) * 0.1)}),
     "parts of one channel": (shifted_in_time, dict),
     "chunks of one channel": (lambda m, x: torch.cat(x.chunk(8, 1)[::-1], 1), dict),
     "values of a named tuple": (lambda m, x: x.topk(2, dim=2).values.sum(2, keepdim=True) * x, dict),
     "a method named as of a dict": (lambda m, x: x * x.sort(2).values.mean(2, keepdim=True), dict),
+    "a weight that is renormalised": (renormalised, lambda: {"kernel": nn.Parameter(torch.randn(8, 8, 3, 3))}),
+    "a cache by size": (cached_by_size, lambda: {"cache": {}}),
     "rotations by a size": (lambda m, x: torch.roll(x, x.shape[2] // 2, 2).rot90(x.dim() - 3, (2, 3)), dict),
 }
 
@@ -55,6 +69,51 @@ def test_one_channel_named_by_a_slice_stays() -> None:
     groups = PIT(Around(shifted_in_time), (3, 8, 8)).analysis.groups
     assert sum(group.size for group in groups if "named by its number" in group.reason) == 2
     assert [group.size for group in groups if group.searchable] == [6]
+
+
+CHANNELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "mean": lambda m, x: x * x.mean(1, keepdim=True).sigmoid(),
+    "means of all": lambda m, x: x - x.mean((1, 2, 3), keepdim=True),
+    "sum": lambda m, x: x * torch.sum(x, dim=1, keepdim=True).tanh(),
+    "largest": lambda m, x: x * torch.max(x, 1)[0].unsqueeze(1).sigmoid(),
+    "smallest": lambda m, x: x * x.amin(dim=1, keepdim=True).sigmoid(),
+    "variance": lambda m, x: (x - x.mean(1, True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt(),
+    "deviation": lambda m, x: x / (1 + x.std(dim=1, keepdim=True)),
+    "norm": lambda m, x: x / (1 + x.norm(dim=1, keepdim=True)),
+    "vector norm": lambda m, x: x / (1 + torch.linalg.vector_norm(x, dim=1, keepdim=True)),
+    "log of sums": lambda m, x: x - torch.logsumexp(x, 1, keepdim=True),
+    "product": lambda m, x: x * x.tanh().prod(1, keepdim=True),
+    "softmax": lambda m, x: x.softmax(1) * 5,
+    "log softmax": lambda m, x: F.log_softmax(x, dim=1),
+    "normalised": lambda m, x: F.normalize(x, dim=1),
+    "running": lambda m, x: x.cumsum(1),
+    "fold": lambda m, x: F.fold(F.unfold(x, 3, padding=1), x.shape[-2:], 3, padding=1),
+    "unpooled": lambda m, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "spectrum": lambda m, x: torch.fft.irfft2(torch.fft.rfft2(x) * (1 + 1j), s=x.shape[-2:]),
+    "short-time spectrum": lambda m, x: torch.stft(
+        x.flatten(0, 1).flatten(1), 16, 8, return_complex=True, window=torch.hann_window(16)
+    ).abs().reshape(x.shape[0], x.shape[1], 9, -1),
+    "complex": lambda m, x: torch.view_as_real(torch.complex(x, x * 2)).sum(-1),
+    "gathered": lambda m, x: x.gather(2, x.argsort(2)) + torch.zeros_like(x).scatter_(2, x.argsort(2), x),
+    "sampled": lambda m, x: F.grid_sample(x, torch.zeros(x.shape[0], 8, 8, 2) + 0.3, align_corners=False),
+    "stubs": lambda m, x: QuantStub()(x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_functions_over_living_channels(name: str) -> None:
+    model = assert_same(Around(CHANNELS[name]))
+    assert [group.size for group in model.analysis.groups if group.searchable] == [8]
+    # Their masks get gradients, also where one channel is dead.
+    model.train()
+    model(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    assert bool(torch.isfinite(model.alpha.grad).all())
+    assert bool(model.alpha.grad.any())
+
+
+def test_positions_of_the_largest_channel_stay() -> None:
+    model = PIT(Around(lambda m, x: x * x.max(1, keepdim=True)[1]), (3, 8, 8))
+    assert [group.size for group in model.analysis.groups if group.searchable] == []
 
 
 class TwoOfOne(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import DeQuantStub, QuantStub
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call
@@ -40,7 +41,7 @@ _ACTIVATIONS = _layers(
 _DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout")
 
 
-@layer_rule(*_DROPOUTS, nn.Identity, memory="view")
+@layer_rule(*_DROPOUTS, nn.Identity, QuantStub, DeQuantStub, memory="view")
 @layer_rule(*_ACTIVATIONS, memory="in_place")
 def unary_layer(call: Call) -> Any:
     return call.args[0] if call.args else call.tensors[0]
@@ -65,8 +66,8 @@ _UNARY = named(
 # At inference they change nothing: conversions are those of the training framework.
 _UNCHANGED = named(
     "dropout dropout_ alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d contiguous clone detach detach_ "
-    "to type type_as float double half bfloat16 int long short bool byte cpu cuda requires_grad_ positive real conj "
-    "resolve_conj",
+    "to type type_as float double half bfloat16 int long short bool byte cpu cuda requires_grad_ positive real imag conj "
+    "resolve_conj angle",
     torch,
     F,
 )
@@ -83,7 +84,7 @@ _ARITHMETIC = named(
     "pow_ float_power maximum minimum fmax fmin atan2 where masked_fill masked_fill_ clamp clamp_ clip clip_ "
     "clamp_min clamp_max lerp lerp_ addcmul addcmul_ addcdiv addcdiv_ eq ne lt le gt ge greater less equal_ "
     "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor isclose copysign hypot logaddexp rsub "
-    "xlogy heaviside copy_ ldexp __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__",
+    "xlogy heaviside copy_ ldexp complex polar __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__",
     torch,
 )
 _OPERATORS = [

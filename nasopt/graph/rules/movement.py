@@ -81,7 +81,7 @@ def attribute(call: Call) -> Any:
     x, name = call.args
     if name in ("T", "mT", "H", "mH"):
         return _rectangles(call, getattr(x, "mT" if name in ("mT", "mH") else "T"))
-    if name in ("data", "real", "grad"):
+    if name in ("data", "real", "imag", "grad"):
         return x
     return call.fixed_unit(f"tensor attribute {name!r} has no rule")
 
@@ -165,9 +165,28 @@ def _index_with_tensors(call: Call, container: Tensor, index: Any) -> Any:
     return _rectangles(call, result)
 
 
-@function_rule(*named("gather take_along_dim scatter scatter_add", torch))
+@function_rule(torch.view_as_real, torch.view_as_complex, takes_sizes=True, memory="view")
+def complex_parts(call: Call) -> Any:
+    """A dimension of two parts behind all others, or none."""
+    x = call.args[0]
+    if x.dim() < call.value.dim():
+        return x.unsqueeze(-1).expand(call.value.shape)
+    return call.fixed_unit("its parts are channels") if call.labels.varies(x, -1) else x.select(-1, 0)
+
+
+@function_rule(*named("gather take_along_dim scatter scatter_ scatter_add scatter_add_", torch))
 def gather(call: Call) -> Any:
-    return call.fixed_unit("channels are chosen by a tensor")
+    """Positions along one dimension come from a tensor: free where nothing varies along it, and all else is alike."""
+    x, dim, at, source = (call.argument(i, name) for i, name in enumerate(("input", "dim", "index", "src")))
+    if isinstance(dim, Tensor):
+        dim, at = call.argument(2, "dim"), dim  # as `take_along_dim` has them
+    parts = [one for one in (x, at, source) if isinstance(one, Tensor) and one.dim()]
+    if not isinstance(dim, int) or any(call.labels.varies(one, dim) for one in parts if one.numel()):
+        return call.fixed_unit("channels are chosen by a tensor")
+    thin = [one.narrow(dim, 0, 1) for one in parts]
+    if any(one.shape != thin[0].shape for one in thin):
+        return call.fixed_unit("channels are chosen by a tensor")
+    return meet(call, thin, thin[0].shape).expand(call.value.shape)
 
 
 @function_rule(*named("index_select roll repeat_interleave", torch))
@@ -195,6 +214,17 @@ def unbind(call: Call) -> Any:
     if call.labels.varies(x, dim):
         call.fix(x, "every channel becomes a tensor of its own")
     return _rectangles(call, x.unbind(dim))
+
+
+@function_rule(F.cosine_similarity, F.pairwise_distance)
+def similarity(call: Call) -> Any:
+    """Two tensors, compared along one dimension."""
+    x, y = call.argument(0, "x1"), call.argument(1, "x2")
+    dim = call.argument(2, "dim", 1) if call.node.target is F.cosine_similarity else -1
+    if x.dim() != y.dim() or any(call.labels.varies(one, dim) for one in (x, y)):
+        return call.fixed_unit("it is compared over its channels")
+    keep = call.value.dim() == x.dim()
+    return meet(call, [one.amax(dim, keepdim=keep) for one in (x, y)], call.value.shape)
 
 
 @function_rule(torch.broadcast_tensors, torch.meshgrid)

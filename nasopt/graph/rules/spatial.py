@@ -122,11 +122,84 @@ def _unfold(call: Call, x: Tensor) -> Any:
     return call.spread(channels.repeat_interleave(call.value.shape[1] // len(channels)), 1)
 
 
-@layer_rule(nn.Fold, searchable="fixes its channels")
+@layer_rule(nn.Fold, searchable="passes channels on, all positions of a patch alike")
 def fold_layer(call: Call) -> Any:
-    return call.fixed_unit("it sums patches")
+    return _fold(call)
 
 
 @function_rule(F.fold)
 def fold_function(call: Call) -> Any:
-    return call.fixed_unit("it sums patches")
+    return _fold(call)
+
+
+def _fold(call: Call) -> Any:
+    """Patches are summed: the positions of one channel in a patch live and die together."""
+    x = call.argument(0, "input")
+    table = call.channels(x, -2).reshape(call.value.shape[-3], -1)
+    call.unite(table, table[:, :1].expand_as(table))
+    return call.spread(table[:, 0], -3)
+
+
+_UNPOOL = [getattr(nn, f"MaxUnpool{n}d") for n in (1, 2, 3)]
+
+
+@layer_rule(*_UNPOOL)
+def unpool_layer(call: Call) -> Any:
+    return _unpool(call, _UNPOOL.index(type(call.module)) + 1)
+
+
+@function_rule(F.max_unpool1d, F.max_unpool2d, F.max_unpool3d)
+def unpool_function(call: Call) -> Any:
+    functions = (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d)
+    return _unpool(call, functions.index(call.node.target) + 1)  # type: ignore[arg-type]
+
+
+def _unpool(call: Call, spatial: int) -> Any:
+    call.unite(call.argument(0, "input"), call.argument(1, "indices"))
+    return over_space(call, spatial)
+
+
+@function_rule(F.grid_sample, torch.grid_sampler)
+def grid_sample(call: Call) -> Any:
+    """Values at positions that another tensor gives."""
+    call.fix(call.argument(1, "grid"), "it says where another tensor is read")
+    return over_space(call, call.value.dim() - 2)
+
+
+_TRANSFORMS = [
+    getattr(torch.fft, name)
+    for name in "fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn".split()  # noqa: SIM905
+]
+
+
+@function_rule(*_TRANSFORMS, torch.fft.fftshift, torch.fft.ifftshift, takes_sizes=True)
+def fourier_transform(call: Call) -> Any:
+    """Over dimensions without channels; its work is known to nobody."""
+    x, name = call.argument(0, "input"), str(getattr(call.node.target, "__name__", ""))
+    is_shift = "shift" in name
+    given = call.argument(1 if is_shift else 2, "dim", -1 if name[-1] == "t" else (-2, -1) if name[-1] == "2" else None)
+    sizes = None if is_shift else call.argument(1, "s")
+    last = range(-len(sizes), 0) if given is None and sizes is not None else range(x.dim())
+    dims = [d % x.dim() for d in ([given] if isinstance(given, int) else last if given is None else given)]
+    if not is_shift:
+        call.unpriced()
+    if any(call.labels.varies(x, dim) for dim in dims):
+        return call.fixed_unit("it is transformed over its channels")
+    for dim in dims:
+        x = x.narrow(dim, 0, 1)
+    return x.expand(call.value.shape)
+
+
+@function_rule(torch.stft, "stft", torch.istft, "istft", takes_sizes=True)
+def short_time_transform(call: Call) -> Any:
+    """Rows of samples to frequencies and frames, or back; its work is known to nobody."""
+    x = call.argument(0, "input")
+    call.unpriced()
+    kept = (
+        call.value.dim()
+        - (1 if "istft" in str(call.node.target) else 2)
+        - (not call.value.is_complex() and x.dim() < 3)
+    )
+    if kept < 1 or any(call.labels.varies(x, dim) for dim in range(1, x.dim())):
+        return call.fixed_unit("it is transformed over its channels")
+    return call.spread(call.labels.line(x, 0), 0)
