@@ -20,7 +20,7 @@ from nasopt.errors import ConfigError, TraceError, nearest
 from nasopt.graph.callsite import line_of_error
 from nasopt.graph.edit import add_submodule, is_in_place, remove_dead_code
 from nasopt.graph.example import Example
-from nasopt.graph.modes import follow_mode
+from nasopt.graph.modes import ModeResult, follow_mode
 from nasopt.graph.parametrized import computes_weights, is_parametrization
 from nasopt.graph.patches import LOCK, tracing
 from nasopt.graph.pickling import loading_tracer
@@ -85,6 +85,10 @@ def trace(
         evaluation = run(training=False)
         if evaluation.changed:
             _check_state(root, evaluation, run)
+        if _is_written_graph(root, lambda name, module: is_leaf((full_name or str)(name), module)):
+            evaluation.add_to(root)
+            mode = ModeResult(None, returns_other=False)
+            break
         try:
             training: _Run | None = run(training=True)
         except _DrawsAtRandom:
@@ -124,6 +128,20 @@ def _check_names(model: nn.Module) -> None:
             f"{type(model).__name__} has a member named {clash[0]!r}, as the graph that it is traced into has one of its own: "
             "give it another name, or wrap the model in a module around it"
         )
+
+
+def _is_written_graph(root: nn.Module, is_leaf: Callable[[str, nn.Module], bool]) -> bool:
+    """Whether torch.fx has written the model's `forward`, of calls of layers alone: it is one in either mode."""
+    if (
+        not isinstance(root, fx.GraphModule)
+        or "forward" in vars(root)
+        or root._forward_hooks
+        or root._forward_pre_hooks
+    ):
+        return False
+    calls = [str(node.target) for node in root.graph.nodes if node.op == "call_module"]
+    reads_mode = any(str(node.target).endswith("training") for node in root.graph.nodes if node.op == "get_attr")
+    return not reads_mode and all(is_leaf(name, root.get_submodule(name)) for name in calls)
 
 
 class _DrawsAtRandom(TraceError):
