@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from nasopt.graph.state import copied_parts
+from nasopt.graph.state import copy_parts
 
 _CONTAINERS, _ATTRIBUTES = "nasopt_containers", "nasopt_attributes"
 _KINDS: dict[str, type[nn.Module]] = {
@@ -67,7 +67,7 @@ def plain_attributes(network: fx.GraphModule) -> dict[str, Any]:
 
 
 def _deepcopy(network: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
-    memo.update(copied_parts(network) | memo)
+    copy_parts(network, memo)
     twin = fx.GraphModule.__deepcopy__(network, memo)
     like_seed(twin)
     return twin

@@ -25,7 +25,8 @@ def copy_model(model: nn.Module) -> nn.Module:
     Raises:
         TraceError: something in it cannot be copied; names the attribute.
     """
-    memo = copied_parts(model)
+    memo: dict[int, Any] = {}
+    copy_parts(model, memo)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -34,25 +35,21 @@ def copy_model(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def copied_parts(model: nn.Module) -> dict[int, Any]:
-    """For `copy.deepcopy`, the memo that it starts from: parts that it would fail on, or take long over.
+def copy_parts(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Add to the memo of a `copy.deepcopy` what it would fail on, or take long over.
 
     Tensors that modules have kept, such as a weight that a hook computes at every call, come without their history. Layers of
     torch hold numbers, tensors and empty dicts, which need not be found out for each of them by way of pickling.
     """
-    memo: dict[int, Any] = {}
     for _, _, value in _attributes(model):
         if type(value) not in _PLAIN and (isinstance(value, Tensor) or value):
             for tensor in pytree.tree_leaves(value):
-                if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                if isinstance(tensor, Tensor) and not tensor.is_leaf and id(tensor) not in memo:
                     memo[id(tensor)] = tensor.detach().clone()
-    plain = [module for module in model.modules() if type(module).__module__ in _LAYERS]
+    plain = [m for m in model.modules() if type(m).__module__ in _LAYERS and id(m) not in memo]
     memo.update((id(module), module.__new__(type(module))) for module in plain)
     for module in plain:
-        vars(memo[id(module)]).update(
-            {key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()}
-        )
-    return memo
+        vars(memo[id(module)]).update({key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()})
 
 
 # Files of torch whose layers have no `__setstate__` that does more than fill in for old files.
