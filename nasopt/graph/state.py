@@ -49,7 +49,9 @@ def copy_parts(model: nn.Module, memo: dict[int, Any]) -> None:
     plain = [m for m in model.modules() if type(m).__module__ in _LAYERS and id(m) not in memo]
     memo.update((id(module), module.__new__(type(module))) for module in plain)
     for module in plain:
-        vars(memo[id(module)]).update({key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()})
+        vars(memo[id(module)]).update(
+            {key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()}
+        )
 
 
 # Files of torch whose layers have no `__setstate__` that does more than fill in for old files.
