@@ -52,7 +52,7 @@ from nasopt.search.shrinking import ShrinkingModel
 from nasopt.search.shrunk import Shrunk
 from nasopt.search.structure import is_chosen, make_structure
 from nasopt.search.trial import try_exports
-from nasopt.search.verify import verify_export, verify_seed, verify_trace
+from nasopt.search.verify import verify_export, verify_seed
 
 
 class SearchModel(ShrinkingModel):
@@ -110,8 +110,6 @@ class SearchModel(ShrinkingModel):
         self.precision = None
         self.floats: dict[str, str] = {}
         if precision is not None:
-            if verify:
-                verify_trace(model, self.net, example)
             chosen_precision = Precision.of(precision)
             check_masks(chosen_precision, masks is not None)
             self.precision = plan(self.net, chosen_precision)
@@ -146,8 +144,10 @@ class SearchModel(ShrinkingModel):
         chosen = self._prepared.decisions.choices
         # Cells of NASB are no longer the seed; several kept branches are decided first.
         if verify and origin is None and chosen.is_one:
-            if precision is None:  # else compared before it was quantised
-                verify_seed(model, self, self.example, training=chosen.mixes and not draws_otherwise(model))
+            # Widths weigh nothing where nothing is rounded.
+            mixes = chosen.mixes or set(chosen.names) <= set(chosen.sites)
+            with self._in_floats():
+                verify_seed(model, self, self.example, training=mixes and not draws_otherwise(model))
             with unrounded(self.net):  # nothing is known of activations yet
                 try_exports(self, self._build, self.example)
         self._effects.begin(self.parameters())

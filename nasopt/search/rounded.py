@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -94,6 +95,18 @@ class RoundedModel(PricedModel):
             layer.is_rounding = trained_in_floats is None
             if not layer.is_rounding:  # an optimizer with momentum moves whatever has a gradient
                 layer.log2_steps.grad = None
+
+    @contextmanager
+    def _in_floats(self) -> Iterator[None]:
+        """Compute in floats for a while: as the seed, from which only rounding tells a quantised model."""
+        if self.precision is None:
+            yield
+            return
+        try:
+            self._set_rounding(False)
+            yield
+        finally:
+            self._set_rounding(None)
 
     def _fit_anew(self) -> None:
         self._has_steps = False

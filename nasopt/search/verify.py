@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import ExportError, TraceError, TraceWarning
-from nasopt.graph.branches.markers import choices_of
-from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.example import Example
 from nasopt.graph.patches import LOCK
 from nasopt.graph.state import copy_model, random_state, set_random_state
@@ -67,27 +65,6 @@ def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: 
         for module, was in modes.items():
             module.training = was
         vars(search).update(kept)
-
-
-class _Traced(nn.Module):
-    """A traced network under the name that a search model gives it."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, **inputs: Any) -> Any:
-        return self.net(**inputs)
-
-
-def verify_trace(seed: nn.Module, net: nn.Module, example: Example) -> None:
-    """`verify_seed` of a traced network, before it becomes another one.
-
-    Raises:
-        TraceError: it is not the seed; names the first call of `forward` that differs.
-    """
-    if not choices_of(net):  # type: ignore[arg-type]
-        verify_seed(seed, _Traced(net), example, training=not draws_otherwise(seed))
 
 
 def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, training: bool) -> None:

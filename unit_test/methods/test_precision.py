@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import nasopt
-from nasopt import NASB, PIT, Budget, MixedPrecision, Precision, SuperNetModule, restore
-from nasopt.errors import ConfigError, ExportError, RangeWarning
+from nasopt import NASB, PIT, Budget, MixedPrecision, PITSuperNet, Precision, SuperNet, SuperNetModule, restore
+from nasopt.errors import ConfigError, ExportError, RangeWarning, TraceError
 from nasopt.export.integer import integer_program
 from nasopt.search.settle import widen
 
@@ -326,3 +326,59 @@ def test_autocast_keeps_grids() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         model.train()(batch()).float().square().mean().backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.net_parameters() if p.grad is not None)
+
+
+def alternatives() -> nn.Module:
+    branches = [nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())]
+    return nn.Sequential(SuperNetModule(branches), nn.Flatten(), nn.Linear(400, 4))
+
+
+@pytest.mark.parametrize("front", [MixedPrecision, PIT, SuperNet, PITSuperNet])
+@pytest.mark.parametrize("precision", [8, (2, 4)])
+def test_without_rounding_the_model_is_its_seed(front: Any, precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = alternatives if front in (SuperNet, PITSuperNet) else seed
+    front(make(), SHAPE, precision=precision)
+    quantise = sys.modules["nasopt.search.model"].quantise_network  # type: ignore[attr-defined]
+
+    def wrong(net: Any, widths: Any) -> Any:
+        found = quantise(net, widths)
+        first = next(layer for layer in net.modules() if hasattr(layer, "weight_log_steps"))
+        first.weight.data[0] += 1.0
+        return found
+
+    monkeypatch.setattr(sys.modules["nasopt.search.model"], "quantise_network", wrong)
+    with pytest.raises(TraceError, match=r"the search model of Sequential is not its seed in eval mode"):
+        front(make(), SHAPE, precision=precision)
+
+
+@pytest.mark.parametrize("precision", [8, Precision(weights=(2, 4, 8), activations=(4, 8))])
+def test_a_shrunk_model_computes_and_costs_the_same(precision: Any) -> None:
+    torch.manual_seed(0)
+    x = batch().double()
+    model = PIT(seed(), SHAPE, precision=precision, regularizer="size_bits").double()
+    model.calibrate([x])
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-3, arch_lr=1e-2))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (model.train()(x).square().mean() + 1e-4 * model.get_regularization_loss()).backward()
+        optimizer.step()
+
+    step()
+    with torch.no_grad():
+        model.alpha.copy_(torch.rand_like(model.alpha))
+    metrics = ("size_bits", "flash", "memory", "average_bits")
+    before, costs = model.eval()(x), {metric: model.get_cost(metric, discrete=True) for metric in metrics}
+    structure = model.arch_structure()
+    assert model.shrink(optimizer)["channels"]
+    assert torch.allclose(model(x), before, rtol=0, atol=1e-12)
+    assert costs == {metric: model.get_cost(metric, discrete=True) for metric in metrics}
+    assert structure == model.arch_structure()
+    step()
+    fresh = PIT(seed(), SHAPE, precision=precision, regularizer="size_bits").double()
+    fresh.load_state_dict(model.state_dict())
+    found = restore(seed(), model.arch_structure()).double().eval()
+    found.load_state_dict(model.arch_export().state_dict())
+    assert torch.allclose(found(x), fresh.eval()(x), rtol=0, atol=1e-12)
+    assert torch.equal(fresh(x), model.eval()(x))
+    integer_program(found)
