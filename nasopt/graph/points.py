@@ -21,6 +21,7 @@ from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
 from nasopt.graph.cost_terms import Site
 from nasopt.graph.facts import Facts
+from nasopt.graph.functional_layers import FUNCTIONS
 from nasopt.graph.integer_roles import (
     BATCH_NORMS,
     Role,
@@ -282,6 +283,8 @@ class _Finder:
             if self.names[str(node.target)] in self.excluded:
                 return "32 bits were asked for"
             return alteration(layer) or f"{type(layer).__name__} has no integer form"
+        if node.target in FUNCTIONS:
+            return "its weight is not that of a module of its own: write it as a layer"
         return f"{getattr(node.target, '__name__', node.target)} has no integer form"
 
 

@@ -24,6 +24,7 @@ from nasopt.graph.build import build
 from nasopt.graph.composites import draws_otherwise
 from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
+from nasopt.graph.functional_layers import use_layers
 from nasopt.graph.groups import trace_model
 from nasopt.graph.quantised import has_sites, quantise_network
 from nasopt.search.calibrate import unrounded
@@ -112,6 +113,7 @@ class SearchModel(ShrinkingModel):
         if precision is not None:
             chosen_precision = Precision.of(precision)
             check_masks(chosen_precision, masks is not None)
+            use_layers(self.net)
             self.precision = plan(self.net, chosen_precision)
             self.floats = dict(quantise_network(self.net, self.precision).floats)
             self.register_load_state_dict_post_hook(after_loading)

@@ -13,6 +13,7 @@ from nasopt.errors import ConfigError
 from nasopt.graph.branches.regions import Decisions, happens
 from nasopt.graph.build import build
 from nasopt.graph.example import Example, make_example
+from nasopt.graph.functional_layers import use_layers
 from nasopt.graph.groups import Analysis, Traced, trace_model
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.quantised import quantise_network
@@ -89,6 +90,7 @@ def rebuild(
     example = make_example(seed, None, example_inputs(seed, structure) if input_example is None else input_example)
     net = trace_model(seed, example, leaf_modules)
     if "precision" in structure:
+        use_layers(net)
         quantise_network(net, widths_from_plain(structure["precision"]))
     return build(net, example, structure)
 

@@ -155,11 +155,36 @@ class SlopesPerChannel(nn.Module):
         return self.last(self.convs[2](x))
 
 
+class PaddedConv(nn.Conv2d):
+    """A layer with a forward of its own, as they are written for other paddings."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 0, 1, 0)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Affine(nn.Module):
+    """A product with a matrix, written as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 6) / 2), nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def functions() -> nn.Module:
+    """Convolutions and products that are written as functions."""
+    first = [PaddedConv(3, 6, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU(), PaddedConv(6, 6, 3, stride=2, groups=2)]
+    return nn.Sequential(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), Affine())
+
+
 OWN: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
     "two_inputs": (TwoInputs, ((2, 4, 4), (3, 8, 8))),
     "pre_activation": (PreActivation, ((3, 7, 7),)),
     "relu_attention": (ReluAttention, ((7, 8),)),
     "slopes_per_channel": (SlopesPerChannel, ((3, 7, 7),)),
+    "functions": (functions, ((3, 6, 6),)),
     "transposed_with_norm": (transposed_with_norm, ((3, 5, 5),)),
 }
 FROM_TABLE = (
