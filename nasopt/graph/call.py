@@ -267,11 +267,11 @@ class Call:
             covered += facts.parameters_of(self.node, self.module)
         key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
-        last = (weight_bits, activation_bits, None if quantised is None else 32, changes_kind, shares_scale)
+        last = (weight_bits, activation_bits, None if quantised is None else 32, changes_kind)
         regions = list(self.regions)
         biased = list(regions) if bias else []
         counts = (kind, in_channels, out_channels, *sizes, groups)
-        term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *last)
+        term = CostTerm(self.name, self.node.name, key, *counts, biased, regions, *last, shares_scale=shares_scale)
         self._facts.costs.append(term)
         self._facts.term_of_node[self.node] = term
         if facts_of(kind).stores:
