@@ -1,14 +1,10 @@
 """The walk-through of the README card: a target of one's own, as a law and as a regularizer by name."""
 
-import time
-
-import numpy as np
 import pytest
 import torch
 from numba import njit
 
 from nasopt.cost import LatencyTable, Target, get_metric, latency_metric, register_target
-from nasopt.cost.latency import evaluate_networks, rows_of
 from nasopt.cost.targets import KIND_CODES
 from nasopt.cost.targets.signature import KERNEL_SIGNATURE
 from nasopt.graph.layer_shape import LayerShape
@@ -65,26 +61,6 @@ def test_training_step_with_own_target_lowers_latency():
         optimizer.step()
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < costs[0]
-
-
-def test_a_batch_of_networks_is_priced_fast():
-    """100,000 evaluations of ResNet-8 per second are the goal; some ten million are usual, so load does not matter."""
-    from benchmarks.latency_speed import best_seconds, mobilenet, resnet8
-
-    rows = np.repeat(rows_of(resnet8())[None], 2_000, axis=0)
-    evaluate_networks("cortex_m4", rows[:1])
-    assert 2_000 / best_seconds(lambda: evaluate_networks("cortex_m4", rows), 5) > 100_000
-    start = time.perf_counter()
-    LatencyTable.build("cortex_m4", mobilenet())
-    assert time.perf_counter() - start < 1
-
-
-def test_compiled_is_much_faster_than_plain_python():
-    """Fifty times is the goal and what the speed script shows on an idle core; a loaded machine gets half of it."""
-    from benchmarks.latency_speed import rates
-
-    compiled, plain = rates("cortex_m4")
-    assert compiled > 20 * plain
 
 
 def test_networks_of_the_speed_script_have_the_published_macs():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 
 import pytest
 import torch
@@ -175,23 +174,6 @@ def test_cost_says_additions_apart() -> None:
         (0, 2 * 16 * 108),
         (0, 2 * 16 * 36),
     ]
-
-
-def test_distances_are_much_faster_than_the_broadcast_form() -> None:
-    # Fifty times on a quiet processor; the bound leaves room for a busy one.
-    layer, x = AdderConv2d(32, 64, 3, padding=1).eval(), torch.randn(2, 32, 16, 16)
-
-    def seconds(run: object) -> float:
-        best = math.inf
-        for _ in range(5):
-            start = time.process_time()
-            run(x)  # type: ignore[operator]
-            best = min(best, time.process_time() - start)
-        return best
-
-    with torch.no_grad():
-        quick, plain = seconds(layer), seconds(lambda x: -differences(layer, x).abs().sum(3))
-    assert plain > 10 * quick
 
 
 def gratings(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
