@@ -124,7 +124,8 @@ def _decisions(module: fx.GraphModule, decided: Mapping[str, int | Sequence[int]
     for path in {**decided, **choices}:
         if path not in choices:
             raise ConfigError(
-                f"the structure chooses a branch of {path!r}, the seed has no choice there.{nearest(path, choices)}"
+                f"the structure chooses a branch of {path!r}, the seed has no choice there.{nearest(path, choices)} It belongs "
+                "to the model that was searched, with its alternatives in it: with_candidates(model, ...) once more, for example"
             )
         if path not in decided:
             raise ConfigError(

@@ -150,11 +150,7 @@ def with_candidates(
     places = conv_places(trace_model(model, make_example(model, input_shape, input_example)))
     wanted = [place for place in places if _matches(where, place)]
     if not wanted:
-        known = [place.names[0] for place in places]
-        hint = nearest(where, known) if isinstance(where, str) else ""
-        raise ConfigError(
-            f"with_candidates: where={where!r} matches none of the convolutions {', '.join(known)}.{hint}"
-        )
+        raise ConfigError(_no_place(where, [place.names[0] for place in places]))
     result = copy.deepcopy(model)
     sites = [
         Site([result.get_submodule(name) for name in place.names], place.is_block, place.keeps_shape)
@@ -174,6 +170,22 @@ def with_candidates(
             for name in place.names[1:]:
                 put_module(result, name, nn.Identity())
     return result
+
+
+def _no_place(where: Where | None, known: Sequence[str]) -> str:
+    """What to say where nothing is exchanged: other convolutions may be, or the model has none."""
+    cure = "write alternatives of your own into the model: nasopt.SuperNetModule([layer, another_layer])"
+    if not known:
+        return (
+            f"with_candidates: the model has no Conv1d or Conv2d that is called once and is dense or depthwise: {cure}"
+        )
+    if where is None:
+        return (
+            f"with_candidates: the convolutions {', '.join(known)} have one tap: name those that are to be searched in where=, "
+            f"or {cure}"
+        )
+    hint = nearest(where, known) if isinstance(where, str) else ""
+    return f"with_candidates: where={where!r} matches none of the convolutions {', '.join(known)}.{hint}"
 
 
 def _check_where(where: Any) -> None:

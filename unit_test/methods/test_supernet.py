@@ -245,6 +245,13 @@ def test_where_candidates_go() -> None:
         places(where="stme")
 
 
+def test_models_without_a_place_for_candidates_are_told_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"no Conv1d or Conv2d .*nasopt\.SuperNetModule\(\[layer"):
+        with_candidates(nn.Sequential(nn.Linear(4, 4)), (4,))
+    with pytest.raises(ConfigError, match=r"the convolutions 0 have one tap: name those that .* in where="):
+        with_candidates(nn.Sequential(nn.Conv2d(4, 4, 1)), (4, 3, 3))
+
+
 def test_latency_is_expected_over_the_branches_and_exact_when_decided() -> None:
     metric = "latency:cortex_m4"
     model = PITSuperNet(Nested(), SHAPE, regularizer=metric, kernel_search=False)
