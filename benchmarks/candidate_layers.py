@@ -41,7 +41,7 @@ from benchmarks.document_networks import (
 )
 from benchmarks_mlperf_tiny.data.keywords import spoken_digits
 from benchmarks_mlperf_tiny.data.sources import DataOptions
-from benchmarks_mlperf_tiny.networks import ds_cnn, resnet8
+from benchmarks_mlperf_tiny.networks import ds_cnn, resnet8, set_norm_momentum
 from examples.cifar_subset import load_subset
 from nasopt import Budget, SuperNet, SuperNetModule, with_candidates
 from nasopt.cost import network_cost
@@ -209,6 +209,7 @@ def print_step(rounds: int) -> None:
 def head_ds_cnn(heads: int, width: int) -> nn.Module:
     """DS-CNN for ten words whose depthwise layers have that many heads."""
     model = ds_cnn(10, width)
+    set_norm_momentum(model, 0.1)  # a few hundred steps
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             sizes = (layer.kernel_size, layer.stride, layer.padding)
@@ -269,6 +270,7 @@ def print_supernet(seeds: int, epochs: int, images: int) -> None:
         for seed in range(seeds):
             torch.manual_seed(seed)
             net = with_candidates(resnet8(), shape, lambda name, layer: layer.in_channels > 3, candidates=candidates)
+            set_norm_momentum(net, 0.1)  # a few hundred steps
             search = SuperNet(net, shape, paths="sampled", hard_softmax=True, regularizer=Budget(ops=limit))
             fit(search, x, y, epochs, search.get_regularization_loss)
             chosen += Counter(row["branches"][row["chosen"]].split(",")[0] for row in search.choice_summary().values())

@@ -14,6 +14,7 @@ from torch import nn
 
 from nasopt.graph.example import make_example
 from nasopt.graph.groups import trace_model
+from nasopt.graph.quantised import as_floats
 from nasopt.graph.unfused import Unfused, find_unfused
 from nasopt.tables import html_table, listed
 
@@ -68,7 +69,8 @@ def lint(
     is a step of its own, with reads and writes of a whole tensor, or leaves the integers.
 
     Args:
-        model: it stays as it is; of a search model what `arch_export` would give now.
+        model: it stays as it is; of a search model what `arch_export` would give now, of a quantised network its layers
+            without their grids.
         input_shape, input_example, leaf_modules: as of `cost_report`.
 
     Raises:
@@ -78,4 +80,4 @@ def lint(
     export = getattr(model, "arch_export", None)
     network = export(verify=False) if callable(export) else model
     example = make_example(network, input_shape, input_example)
-    return LintReport(tuple(find_unfused(trace_model(network, example, leaf_modules))))
+    return LintReport(tuple(find_unfused(trace_model(as_floats(network), example, leaf_modules))))

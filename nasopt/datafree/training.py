@@ -49,7 +49,7 @@ def search_generator(
     Raises:
         ConfigError: the model has no batch norm, or answers other than with one logit per class.
     """
-    check_positive("search_generator", steps=steps, batch_size=batch_size)
+    _check("search_generator", steps, batch_size)
     seed = searchable_generator(classes, shape, noise, width).to(_device(model))
     example = _draw(seed, 2, _device(model))
     # The seed is our own, so nothing has to be tried out when it is wrapped; the export is compared.
@@ -93,7 +93,7 @@ def train_generator(
     Raises:
         ConfigError: the model has no batch norm, or answers other than with one logit per class.
     """
-    check_positive("train_generator", steps=steps, batch_size=batch_size)
+    _check("train_generator", steps, batch_size)
     known = _Known(generator)
     loss = _Reconstruction(model, known.classes, weight)
     optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.5, 0.999))
@@ -204,11 +204,21 @@ class _Reconstruction:
         self.statistics, self.classes, self.weight = StatisticsLoss(model), classes, weight
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        outputs, distance = self.statistics(images)
+        try:
+            outputs, distance = self.statistics(images)
+        except RuntimeError as error:
+            size = tuple(images.shape[1:])
+            raise ConfigError(f"datafree: the model fails on generated images of shape {size}: {error}") from error
         if not isinstance(outputs, Tensor) or outputs.shape[1:] != (self.classes,):
             shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ConfigError(f"datafree: the model must answer with {self.classes} logits per image, got {shape}")
         return F.cross_entropy(outputs, labels) + self.weight * distance
+
+
+def _check(function: str, steps: int, batch_size: int) -> None:
+    check_positive(function, steps=steps, batch_size=batch_size)
+    if batch_size < 2:
+        raise ConfigError(f"{function}: batch_size=1 is too few: norms need the variance of a batch")
 
 
 def _step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import fx, nn
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.decided import is_changed_in_place
 from nasopt.graph.branches.markers import SITE, WidthSite
-from nasopt.graph.integer_roles import BATCH_NORMS, quantised_class
+from nasopt.graph.integer_roles import BATCH_NORMS, QUANTISED, quantised_class
 from nasopt.graph.points import Points, find_points
 from nasopt.graph.registry import alteration
 from nasopt.nn.grids import FLOAT_BITS
@@ -134,6 +135,32 @@ def has_widths_per_channel(layer: nn.Module) -> bool:
         return False
     groups = getattr(found, "groups", 1)
     return groups == 1 or (not found.output_dim and groups == found.in_channels == found.out_channels)
+
+
+def as_floats(network: nn.Module) -> nn.Module:
+    """A quantised network as torch's own layers, without grids; a network without quantised layers is returned as it is."""
+    if not any(isinstance(layer, (Quantise, QuantisedWeight)) for layer in network.modules()):
+        return network
+    plain = copy.deepcopy(network)
+    if isinstance(plain, fx.GraphModule):
+        for node in list(plain.graph.nodes):
+            if node.op == "call_module" and isinstance(plain.get_submodule(str(node.target)), Quantise):
+                node.replace_all_uses_with(node.all_input_nodes[0])
+                plain.graph.erase_node(node)
+        plain.recompile()
+    for layer in list(plain.modules()):
+        if isinstance(layer, Quantise):
+            _replace(plain, layer, nn.Identity())
+        elif isinstance(layer, (QuantisedWeight, QuantBatchNorm)):
+            _replace(plain, layer, _become(layer, _plain_class(layer)))
+    return plain
+
+
+def _plain_class(layer: Any) -> Any:
+    if isinstance(layer, QuantisedWeight):
+        return next(kind for kind in type(layer).__mro__ if kind in QUANTISED)
+    rank = 2 if layer.layer is None else max(layer.layer.weight.dim() - 2, 1)
+    return BATCH_NORMS[rank - 1]
 
 
 def _become(layer: nn.Module, kind: Any) -> Any:

@@ -22,6 +22,7 @@ from nasopt.graph.integer_roles import (
     role_of,
 )
 from nasopt.graph.points import find_points
+from nasopt.nn import BinaryActivation, BinaryConv2d, MultiHeadDepthwise, ReafConv2d
 
 UnfusedKind = Literal["norm", "activation", "table", "float", "function"]
 
@@ -89,7 +90,7 @@ class _Lint:
         if isinstance(layer, BATCH_NORMS) and layer.running_mean is not None:
             self.open.add(node)
             return None if name in self.points.absorbed else self._norm(node, name, before)
-        if role == "writes":
+        if role == "writes" or isinstance(layer, (MultiHeadDepthwise, ReafConv2d)):
             self.open.add(node)
             return None
         if isinstance(layer, _POOLINGS) or "pool" in self._word(node):
@@ -109,7 +110,7 @@ class _Lint:
 
     # --- one kind each
 
-    def _norm(self, node: fx.Node, name: str, before: fx.Node | None) -> Unfused:
+    def _norm(self, node: fx.Node, name: str, before: fx.Node | None) -> Unfused | None:
         told = self._word(before) if before is not None else "nothing"
         writer = self._layer(before) if before is not None else None
         if before is None or before.op == "placeholder":
@@ -125,6 +126,10 @@ class _Lint:
                 f"norm or {told} {before.target!s} is called more than once",
                 "give every call a norm of its own",
             )
+        elif isinstance(writer, ReafConv2d) and len(before.users) == 1:
+            return None  # its last step is a convolution
+        elif writer is not None and next(writer.parameters(), None) is not None:
+            why, cure = f"{told} before it cannot take its scale", "nothing, where this layer is wanted"
         else:
             why = f"it follows {told}, which has no weights (a pre-activation network)"
             cure = "put it directly behind a convolution or linear layer: conv, norm, activation"
@@ -161,8 +166,12 @@ class _Lint:
             "log_softmax",
         ):
             cure = "leave it out of what is deployed: the largest logit is the largest probability"
-        elif word in _OTHER_NORMS:
-            cure = "a batch norm behind a convolution is folded; this one needs the mean of every sample"
+        elif word in _OTHER_NORMS or isinstance(self._layer(node), BATCH_NORMS):
+            cure = "a batch norm with running statistics, behind a convolution, is folded; this one computes its own"
+        elif refusal := getattr(self._layer(node), "file_refusal", ""):
+            cure = f"no other layer does the same: {refusal}"
+        elif isinstance(self._layer(node), (BinaryActivation, BinaryConv2d)):
+            cure = "formats have no 1-bit layers, so it is written in floats: nasopt.methods.nasb.pack runs it on bits"
         elif weights:
             cure = "write it as a layer (nn.Conv2d, nn.Linear), which quantisers and converters know"
         else:

@@ -47,7 +47,7 @@ class _Staircase(torch.autograd.Function):
         piece = pieces(weight, endpoints)
         levels = piece_means(weight, piece, len(endpoints) + 1)
         ctx.save_for_backward(weight, endpoints, levels)
-        return levels[piece]
+        return torch.where(weight == weight, levels[piece], weight)  # NaN stays one
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -67,7 +67,7 @@ class _Steps(torch.autograd.Function):
         all_levels = torch.cat([levels.new_zeros(1), levels])
         piece = torch.bucketize(x, thresholds, right=True)
         ctx.save_for_backward(x, thresholds, all_levels, piece)
-        return all_levels[piece]
+        return torch.where(x == x, all_levels[piece], x)  # NaN stays one
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]

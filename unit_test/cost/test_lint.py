@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks_mlperf_tiny.networks import ds_cnn, mobilenet_v1, resnet8
-from nasopt import PIT
+from nasopt import PIT, MixedPrecision
 from nasopt.cli import main
 from nasopt.cost import lint
+from nasopt.nn import AdderConv2d, BinaryConv2d, MultiHeadDepthwise, PAConv2d, ReafConv2d
 
 
 class Net(nn.Module):
@@ -122,6 +123,27 @@ def test_networks_for_microcontrollers_are_clean() -> None:
     for network, shape in ((resnet8(), (3, 32, 32)), (ds_cnn(), (1, 49, 10)), (mobilenet_v1(), (3, 96, 96))):
         assert not [one for one in lint(network, shape).findings if one.kind != "float"]
     assert str(lint(resnet8(), (3, 32, 32))).startswith("nothing: an int8 runtime folds every norm")
+
+
+def test_a_quantised_network_is_looked_at_without_its_grids() -> None:
+    for connect in (UNFUSED["pre-activation"][0], FUSED["residual"]):
+        model = MixedPrecision(Net(connect), (3, 4, 4), precision=8)
+        model.calibrate([torch.randn(4, 3, 4, 4)])
+        assert lint(model, (3, 4, 4)).findings == lint(Net(connect), (3, 4, 4)).findings
+
+
+def test_layers_of_this_library() -> None:
+    """A REAF convolution ends in a convolution; a maximum of heads cannot take a norm; others say what runs them."""
+    reaf, heads = ReafConv2d(4, 4, 3, 2, 1), MultiHeadDepthwise(4, 2, 3)
+    layers = [reaf, nn.BatchNorm2d(4), nn.ReLU(), heads, nn.BatchNorm2d(4), nn.ReLU()]
+    (norm,) = lint(nn.Sequential(nn.Conv2d(3, 4, 1), *layers), (3, 8, 8)).findings
+    assert (norm.layer, norm.kind) == ("5", "norm")
+    assert "MultiHeadDepthwise before it cannot take its scale" in norm.problem
+    wanted = ((AdderConv2d(3, 4, 1), "adder arrays"), (PAConv2d(3, 4, 1), "pack"), (BinaryConv2d(3, 4, 1), "pack"))
+    for layer, cure in wanted:
+        (one,) = lint(nn.Sequential(layer), (3, 8, 8)).findings
+        assert one.kind == "float"
+        assert cure in one.cure
 
 
 def test_layers_alike_are_one_entry() -> None:

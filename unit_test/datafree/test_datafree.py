@@ -171,6 +171,10 @@ def test_what_is_refused() -> None:
     generator = datafree.Generator(5, SHAPE, noise=4, width=2)
     with pytest.raises(ConfigError, match=r"must answer with 5 logits per image, got \(3,\)"):
         datafree.train_generator(generator, model, steps=1)
+    with pytest.raises(ConfigError, match=r"the model fails on generated images of shape \(2, 8, 8\)"):
+        datafree.train_generator(datafree.Generator(3, (2, 8, 8), width=2), model, steps=1)
+    with pytest.raises(ConfigError, match=r"batch_size=1 is too few"):
+        datafree.train_generator(generator, model, batch_size=1)
     with pytest.raises(ConfigError, match=r"Linear is no generator"):
         datafree.generate(nn.Linear(2, 2), 4)
     with pytest.raises(ConfigError, match=r"count must be at least 1"):

@@ -113,6 +113,15 @@ def test_gradients_of_weights_are_about_one() -> None:
     assert torch.equal(equal.weight.grad, torch.zeros_like(equal.weight))
 
 
+def test_nan_stays_nan() -> None:
+    x = torch.tensor([float("nan"), 1.0])
+    assert PAActivation(2)(x).isnan().tolist() == [True, False]
+    conv = PAConv2d(2, 1, 1)
+    with torch.no_grad():
+        conv.weight[0, 0] = float("nan")
+    assert bool(conv(torch.ones(1, 2, 1, 1)).isnan())
+
+
 def network(levels: int = 4) -> nn.Module:
     torch.manual_seed(0)
     first = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), PAActivation(3)]
