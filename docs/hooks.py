@@ -19,12 +19,15 @@ PAGES = {
     "nasopt/cost/README.md": "cards/cost.md",
     "nasopt/export/README.md": "cards/export.md",
     "nasopt/nn/README.md": "cards/nn.md",
+    "nasopt/train/README.md": "cards/low_bit.md",
     "benchmarks_mlperf_tiny/README.md": "cards/benchmarks.md",
     "CONTRIBUTING.md": "cards/contributing.md",
     "CHANGELOG.md": "cards/changelog.md",
     "SECURITY.md": "cards/security.md",
 }
-PACKAGES = [f"nasopt{part}" for part in ("", ".cost", ".export", ".nn", ".train", ".distributed", ".methods.nasb")]
+PACKAGES = [
+    f"nasopt{part}" for part in ("", ".cost", ".export", ".nn", ".train", ".datafree", ".distributed", ".methods.nasb")
+]
 # Modules of their own below, and what stands elsewhere already.
 LEFT_OUT = {"nasopt": ("export", "schedule"), "nasopt.methods.nasb": ("NASB",)}
 MODULES = {"nasopt.schedule": "nasopt.search.schedule"} | {

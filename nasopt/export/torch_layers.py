@@ -16,7 +16,7 @@ from nasopt.graph.plain import expand_layers
 def to_torch_layers(found: nn.Module, example: Any) -> nn.Module:
     """The network, in eval mode and float32, in which every layer of `nasopt.nn` is written out in torch's layers and functions.
 
-    A multi-head depthwise convolution becomes a convolution with a multiplier and a maximum, a REAF convolution slices, a
+    A multi-head depthwise convolution becomes one convolution per head and maxima of two, a REAF convolution slices, a
     concatenation and a grouped convolution, a binary convolution a float one with two values. The result is compared with
     the network before it is returned.
 

@@ -9,7 +9,7 @@ def expand_layers(network: nn.Module) -> fx.GraphModule:
     """The network in eval mode as a graph of torch's own layers and functions; it must be traceable, and stays as it is.
 
     ```python
-    # MultiHeadDepthwise          ->  conv2d with a multiplier, unflatten, amax
+    # MultiHeadDepthwise, a sum   ->  conv2d with a multiplier, unflatten, sum, relu
     # ReafConv2d                  ->  unflatten, one select per group that is read, cat, conv2d with groups
     ```
     """
