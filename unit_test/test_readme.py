@@ -25,6 +25,7 @@ PUBLIC = (
     "nasopt.export",
     "nasopt.nn",
     "nasopt.train",
+    "nasopt.datafree",
     "nasopt.distributed",
     "nasopt.methods.nasb",
 )
