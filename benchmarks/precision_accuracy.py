@@ -1,13 +1,14 @@
 """Accuracy in few bits: trained at fixed widths, searched, and assigned, from the same float network and at equal epochs.
 
-    NASOPT_DATA=... python -m benchmarks.precision_accuracy --out precision.csv     # 20 to 30 minutes on one core
-    python -m benchmarks.precision_accuracy --out precision.csv --table             # of what is there
+    NASOPT_DATA=... python -m benchmarks.precision_accuracy --out precision        # 20 to 30 minutes on one core
+    python -m benchmarks.precision_accuracy --out precision --table                # of what is there
 
 Two tasks: ResNet-8 on some of the training images of CIFAR-10 (as JPEG, averaged down to `--size`), DS-CNN on spoken digits. A
 seed trains a float network, from which every run starts: float again, fixed widths, and for ResNet-8 three ways to an average of
 about 3 bits (as 3 bits with the first and last layer in 8) and two to a quarter of the flash in 8 bits, by channels and widths
 together or one after the other. Adam, a cosine to 0, halves of search and fine-tuning. The figure is that of the last epoch, of
-all test samples. Every finished run appends a line to `--out`; those that stand there are not run again.
+all test samples. Every finished run appends a line to `runs.csv` in `--out`; those that stand there are not run again, and float
+networks are kept there, too.
 """
 
 from __future__ import annotations
@@ -70,7 +71,13 @@ class Experiment:
         if self.shrinks and self.shrinks != side:
             self.start.pool = nn.AvgPool2d(self.shrinks // 4)
         set_norm_momentum(self.start, 0.1)
-        self.train(self.start, self.start, options.pretrain, [{"params": self.start.parameters(), "lr": FLOAT_LR}])
+        kept = options.out / f"{task}-{seed}.pt"
+        if kept.exists():
+            self.start.load_state_dict(torch.load(kept, weights_only=True))
+        else:
+            groups = [{"params": self.start.parameters(), "lr": FLOAT_LR}]
+            self.train(self.start, self.start, options.pretrain, groups)
+            torch.save(self.start.state_dict(), kept)
 
     def arrange(self, x: Tensor) -> Tensor:
         """Network inputs of a batch."""
@@ -210,20 +217,24 @@ def mean_and_error(values: list[float]) -> str:
 def main() -> None:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("precision.csv"))
+    parser.add_argument("--out", type=Path, default=Path("precision"), help="folder")
     parser.add_argument("--tasks", default="kws,ic")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=6000, help="for training, of 12,000; there are 2,400 words")
     parser.add_argument("--pretrain", type=int, default=8, help="epochs of the float network")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of every run from there")
     parser.add_argument("--size", type=int, default=16, help="side of the images of ResNet-8, up to 32")
+    parser.add_argument("--most", type=int, default=1000, help="runs in this call; the next one goes on")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path, left = options.out / "runs.csv", options.most
     for seed in range(0 if options.table else options.seeds):
         for task in options.tasks.split(","):
-            done = {row["run"] for row in read(options.out) if (row["task"], row["seed"]) == (task, str(seed))}
-            missing = [run for run in RUNS[task] if run not in done]
+            done = {row["run"] for row in read(path) if (row["task"], row["seed"]) == (task, str(seed))}
+            missing = [run for run in RUNS[task] if run not in done][:left]
+            left -= len(missing)
             experiment: Callable[[], Experiment] | Any = Experiment(task, seed, options) if missing else None
             for run in missing:
                 started = time.process_time()
@@ -232,8 +243,8 @@ def main() -> None:
                 costs = {name: round(float(calls.total(name)), 3) for name in ("average_bits", "flash", "size")}
                 row = {"task": task, "seed": seed, "run": run, "epochs": options.epochs}
                 row |= {"accuracy": round(experiment.accuracy(network), 5), **costs}
-                write(options.out, row | {"seconds": round(time.process_time() - started, 1)})
-    print(table(read(options.out)))
+                write(path, row | {"seconds": round(time.process_time() - started, 1)})
+    print(table(read(path)))
 
 
 if __name__ == "__main__":
