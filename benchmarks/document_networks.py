@@ -205,6 +205,42 @@ def flynet(heads: int, width: float = 0.5, classes: int = 1000) -> nn.Module:
     return nn.Sequential(*layers, *last, *head)
 
 
+class Dense(nn.Module):
+    """`x` and what a pre-activated bottleneck makes of it, side by side."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        squeeze = [nn.BatchNorm2d(inputs), nn.ReLU(), conv(inputs, 4 * growth, 1)]
+        self.body = nn.Sequential(*squeeze, nn.BatchNorm2d(4 * growth), nn.ReLU(), conv(4 * growth, growth, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.body(x)], 1)
+
+
+DENSENETS = {21: (1, 2, 3, 2), 37: (2, 4, 6, 4), 63: (3, 6, 12, 8), 121: (6, 12, 24, 16), 201: (6, 12, 48, 32)}
+
+
+def densenet(depth: int, classes: int = 100, growth: int = 32) -> nn.Module:
+    """DenseNet for CIFAR-100 of the distillation document: a 3x3 stem without norm, compression of one half."""
+    layers: list[nn.Module] = [conv(3, 64, 3)]
+    inputs = 64
+    for block, count in enumerate(DENSENETS[depth]):
+        if block > 0:
+            layers += [nn.BatchNorm2d(inputs), nn.ReLU(), conv(inputs, inputs // 2, 1), nn.AvgPool2d(2)]
+            inputs //= 2
+        for _ in range(count):
+            layers.append(Dense(inputs, growth))
+            inputs += growth
+    head = [nn.BatchNorm2d(inputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+    return nn.Sequential(*layers, *head)
+
+
+def mlp(hidden: int) -> nn.Module:
+    """Two hidden layers for MNIST."""
+    layers = [nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(hidden, 10))
+
+
 def parameters(model: nn.Module) -> int:
     """Parameters as PyTorch stores them, norms not folded."""
     return sum(parameter.numel() for parameter in model.parameters())

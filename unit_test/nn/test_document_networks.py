@@ -7,7 +7,9 @@ import torch
 from benchmarks.document_networks import (
     adder,
     conv,
+    densenet,
     flynet,
+    mlp,
     mobilenet_v2,
     parameters,
     reaf,
@@ -16,7 +18,7 @@ from benchmarks.document_networks import (
     separable_adder,
     weight_attention,
 )
-from nasopt.cost import network_cost
+from nasopt.cost import lint, network_cost
 
 
 def test_adder_networks() -> None:
@@ -48,3 +50,18 @@ def test_flynet_grows_with_its_heads_as_stated() -> None:
     with torch.device("meta"):
         counts = [parameters(flynet(heads)) / 1e6 for heads in range(1, 6)]
     assert [round(count, 2) for count in counts] == [0.80, 0.83, 0.86, 0.89, 0.92]
+
+
+def test_networks_of_the_distillation_document() -> None:
+    with torch.device("meta"):
+        found = {depth: parameters(densenet(depth)) for depth in (21, 37, 63, 121, 201)}
+        assert found == {21: 419_420, 37: 1_008_964, 63: 2_353_676, 121: 7_048_548, 201: 18_277_220}
+        wanted = {1200: 2_395_210, 800: 1_276_810, 300: 328_810, 30: 24_790}
+        assert {hidden: parameters(mlp(hidden)) for hidden in wanted} == wanted
+
+
+def test_norms_that_a_densenet_cannot_fold() -> None:
+    """Of DenseNet-21 the first norm of eight layers, those of three transitions and the last; the others follow a convolution."""
+    findings = lint(densenet(21), (3, 16, 16)).findings
+    assert [one.kind for one in findings].count("norm") == 8 + 3 + 1
+    assert all("read elsewhere" in one.problem or "it follows" in one.problem for one in findings)
