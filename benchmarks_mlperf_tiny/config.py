@@ -129,8 +129,11 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     values: dict[str, Any] = {"regularizer": cost, "seed": 0, **dataclasses.asdict(recipe)}
     if "budget" in given and not given.keys().isdisjoint({"strength", "regularizer", "relative"}):
         raise BenchmarkError("a budget takes the place of strength, --regularizer and --absolute: leave them out")
+    told = ("strength", "regularizer", "relative", "precision")
+    if method not in ("pit", "pit_supernet") or not given.keys().isdisjoint(told):
+        values["budget"] = None
     values.update(given)
-    if method == "seed" or "budget" in given:
+    if method == "seed" or values["budget"] is not None:
         values["strength"] = 0.0
     if method == "seed":
         values["budget"] = values["candidates"] = values["precision"] = None

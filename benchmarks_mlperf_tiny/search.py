@@ -185,10 +185,7 @@ class Run:
             search = wrap(stage, self.model, self.task.input_shape, self.regularizer, share, steps, precision)
             self.model = search.to(config.device)
             self.forward = self.parallel()  # before anything is frozen: the schedule comes after it
-            lengths: dict[str, Any] = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}
-            strength = None if config.budget else rising(config.strength, lengths["search"])
-            self.schedule = nasopt.PhaseSchedule(self.model, **lengths, strength=strength)
-        if self.schedule is None:
+        if phase.stage is None:
             self.forward = self.parallel()
             self.optimizers = [torch.optim.Adam(self.model.parameters(), lr=config.lr)]
         elif self.method.is_binary:  # AlternatingSearch has one for each half
@@ -196,6 +193,12 @@ class Run:
             self.optimizers = [torch.optim.Adam(parameters, lr=lr) for parameters, lr in rates]
         else:
             self.optimizers = [torch.optim.Adam(self.model.param_groups(lr=config.lr, arch_lr=config.arch_lr))]
+        if phase.stage is not None:
+            lengths: dict[str, Any] = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}
+            strength = None if config.budget else rising(config.strength, lengths["search"])
+            shrinks = self.model.importance is not None and not config.compile and processes.count() == 1
+            shrink = self.optimizers if shrinks else ()
+            self.schedule = nasopt.PhaseSchedule(self.model, **lengths, strength=strength, shrink=shrink)
         set_norm_momentum(self.model, config.norm_momentum)  # a search adds norms of its own
 
     def parallel(self) -> Any:
@@ -232,8 +235,17 @@ class Run:
 
     def plain_step(self) -> Step:
         """Of one optimizer; a search pays what its schedule says."""
-        penalty = self.schedule.get_regularization_loss if self.schedule and self.phase.kind == "search" else None
-        return self.engine.plain_step(self.forward, self.optimizers[0], penalty)
+        if self.schedule is None or self.phase.kind != "search":
+            return self.engine.plain_step(self.forward, self.optimizers[0])
+        schedule = self.schedule
+        plain = self.engine.plain_step(self.forward, self.optimizers[0], schedule.get_regularization_loss)
+
+        def step(number: int, batch: Any) -> Any:
+            loss = plain(number, batch)
+            schedule.after_step()
+            return loss
+
+        return step
 
     def alternating_step(self) -> Step:
         """Even steps train the architecture, odd ones the weights."""
