@@ -77,6 +77,11 @@ def test_a_search_in_few_bits_warms_up_in_floats() -> None:
         run(precision=9)
 
 
+class _Longer(list):  # type: ignore[type-arg]
+    def __len__(self) -> int:
+        return 99
+
+
 class _Killed(Exception):
     pass
 
@@ -166,7 +171,7 @@ def test_patience_ends_fine_tuning() -> None:
 
 
 def test_epochs_as_one_number_are_shared_out() -> None:
-    from nasopt.searching.run import lengths_of
+    from nasopt.searching.given import lengths_of
 
     assert lengths_of(36) == (8, 16, 12)
     assert all(sum(lengths_of(n)) == n and min(lengths_of(n)[:2]) > 0 for n in range(3, 200))
@@ -190,7 +195,16 @@ def test_epochs_as_one_number_are_shared_out() -> None:
         ({"patience": 0}, "patience must be an int >= 1"),
         ({"checkpoint": "/no/such/folder/search.pt"}, "there is no folder"),
         ({"model": nasopt.PIT(convnet(), SHAPE)}, "is a PIT already"),
-        ({"train_loader": [x for x, _ in batches()]}, r"a batch must be \(inputs, labels\)"),
+        ({"train_loader": [x for x, _ in batches()]}, r"a batch must be \(inputs, labels\), got a Tensor"),
+        ({"train_loader": [(x, x, y) for x, y in batches()]}, r"\(inputs, labels\), got a tuple of 3"),
+        ({"val_loader": [{"x": x, "y": y} for x, y in batches()]}, r"\(inputs, labels\), got a dict"),
+        ({"val_loader": iter(batches())}, "val_loader is a list_iterator, which can be read once"),
+        ({"model": convnet().requires_grad_(False)}, "no parameter of the model takes a gradient"),
+        ({"loss": lambda outputs, labels: 1.0}, "must give a scalar tensor.*got a float"),
+        ({"loss": lambda outputs, labels: outputs.square()}, r"got a tensor of shape \(12, 3\)$"),
+        ({"loss": lambda outputs, labels: outputs.detach().mean()}, "without a gradient"),
+        ({"figure": lambda outputs, labels: float("nan")}, "figure on the val split is nan"),
+        ({"train_loader": _Longer(batches())}, "says that it has 99 batches and gave 10"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(changes: dict[str, Any], message: str) -> None:

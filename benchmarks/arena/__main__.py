@@ -38,8 +38,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this checkout, from wherever the script is started
 
-from benchmarks.arena.contestants import KEYS, METHODS, NARROW, Bout, compete, method_of
+from benchmarks.arena.contestants import KEYS, METHODS, NARROW, Bout, compete, method_of, ranking_of
 from benchmarks.arena.report import report
+from nasopt.errors import ConfigError
 
 FIELDS = (*KEYS, "size", "macs", "exported", "test", "cpu_s", "note")
 
@@ -100,6 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = [*filter(None, options.methods.split(",")), *commands]
     if unknown := [name for name in methods if method_of(name) not in METHODS and name not in commands]:
         parser.error(f"unknown methods {', '.join(unknown)}: known are {', '.join(METHODS)}, or give --command")
+    for name in set(methods) - set(commands):
+        try:
+            ranking_of(name)
+        except ConfigError as error:
+            parser.error(str(error))
     what = (options.task, options.data, options.epochs)
     bouts = [
         Bout(*what, method, float(share), int(seed), commands.get(method, ""))

@@ -215,9 +215,17 @@ def method_of(name: str) -> str:
 
 
 def ranking_of(name: str) -> Ranking:
-    """`"importance:fall=0.5:power=1"` with its settings of `Ranking`, which is the usual one without."""
-    pairs = (part.split("=") for part in name.split(":")[1:])
-    return replace(importance.RANKING, **{key: float(value) for key, value in pairs})
+    """`"importance:fall=0.5:power=1"` with its settings of `Ranking`, which is the usual one without.
+
+    Raises:
+        ConfigError: there is no such setting, or it is no number.
+    """
+    pairs = [part.partition("=") for part in name.split(":")[1:]]
+    try:
+        return replace(importance.RANKING, **{key: float(value) for key, _, value in pairs})
+    except (TypeError, ValueError) as error:
+        known = ", ".join(vars(importance.RANKING))
+        raise ConfigError(f"{name!r}: settings are name=number, of {known} ({error})") from error
 
 
 def compete(bout: Bout) -> dict[str, Any]:

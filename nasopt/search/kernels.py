@@ -130,9 +130,13 @@ class Ladders:
 
     def falling(self, scores: Tensor) -> Tensor:
         """Scores of which those of a ladder fall: an item counts as much as any behind it, item 0 infinitely."""
-        _, _, item, _, later = self._constants.on(scores.device, scores.dtype)
-        own = torch.where(item == 0, torch.inf, scores)
-        return torch.where(later > 0, own, -torch.inf).amax(1) if self.total else own
+        item = self._constants.on(scores.device, scores.dtype)[2]
+        return self.largest_later(torch.where(item == 0, torch.inf, scores))
+
+    def largest_later(self, scores: Tensor) -> Tensor:
+        """For every item the largest score of it and those behind it: whether it lives depends on that alone."""
+        later = self._constants.on(scores.device, scores.dtype)[4]
+        return torch.where(later > 0, scores, -torch.inf).amax(1) if self.total else scores
 
 
 class KernelMasks:

@@ -183,8 +183,13 @@ def _cut_parameters(
         parameter = old[path]
         prefix, _, name = path.rpartition(".")
         if id(parameter) not in done and parameter.shape != copied.shape:
-            _cut_states(parameter, dims[analysis.facts.canonical(path)], optimizers)
+            places = dims[analysis.facts.canonical(path)]
+            _cut_states(parameter, places, optimizers)
+            gradient = parameter.grad
+            for dim, index in places if gradient is not None else ():
+                gradient = gradient.index_select(dim, index.to(gradient.device))  # type: ignore[union-attr]
             set_values(parameter, copied.detach())
+            parameter.grad = gradient  # of steps that are still to be added up
         done.add(id(parameter))
         setattr(small.get_submodule(prefix), name, parameter)  # recurrent layers keep a list of their weights, too
 
@@ -211,11 +216,14 @@ def _cut_states(parameter: nn.Parameter, dims: Sequence[tuple[int, Tensor]], opt
 
 
 def _scores(masks: Masks, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What masks are decided by, of every unit and item."""
-    ladders = masks.ladders
-    return {
-        n: ladders[n].score(p.detach()) if n in ladders else p.detach() for n, p in parameters.items() if n in MASKS
-    }
+    """What masks are decided by, of every unit and item; along a ladder they fall, so parameters above 0 have them."""
+    ladders, found = masks.ladders, {}
+    for name, parameter in parameters.items():
+        if name in ladders:
+            found[name] = ladders[name].largest_later(ladders[name].score(parameter.detach()))
+        elif name in MASKS:
+            found[name] = parameter.detach()
+    return found
 
 
 def _units(old: Prepared, new: Prepared, keep: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ from nasopt.methods.pit import PIT
 from nasopt.search.model import SearchModel
 from nasopt.search.precision import Precision
 from nasopt.search.regularizer import Budget
-from nasopt.searching.run import Figure, Loss, Run, SearchResult, lengths_of
+from nasopt.searching.given import lengths_of
+from nasopt.searching.run import Figure, Loss, Run, SearchResult
 
 __all__ = ["SearchResult", "search"]
 

@@ -8,7 +8,7 @@ import itertools
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nasopt.arguments import check_count, check_number, short
+from nasopt.arguments import check_number
 from nasopt.errors import ConfigError, DivergedError
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import ParameterHalves
@@ -25,10 +25,10 @@ from nasopt.search.phases import PhaseSchedule
 from nasopt.search.precision import plain_widths
 from nasopt.search.recalibrate import batch_inputs, recalibrate
 from nasopt.search.regularizer import FEWEST, Budget
+from nasopt.searching.given import check_batch, check_loss, enough, first_of, length_of
 
 Loss = Callable[[Any, Any], Tensor]
 Figure = Callable[[Any, Any], float]
-_SHARES = (2 / 9, 4 / 9)  # of warm-up and search in all epochs
 _RECALIBRATION = 8  # batches, from which norm statistics are estimated before a search model is judged
 _LEARNED = 0.7  # share of the teacher in the loss
 _FORMAT = 1
@@ -87,15 +87,19 @@ class Run:
                 f"search: the model is a {type(model).__name__} already: pass the seed, which is wrapped here; "
                 "method=lambda seed, **options: PIT(seed, exclude_names=..., **options) for options of its own"
             )
-        steps = _length(train_loader) * lengths[1]
+        steps = length_of(train_loader) * lengths[1]
         if steps < FEWEST:
-            per_epoch = _length(train_loader)
+            per_epoch = length_of(train_loader)
             raise ConfigError(
                 f"search: {lengths[1]} epochs of search of {per_epoch} batches are {steps} steps, too few to know what matters: "
-                f"{FEWEST} are the least. Give epochs >= {_enough(per_epoch)}, or smaller batches"
+                f"{FEWEST} are the least. Give epochs >= {enough(per_epoch)}, or smaller batches"
             )
-        first = _first(train_loader, "train_loader")
-        _first(val_loader, "val_loader")
+        first = check_batch(first_of(train_loader, "train_loader"))
+        check_batch(first_of(val_loader, "val_loader"))
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ConfigError(
+                "search: no parameter of the model takes a gradient, so nothing can be trained: model.requires_grad_()"
+            )
         given = budget if isinstance(budget, Budget) else Budget(budget)
         arguments, keywords = batch_inputs(first)
         like = next(model.parameters(), torch.empty(0))
@@ -113,7 +117,7 @@ class Run:
             shrink=self.optimizer,
             eliminate=self.model.choices is not None,
             teacher=teacher,
-            steps=_length(train_loader),
+            steps=length_of(train_loader),
         )
         self.has_norms = any(getattr(module, "running_mean", None) is not None for module in self.model.modules())
         self.state = _State()
@@ -139,7 +143,7 @@ class Run:
         for batch in self.train_loader:
             self.optimizer.zero_grad(set_to_none=True)
             task, extra = self._loss(batch)
-            value = float(task.detach())
+            value = float(check_loss(task).detach())
             if not math.isfinite(value):
                 self._diverged(value)
             (task + extra).backward()
@@ -147,6 +151,11 @@ class Run:
             phases.after_step()
             total, count = total + value, count + 1
         seconds = time.monotonic() - started
+        if count < (said := length_of(self.train_loader)):
+            raise ConfigError(
+                f"search: train_loader says that it has {said} batches and gave {count} in an epoch, so limits would not fall to "
+                "the budget in time: let its length be what it yields"
+            )
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):  # the last step may have broken it
             self._diverged(math.nan)
         if phase == "search" and self.has_norms:
@@ -171,9 +180,7 @@ class Run:
         return task, self.phases.get_regularization_loss()
 
     def _run(self, batch: Any) -> tuple[Any, Any, tuple[Any, ...]]:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ConfigError(f"search: a batch must be (inputs, labels), got {short(type(batch).__name__)}")
-        arguments, keywords = batch_inputs(batch)
+        arguments, keywords = batch_inputs(check_batch(batch))
         arguments, keywords, labels = pytree.tree_map_only(
             Tensor, lambda x: x.to(self.device), (arguments, keywords, batch[1])
         )
@@ -193,10 +200,14 @@ class Run:
         for batch in self.val_loader:
             outputs, labels, arguments = self._run(batch)
             count = len(arguments[0])
-            total += count * (self.figure or self._figure)(outputs, labels)
+            total += count * float((self.figure or self._figure)(outputs, labels))
             samples += count
         if not samples:
             raise ConfigError("search: val_loader has become empty: it has to yield the same batches every time")
+        if math.isnan(total):
+            raise ConfigError(
+                "search: the figure on the val split is nan, so epochs cannot be compared: let it be a number"
+            )
         return total / samples
 
     def _figure(self, outputs: Any, labels: Any) -> float:
@@ -291,42 +302,3 @@ class Run:
         self.state = _State(**content["state"])
         self.good = copy.deepcopy(self.model.state_dict())
         torch.set_rng_state(content["random"].cpu())
-
-
-def lengths_of(epochs: Any) -> tuple[int, int, int]:
-    if isinstance(epochs, Sequence) and not isinstance(epochs, str):
-        if len(epochs) != 3:
-            raise ConfigError(f"search: epochs are one number or (warm-up, search, fine-tuning), got {short(epochs)}")
-        names = ("warm-up", "search", "fine-tuning")
-        found = [check_count(f"search: epochs of {name}", n, int(name == "search")) for name, n in zip(names, epochs)]
-        return found[0], found[1], found[2]
-    check_count("search: epochs", epochs, 3)
-    warmup, searching = (max(1, round(share * epochs)) for share in _SHARES)
-    return warmup, searching, epochs - warmup - searching
-
-
-def _enough(per_epoch: int) -> int:
-    """The least number of epochs of which a search gets enough steps."""
-    needed = math.ceil(FEWEST / per_epoch)
-    return next(epochs for epochs in itertools.count(3) if lengths_of(epochs)[1] >= needed)
-
-
-def _length(loader: Any) -> int:
-    try:
-        count = len(loader)
-    except TypeError as error:
-        raise ConfigError(
-            "search: train_loader has no length, and limits fall over a known number of steps: pass a DataLoader of a dataset "
-            "with a length, or a list of batches"
-        ) from error
-    if not count:
-        raise ConfigError("search: train_loader is empty: there is nothing to train on")
-    return count
-
-
-def _first(loader: Iterable[Any], name: str) -> Any:
-    for batch in loader:
-        return batch
-    raise ConfigError(
-        f"search: {name} is empty: without a batch {'networks cannot be judged' if 'val' in name else 'nothing'}"
-    )

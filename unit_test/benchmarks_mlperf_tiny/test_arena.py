@@ -17,6 +17,7 @@ from benchmarks.arena.__main__ import main
 from benchmarks.arena.contestants import Bout, Trainer
 from benchmarks_mlperf_tiny.tasks import TASKS
 from nasopt.cost import network_cost
+from nasopt.search import importance
 
 WHERE = ["--task", "tiny", "--data", "patterns", "--epochs", "1+4+1", "--jobs", "1"]
 
@@ -78,6 +79,29 @@ def test_pit_and_uniform_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> N
         assert 0 < row["size"] <= limit
         assert 0 <= row["exported"] <= 1
         assert 0 <= row["test"] <= 1
+
+
+def test_importance_with_other_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[importance.Ranking] = []
+    plain = importance.Importance.__init__
+
+    def noted(self: importance.Importance, *arguments: Any) -> None:
+        seen.append(importance.RANKING)
+        plain(self, *arguments)
+
+    monkeypatch.setattr(importance.Importance, "__init__", noted)
+    limit = 0.5 * network_cost(tiny.build_seed(2), "size", (1, 8, 8))
+    for method in ("importance", "importance:fall=0.5:power=1"):
+        row = contestants.compete(Bout("tiny", "patterns", "1+8+1", method, 0.5, 0))
+        assert "note" not in row
+        assert row["method"] == method
+        assert 0 < row["size"] <= limit
+    assert seen[0] == importance.RANKING
+    assert (seen[1].fall, seen[1].power, seen[1].memory) == (0.5, 1.0, seen[0].memory)
+    for wrong in ("importance:fail=0.5", "importance:fall=soon", "importance:fall"):
+        with pytest.raises(SystemExit):
+            main([*WHERE, "--methods", wrong])
+        assert "settings are name=number, of memory, look, fall" in capsys.readouterr().err
 
 
 def test_a_limit_that_cannot_be_met_is_a_note() -> None:

@@ -262,6 +262,26 @@ def test_bad_input_changes_nothing() -> None:
         nasb().shrink()
 
 
+def test_gradients_of_a_step_that_has_begun_are_cut_along() -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(4, 2, 32, dtype=torch.float64),)
+    masked, first, small, second = both(in_time(), inputs)
+    for model in (masked, small):
+        for mask in model.arch_parameters():
+            mask.requires_grad_(False)
+    for model, optimizer, shrinks in ((masked, first, False), (small, second, True)):
+        optimizer.zero_grad()
+        model(*inputs).square().sum().backward()
+        if shrinks:
+            assert model.shrink(optimizer, share=1.0)["channels"]
+        model(*inputs).sum().backward()
+        optimizer.step()
+    # Scores of kernels that were trained need not fall from ring to ring, and what is cut is read off them.
+    assert small.shrunk.kernels
+    close(masked(*inputs), small(*inputs))
+    close(masked.eval()(*inputs), small.eval()(*inputs))
+
+
 def test_nothing_that_is_off_is_no_error() -> None:
     model, optimizer, _ = searching("space")
     assert model.shrink(optimizer, when=3) == {"when": 3, "channels": {}, "kernels": {}, "branches": {}}
