@@ -3,7 +3,7 @@
 The gradient `g` of the task's loss to the mask of a unit (a block of channels, a ring or distance of a kernel) says how much the
 loss would change without it. Units are ranked by a running mean of `g^2` over the square root of what the unit costs, and as
 many as fit are kept, the highest first (`nasopt.search.settle`). Limits stay at the seed's cost for a tenth of the search, to
-look around, and then fall in a straight line to the wanted ones, until three quarters of it are over; then masks rest. So nothing
+look around, and then fall in a straight line to the wanted ones, until three fifths of it are over; then masks rest. So nothing
 walks: alpha, beta and gamma are set, and hold the rank of a unit in relation to the threshold of its group, 1/2. What is off has
 a gradient, and may come back.
 
@@ -44,15 +44,13 @@ class Ranking:
         memory: of the running mean.
         look, fall: shares of the search that are over when limits begin to fall, and when they are the wanted ones.
         power: of a unit's cost, by which its score is divided.
-        curve: of the fall: 0 a straight line, 1 by equal factors.
         share: of the threshold's rank up to which units that are off leave a model that is shrunk; 1: all of them.
     """
 
     memory: float = 0.99
     look: float = 0.1
-    fall: float = 0.75
+    fall: float = 0.6
     power: float = 0.5
-    curve: float = 0.0
     share: float = 1.0
 
 
@@ -90,11 +88,6 @@ class Importance(nn.Module):
     def limits(self, wanted: Limits) -> Limits:
         """Limits of this step, between those of the start and the wanted ones."""
         left = 1 - min(max(int(self.step) - self.first, 0) / (self.last - self.first), 1.0)
-        if RANKING.curve:
-            return [
-                (metric, limit * (max(first, limit) / limit) ** left)
-                for (metric, limit), first in zip(wanted, self.start)
-            ]
         return [(metric, limit + left * max(first - limit, 0.0)) for (metric, limit), first in zip(wanted, self.start)]
 
     def observe(self, gradients: Mapping[str, Tensor]) -> bool:

@@ -206,7 +206,6 @@ def test_falling_limits_shrink_within_an_epoch_and_change_no_output() -> None:
         torch.testing.assert_close(model(x.double()), expected, rtol=1e-9, atol=1e-9)
         computed = sum(p.numel() for p in model.net_parameters())
         weights.append(computed)
-        # At most a twentieth of the MACs is computed for what is off.
         if step and not left[-1]:
             assert computed == weights[-2]
     assert phases.epoch == 0
