@@ -35,6 +35,8 @@ _ASKS = {
     "__hash__",
     "__len__",
 }
+# Torch takes these for dtypes.
+_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
 _KEEPS_LISTS = ("torch", "builtins", "_operator", "operator", "math")
 
 
@@ -135,6 +137,8 @@ class ValueTracer(RelyingTracer):
             return a.item()  # type: ignore[attr-defined]  # code of a graph knows no numpy
         if type(a) is torch.device and id(a) in self._devices:
             return self._attribute(self._devices[id(a)][1], "device")
+        if type(a) is type and a in _DTYPES:
+            return _DTYPES[a]
         if type(a) is torch.dtype:
             asked = self._dtypes.get(a)
             return a if asked is None or names_dtype(user_frame()) else self._attribute(asked, "dtype")
@@ -231,9 +235,8 @@ class ValueTracer(RelyingTracer):
         return self._proxies[name]
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if type(attr_val) is ValueProxy or not self.listens() or not isinstance(attr_val, Tensor):
-            return attr_val
-        name = self._names.get(id(attr_val))
+        is_tensor = type(attr_val) is not ValueProxy and self.listens() and isinstance(attr_val, Tensor)
+        name = self._names.get(id(attr_val)) if is_tensor else None
         return attr_val if name is None else self._own_tensor(name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -258,7 +261,7 @@ class ValueTracer(RelyingTracer):
         """Add a module beside the layers of the one whose `forward` runs; returns its path."""
         owner = next(reversed(self.module_stack.values()))[0] if self.module_stack else ""
         free, number = f"{owner}.{name}" if owner else name, 0
-        while free in self.added or _has(self.root, free):
+        while free in self.added or hasattr(self.root.get_submodule(owner), free.rpartition(".")[2]):
             number += 1
             free = f"{owner}.{name}_{number}" if owner else f"{name}_{number}"
         self.added[free] = unit
@@ -322,8 +325,3 @@ class ValueTracer(RelyingTracer):
             )
         node = self.graph.create_node("call_function", LEAVE_AUTOCAST, (self._autocasts.pop()[1],), {})
         node.meta["value"] = self.evaluate(node)
-
-
-def _has(root: nn.Module, path: str) -> bool:
-    parent, _, name = path.rpartition(".")
-    return hasattr(root.get_submodule(parent), name)

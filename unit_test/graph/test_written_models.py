@@ -52,6 +52,7 @@ FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], dict[str
     "a method named as of a dict": (lambda m, x: x * x.sort(2).values.mean(2, keepdim=True), dict),
     "a weight that is renormalised": (renormalised, lambda: {"kernel": nn.Parameter(torch.randn(8, 8, 3, 3))}),
     "a cache by size": (cached_by_size, lambda: {"cache": {}}),
+    "Python's types for dtypes": (lambda m, x: x * torch.ones(x.shape[2:], dtype=bool).to(float).to(x.dtype), dict),
     "rotations by a size": (lambda m, x: torch.roll(x, x.shape[2] // 2, 2).rot90(x.dim() - 3, (2, 3)), dict),
 }
 
@@ -137,3 +138,19 @@ def test_what_weights_are_cut_from_is_counted_once() -> None:
     assert network_cost(seed, "size", (3, 8, 8)) == 12 + 288 + 10
     model = PIT(seed, (3, 8, 8))
     assert model.get_cost("size", discrete=True) == sum(p.numel() for p in model.arch_export().parameters()) == 310
+
+
+def test_images_along_the_batch_are_all_priced() -> None:
+    # Two frames, each 4 * 3 * 9 MACs at 64 positions, as one image of 16 rows; 2 * 4 of the transposed one at 64 each.
+    def frames(m: Any, x: Tensor) -> Tensor:
+        y = m.up(m.conv(x.flatten(0, 1)))
+        return y.unflatten(0, (-1, 2)).mean((1, 3, 4))
+
+    class Frames(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 2, 1)
+
+        forward = frames
+
+    assert network_cost(Frames(), "macs", (2, 3, 8, 8)) == 2 * 64 * (4 * 3 * 9 + 2 * 4)

@@ -58,6 +58,12 @@ def convolution_function(call: Call) -> Any:
     return call.spread(written, 1 - tensor.dim())
 
 
+def _of_one_sample(call: Call, x: Tensor, spatial: int) -> tuple[int, ...]:
+    """Spatial size; images of one sample that lie along the batch dimension (frames, windows, electrodes) count as stacked."""
+    rows = max(x.shape[0] // call.batch, 1) if x.dim() == spatial + 2 else 1
+    return (x.shape[-spatial] * rows, *x.shape[x.dim() - spatial + 1 :])
+
+
 def _is_depthwise(weight: Tensor, groups: int) -> bool:
     return groups > 1 and weight.shape[1] == 1
 
@@ -68,7 +74,7 @@ def _convolution(
     """Channels read and written, shapes `(in,)` and `(out,)`."""
     spatial = tensor.dim() - 2
     read = call.channels(call.argument(0, "input"), -spatial - 1)
-    size = tuple(call.value.shape[-spatial:])
+    size = _of_one_sample(call, call.value, spatial)
     sizes: dict[str, Any] = {
         "kernel": tuple(tensor.shape[2:]),
         "positions": math.prod(size),
@@ -167,8 +173,8 @@ def _transposed(
     read = call.channels(x, -spatial - 1)
     sizes: dict[str, Any] = {
         "kernel": tuple(tensor.shape[2:]),
-        "positions": x.shape[-spatial:].numel(),
-        "output_size": tuple(call.value.shape[-spatial:]),
+        "positions": math.prod(_of_one_sample(call, x, spatial)),
+        "output_size": _of_one_sample(call, call.value, spatial),
         "stride": tuple(stride),
         "bias": bias if isinstance(bias, Weight) else bias is not None,
         "weight": weight,
