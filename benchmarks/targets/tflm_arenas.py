@@ -1,77 +1,66 @@
-"""Arenas that TensorFlow Lite Micro really uses, measured in its interpreter, and the persistent bytes fitted to them:
+"""Arenas that TensorFlow Lite Micro really uses for files of `to_tflite`, and the persistent bytes fitted to them:
 
-    python -m benchmarks.targets.tflm_arenas [NETWORK ...]      # needs litert-torch, ai-edge-quantizer, tflite-micro
+    python -m benchmarks.targets.tflm_arenas [NETWORK ...]      # needs pip install "nasopt[litert]"
 
-converts every network of `tflm_networks` to a full-integer int8 file with channels last, runs it in the interpreter with
-reference kernels, and writes `tflm_arenas.csv`: operations, planned tensors, persistent bytes, size of the file.
-`--fit` prints the constants of `nasopt.cost.runtime.TFLM` that fit these rows, and needs none of the packages.
+writes every network (or those named) of `tflm_networks` and `device_networks` as a full-integer int8 file, runs it in the
+interpreter with reference kernels, and keeps `tflm_arenas.csv`: operations, planned tensors, persistent bytes, smallest arena and
+size of the file. `--fit` prints the constants of `nasopt.cost.runtime.TFLM` that fit these rows, and needs none of the packages.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.targets.tflm_networks import NETWORKS
-from nasopt.cost import network_calls
-from nasopt.cost.runtime import TFLM
+from benchmarks import device_networks
+from benchmarks.targets import tflm_networks
+from nasopt.cost import NetworkCalls, network_calls
+from nasopt.cost.runtime import TFLM, _operations
+from nasopt.errors import ExportError
+from nasopt.export import to_tflite
 
 TABLE = Path(__file__).with_name("tflm_arenas.csv")
-COLUMNS = ("network", "operations", "planned", "persistent", "file")
+COLUMNS = ("network", "operations", "planned", "persistent", "needed", "file")
+NETWORKS = {**tflm_networks.NETWORKS, **device_networks.NETWORKS}
 
 
-def convert(name: str, folder: Path) -> Path:
-    """An int8 file of a network with random weights, calibrated on noise."""
-    import litert_torch
-    from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import quantizer, recipe
+def example(name: str, samples: int) -> Any:
+    """Noise as the network takes it."""
+    shape = NETWORKS[name][1]
+    if isinstance(shape[0], tuple):
+        return tuple(torch.randn(samples, *each) for each in shape)
+    return torch.randn(samples, *shape)
 
-    build, shape = NETWORKS[name]
+
+def calls_of(name: str) -> NetworkCalls:
+    """What the cost side knows of a network."""
+    return network_calls(NETWORKS[name][0](), input_example=example(name, 1))
+
+
+def measure(name: str, folder: Path) -> dict[str, str]:
+    """One row of the table.
+
+    Raises:
+        ExportError: TFLM lacks an operation.
+    """
     torch.manual_seed(0)
-    model, x = build().eval(), torch.randn(1, *shape)
-    if len(shape) == 3:
-        model, x = litert_torch.to_channel_last_io(model, args=[0]), x.permute(0, 2, 3, 1).contiguous()
-    plain, exact = folder / f"{name}.tflite", folder / f"{name}_int8.tflite"
-    litert_torch.convert(model, (x,)).export(str(plain))
-    signatures = Interpreter(str(plain)).get_signature_list()
-    key = next(iter(signatures))
-    given = signatures[key]["inputs"][0]
-    tool = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
-    calibrated = tool.calibrate({key: [{given: torch.randn_like(x).numpy()} for _ in range(4)]})
-    tool.quantize(calibrated).export_model(str(exact), overwrite=True)
-    return exact
-
-
-def measure(name: str, folder: Path) -> dict[str, str | int]:
-    """One row of the table."""
-    from tflite_micro.python.tflite_micro import runtime
-
-    path = convert(name, folder)
-    log, streams = folder / f"{name}.txt", [os.dup(1), os.dup(2)]
-    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(file, number)
-    try:  # the interpreter prints from C
-        interpreter = runtime.Interpreter.from_file(str(path), arena_size=4_000_000)
-        interpreter.set_input(np.zeros(interpreter.get_input_details(0)["shape"], dtype=np.int8), 0)
-        interpreter.invoke()
-        interpreter.print_allocations()
-    finally:
-        for number, stream in zip((1, 2), streams):
-            os.dup2(stream, number)
-    text = log.read_text()
-    numbers = {what: int(size) for what, size in re.findall(r"Arena allocation (head|tail) (\d+)", text)}
-    (operations,) = re.findall(r"(\d+) NodeAndRegistration structs", text)
-    sizes = (int(operations), numbers["head"], numbers["tail"], path.stat().st_size)
-    return dict(zip(COLUMNS, (name, *sizes)))
+    given = example(name, 8)
+    batch = dict(zip(("sound", "motion"), given)) if isinstance(given, tuple) else given
+    device = to_tflite(NETWORKS[name][0](), folder / "network.tflite", [batch], tolerance=9.0).device
+    assert device is not None
+    assert device.arena is not None
+    arena = device.arena
+    size = (folder / "network.tflite").stat().st_size
+    count = sum(device.operations.values())
+    figures = (count, arena.planned, arena.whole - arena.planned, arena.needed, size)
+    return dict(zip(COLUMNS, (name, *map(str, figures))))
 
 
 def fit() -> str:
@@ -79,14 +68,18 @@ def fit() -> str:
     with TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file))
     counts, persistent, arena, described, files = [], [], [], [], []
+    planning = []
     for row in rows:
-        build, shape = NETWORKS[row["network"]]
-        calls = network_calls(build(), shape)
+        calls = calls_of(row["network"])
+        memory = calls.materialised
         layers = TFLM.layers(calls.materialised)
         shapes = [step.term.layer_shape() for step in layers if step.term is not None]
         channels = sum(shape.out_channels for shape in shapes)
         weights = sum(s.in_channels * s.out_channels * s.taps // s.groups + 4 * s.bias * s.out_channels for s in shapes)
-        counts.append((1, int(row["operations"]), len(layers), channels))
+        ports = len(memory.inputs) + len(memory.outputs) - 2
+        counts.append((1, _operations(memory), len(layers), channels, ports))
+        if int(row["needed"]) > int(row["planned"]) + int(row["persistent"]):
+            planning.append((int(row["needed"]) - int(row["persistent"])) / _operations(memory))
         persistent.append(int(row["persistent"]))
         arena.append(int(row["planned"]) + int(row["persistent"]))
         described.append(int(row["file"]) - weights)
@@ -98,10 +91,14 @@ def fit() -> str:
     file_ = np.linalg.lstsq(columns / large[:, None], np.asarray(described) / large, rcond=None)[0]
     errors = 100 * (table @ bytes_ - persistent) / scale
     off = 100 * (columns @ file_ - described) / large
-    return (
-        f"base, operation, layer, channel [B]: {bytes_.round(1).tolist()}; arenas off by {errors.min():+.2f} to "
-        f"{errors.max():+.2f} %\nfile: base, layer, channel [B]: {file_.round(1).tolist()}; files off by {off.min():+.1f} "
-        f"to {off.max():+.1f} %"
+    middle = f"{np.median(planning):.0f}, of {min(planning):.0f} to {max(planning):.0f}"
+    return "\n".join(
+        [
+            f"base, operation, layer, channel, port [B]: {bytes_.round(1).tolist()}",
+            f"arenas off by {errors.min():+.2f} to {errors.max():+.2f} %",
+            f"planning, per operation [B]: {middle}",
+            f"file: base, layer, channel [B]: {file_.round(1).tolist()}, off by {off.min():+.1f} to {off.max():+.1f} %",
+        ]
     )
 
 
@@ -114,12 +111,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.fit:
         print(fit())
         return
+    rows = {}
+    if TABLE.exists():
+        with TABLE.open(newline="") as file:
+            rows = {row["network"]: row for row in csv.DictReader(file)}
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(name, Path(folder)) for name in options.networks]
+        for name in options.networks:
+            try:
+                rows[name] = measure(name, Path(folder))
+            except ExportError as error:
+                print(f"{name}: {error}")
     with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(rows[name] for name in NETWORKS if name in rows)
     print(TABLE.read_text())
 
 

@@ -134,8 +134,10 @@ class Runtime:
         placed: buffers are placed greedily by size, and the arena ends where the highest ends.
         output_bytes: of one element of the network's outputs, which may be left in accumulators.
         alignment: buffers and the arena are rounded up to multiples of this [B].
-        base_bytes, operation_bytes, layer_bytes, channel_bytes: persistent data: of the engine, per operation, per
-            layer with weights, and per output channel of such a layer.
+        base_bytes, operation_bytes, layer_bytes, channel_bytes, port_bytes: persistent data: of the engine, per operation,
+            per layer with weights, per output channel of such a layer, and per input and output beyond one each.
+        planning_base_bytes, planning_bytes: what the engine takes, and per operation, before it has placed the buffers, in
+            the memory that they have afterwards.
         weight_bits: widths of weights that it runs; empty: any.
         bias_bytes: flash for one bias.
         code_bytes, layer_code_bytes: flash for code, and more of it per layer with weights.
@@ -155,6 +157,9 @@ class Runtime:
     operation_bytes: int = 0
     layer_bytes: int = 0
     channel_bytes: int = 0
+    port_bytes: int = 0
+    planning_base_bytes: int = 0
+    planning_bytes: int = 0
     code_bytes: int = 0
     layer_code_bytes: int = 0
     layer_file_bytes: int = 0
@@ -174,8 +179,13 @@ class Runtime:
 
     def persistent(self, memory: ActivationMemory) -> int:
         """Persistent bytes that do not depend on channel counts."""
-        layers = len(self.layers(memory))
-        return self.base_bytes + self.operation_bytes * len(memory.steps) + self.layer_bytes * layers
+        layers, ports = len(self.layers(memory)), len(memory.inputs) + len(memory.outputs)
+        fixed = self.base_bytes + self.layer_bytes * layers + self.port_bytes * max(ports - 2, 0)
+        return fixed + self.operation_bytes * _operations(memory)
+
+    def planning(self, memory: ActivationMemory) -> int:
+        """The least that buffers take [B]."""
+        return self.planning_base_bytes + self.planning_bytes * _operations(memory)
 
     def layers(self, memory: ActivationMemory) -> list[Step]:
         """Steps that are layers with weights, whose output channels take `channel_bytes` each."""
@@ -183,17 +193,20 @@ class Runtime:
             return []
         return [step for step in memory.steps if step.term is not None and _weighted(step.term.kind)]
 
-    def tower(self, sizes: Sequence[float], lives: Mapping[str, tuple[int, int]]) -> tuple[list[int], int]:
+    def tower(
+        self, sizes: Sequence[float], lives: Mapping[str, tuple[int, int]], least: int = 0
+    ) -> tuple[list[int], int]:
         """Indices of the buffers that end the arena, and its size [B].
 
         Args:
             sizes: of the buffers [B], in the order of `lives`.
             lives: first and last step of each, from `nasopt.cost.memory.lifetimes`.
+            least: of the arena, from `planning`.
         """
         whole = {name: self.aligned(size) for name, size in zip(lives, sizes, strict=True)}
         index = {name: i for i, name in enumerate(lives)}
         found = tower(whole, lives)
-        return [index[name] for name in found], sum(whole[name] for name in found)
+        return [index[name] for name in found], max(sum(whole[name] for name in found), self.aligned(least))
 
     def aligned(self, size: float) -> int:
         """A size as the runtime rounds it up [B]."""
@@ -206,11 +219,15 @@ class Runtime:
         channels = sum(_length(step) for step in self.layers(memory))
         fixed = self.persistent(memory) + self.channel_bytes * channels
         if self.placed:
-            return self.tower(list(sizes.values()), lifetimes(memory))[1] + fixed
+            return self.tower(list(sizes.values()), lifetimes(memory), self.planning(memory))[1] + fixed
         tops = (
             sum(weight * sizes[name] for name, weight in m.weights.items()) + m.constant for m in self.moments(memory)
         )
         return self.aligned(max(tops)) + fixed
+
+
+def _operations(memory: ActivationMemory) -> int:
+    return sum(step.operations for step in memory.steps)
 
 
 def _weighted(kind: str) -> bool:
@@ -275,6 +292,9 @@ TFLM = register_runtime(
         operation_bytes=141,
         layer_bytes=125,
         channel_bytes=8,
+        port_bytes=120,
+        planning_base_bytes=180,
+        planning_bytes=105,
         code_bytes=265_706,  # 268,000 with the full resolver; the fit of the files has a base of -2,294
         layer_file_bytes=2066,
         channel_file_bytes=22,

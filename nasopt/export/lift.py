@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
+    if (
+        padding == "same"
+    ):  # as the runtime has it, the odd zero at the end: written out it becomes part of the convolution
+        total = (weight.shape[-1] - 1) * _pair(dilation, 1)[1]
+        x, padding = _pad(x, [total // 2, total - total // 2]), 0
     sides: Any = padding if isinstance(padding, str) else _pair(padding, 0)
     return F.conv2d(
         x,
@@ -65,6 +71,64 @@ def _avg_pool(
     return F.avg_pool2d(x, *sizes, ceil_mode, count_include_pad)
 
 
+def _avg_pool_2d(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Zeros as an operation of their own: the converter knows no pooling with torch's padding."""
+    sides = _both(padding)
+    if not any(sides) or ceil_mode or divisor_override is not None:
+        raise NotImplementedError
+    pad = [sides[1], sides[1], sides[0], sides[0]]
+    pooled = F.avg_pool2d(_pad(x, pad), kernel_size, stride)
+    if count_include_pad:
+        return pooled
+    shares = [_inside(*sizes) for sizes in zip(x.shape[2:], *map(_both, (kernel_size, stride or kernel_size, sides)))]
+    inside = torch.tensor([[row * column for column in shares[1]] for row in shares[0]])
+    return (pooled.permute(0, 2, 3, 1) * (1 / inside).unsqueeze(2)).permute(0, 3, 1, 2)
+
+
+def _conv_2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Of even kernels: see `_conv`."""
+    if padding != "same" or all(size % 2 for size in weight.shape[2:]):
+        raise NotImplementedError
+    totals = [(size - 1) * step for size, step in zip(weight.shape[2:], _both(dilation))]
+    sides = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
+    return F.conv2d(_pad(x, sides), weight, bias, stride, 0, dilation, groups)
+
+
+def _both(value: Any) -> tuple[int, int]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
+
+
+def _inside(size: int, kernel: int, stride: int, padding: int) -> list[float]:
+    """Of every window its share that is no padding."""
+    starts = range(-padding, size + padding - kernel + 1, stride)
+    return [(min(start + kernel, size) - max(start, 0)) / kernel for start in starts]
+
+
+def _adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
+    """Where the windows are equal: the converter has none with windows of several sizes."""
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2
+    space = x.shape[2:]
+    if return_indices or any(n % (made or n) for n, made in zip(space, sizes)):
+        raise NotImplementedError
+    return F.max_pool2d(x, [n // (made or n) for n, made in zip(space, sizes)])
+
+
 def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Of `(B, C, H, W)`. Channels last, as kernels have them: the converter leaves a first pad in torch's order."""
     if len(pad) > 4 or mode != "constant":
@@ -86,9 +150,17 @@ LAYERS: dict[Any, Rule] = {
     F.avg_pool1d: _avg_pool,
     F.adaptive_avg_pool1d: lambda x, output_size: F.adaptive_avg_pool2d(x, _pair(output_size, 1)),
     torch.adaptive_avg_pool1d: lambda x, output_size: F.adaptive_avg_pool2d(x, _pair(output_size, 1)),
+    F.adaptive_max_pool1d: lambda x, size, return_indices=False: _adaptive_max_pool(x, _pair(size, 1), return_indices),
     F.pad: _pad_lifted,
 }
 # Element by element, or channel by channel: the same function does for any number of dimensions behind the channels.
+IMAGES: dict[Any, Rule] = {
+    F.avg_pool2d: _avg_pool_2d,
+    F.adaptive_max_pool2d: _adaptive_max_pool,
+    torch.conv2d: _conv_2d,
+}
+MAXIMA = (torch.amax, Tensor.amax, torch.max, Tensor.max)
+PARTS = (torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.tensor_split, Tensor.tensor_split)
 ELEMENTWISE = {
     *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.elu),
     *(F.hardswish, F.hardsigmoid, F.silu, F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh, F.tanh),
@@ -103,10 +175,14 @@ class TwoDimensional(TorchFunctionMode):
 
     A result `(B, C, T)` is a view of a tensor `(B, C, 1, T)`, and what reads it next reads that tensor. Operations without
     a rule see the view, so that they compute what they always do.
+
+    Args:
+        integers: the result will be quantised: what the quantiser lacks becomes what it has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, integers: bool = False) -> None:
         super().__init__()
+        self.integers = integers
         self._lifted: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: (view, lifted)
 
     def flat(self, lifted: Tensor) -> Tensor:
@@ -121,10 +197,23 @@ class TwoDimensional(TorchFunctionMode):
             return self._mean(*args, **kwargs)
         if func in (torch.cat, torch.concat):
             return self._cat(*args, **kwargs)
-        if func is Tensor.__getitem__ and id(args[0]) in self._lifted:
-            return self._slice(*args)
         if func is F.pad and args[0].dim() == 4:
             return _pad(*args, **kwargs)
+        if func in IMAGES and args and args[0].dim() == 4:
+            with contextlib.suppress(NotImplementedError):
+                return IMAGES[func](*args, **kwargs)
+        if self.integers and func in (F.leaky_relu, F.leaky_relu_):
+            x, slope = args[0], kwargs.get("negative_slope", args[1] if len(args) > 1 else 0.01)
+            if 0 <= slope <= 1:
+                lifted = self.lift(x) if id(x) in self._lifted else x
+                leaky = torch.maximum(lifted, lifted * slope)
+                return leaky if lifted is x else self.flat(leaky)
+        if func in MAXIMA:
+            return self._maximum(func, *args, **kwargs)
+        if args and isinstance(args[0], Tensor) and id(args[0]) in self._lifted:
+            moved = self._moved(func, args, kwargs)
+            if moved is not None:
+                return moved
         if func in LAYERS or (func in ELEMENTWISE and self._any_lifted(args)):
             rest = args[1:] if func in LAYERS or func is F.batch_norm or func is F.prelu else None
             try:
@@ -153,13 +242,49 @@ class TwoDimensional(TorchFunctionMode):
             return torch.cat(tensors, dim, **kwargs)
         return self.flat(torch.cat([self.lift(x) for x in tensors], (0, 1, 3)[dim]))
 
+    def _maximum(self, func: Any, input: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+        """Like a mean."""
+        dims = sorted(d % input.dim() for d in ([dim] if isinstance(dim, int) else dim)) if _are_dims(dim) else []
+        rank = input.dim()
+        if not dims or dims != list(range(2, rank)) or not (rank == 4 or id(input) in self._lifted) or kwargs:
+            return func(input, *(() if dim is None else (dim, keepdim)), **kwargs)
+        lifted = self.lift(input)
+        pooled = F.max_pool2d(lifted, lifted.shape[2:])
+        values = pooled.flatten(1) if not keepdim else self.flat(pooled) if rank == 3 else pooled
+        if func not in (torch.max, Tensor.max):
+            return values
+        return torch.return_types.max(
+            (values, func(input, dim, keepdim)[1])
+        )  # places are computed only if they are read
+
+    def _moved(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A movement of a lifted tensor as one of the tensor behind it, None where there is no rule."""
+        x = args[0]
+        if func is Tensor.__getitem__:
+            return self._slice(*args)
+        if func in PARTS and len(args) > 1 and _are_dims(args[1]):
+            dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+            return tuple(self.flat(part) for part in func(self.lift(x), args[1], dim=(0, 1, 3)[dim]))
+        if func is F.glu and (args[1] if len(args) > 1 else kwargs.get("dim", -1)) in (1, -2):
+            content, gate = self.lift(x).chunk(2, 1)
+            return self.flat(content * torch.sigmoid(gate))
+        if func in (torch.transpose, Tensor.transpose) and {d % 3 for d in args[1:]} == {1, 2}:
+            return self.lift(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, T, C): how it lies with channels last
+        if func in (torch.permute, Tensor.permute) and [d % 3 for d in _flat(args[1:])] == [0, 2, 1]:
+            return self.lift(x).permute(0, 2, 3, 1).flatten(1, 2)
+        return None
+
     def _slice(self, x: Tensor, index: Any) -> Tensor:
         parts = list(index) if isinstance(index, tuple) else [index]
         at = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
         parts[at : at + 1] = [slice(None)] * (3 - len(parts) + (at < len(parts)))
+        moment = parts[2] if isinstance(parts[2], int) else None
+        if moment is not None:
+            parts[2] = slice(moment, moment + 1 or None)
         if not all(isinstance(part, slice) for part in parts):
             return x[index]
-        return self.flat(self.lift(x)[parts[0], parts[1], :, parts[2]])
+        found = self.lift(x)[parts[0], parts[1], :, parts[2]]
+        return self.flat(found) if moment is None else found.flatten(1)
 
     def _any_lifted(self, args: Sequence[Any]) -> bool:
         return any(id(x) in self._lifted for x in args)
@@ -169,3 +294,11 @@ class TwoDimensional(TorchFunctionMode):
         if not isinstance(x, Tensor) or x.dim() != 3:
             return x
         return self._lifted[id(x)][1] if id(x) in self._lifted else x.unsqueeze(2)
+
+
+def _are_dims(dim: Any) -> bool:
+    return isinstance(dim, int) or (isinstance(dim, (tuple, list)) and all(isinstance(d, int) for d in dim))
+
+
+def _flat(dims: Any) -> Any:
+    return dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims

@@ -27,6 +27,7 @@ from nasopt.extras import import_extra
 PACKAGES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro")
 # A smaller range of an activation (a layer that is dead on all samples) overflows the integers of TFLM's kernels.
 SMALLEST = np.float32(1e-6)
+IN_FLOAT = ("SQRT",)  # TFLM's kernel takes no integers
 PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 
 
@@ -47,16 +48,23 @@ class Flat(nn.Module):
         inputs_last, outputs_last: which of them have their channels last in the file: `(B, H, W, C)`, and what is
             `(B, C, T)` in torch is `(B, 1, T, C)`.
         output_ranks: number of torch's dimensions of each output.
+        integers: whether the file will be quantised.
     """
 
     def __init__(
-        self, subject: Subject, inputs_last: Sequence[bool], outputs_last: Sequence[bool], output_ranks: Sequence[int]
+        self,
+        subject: Subject,
+        inputs_last: Sequence[bool],
+        outputs_last: Sequence[bool],
+        output_ranks: Sequence[int],
+        integers: bool = False,
     ) -> None:
         super().__init__()
         self.network = copy.deepcopy(subject.written)
         self.subject = subject
         self.inputs_last, self.outputs_last = inputs_last, outputs_last
         self.output_ranks = output_ranks
+        self.integers = integers
         for path, module in self.network.named_modules():
             if path:
                 names = {"__module__": "nasopt", "__qualname__": f"<{path}>"}
@@ -64,7 +72,7 @@ class Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         ranks = [x.dim() for x in self.subject.tensors]
-        with TwoDimensional() as mode:
+        with TwoDimensional(self.integers) as mode:
             given = []
             for x, rank, last in zip(tensors, ranks, self.inputs_last):
                 x = x.movedim(-1, 1) if last else x
@@ -190,7 +198,9 @@ def quantise(content: bytes, ranges: Mapping[str, Mapping[str, Array]]) -> bytes
     recipe = import_extra("ai_edge_quantizer.recipe", "litert", "to_tflite")
     try:
         with silence():
-            work = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
+            rules = recipe.static_wi8_ai8()
+            rules += [{**rules[0], "operation": kind, "algorithm_key": "no_quantize"} for kind in IN_FLOAT]
+            work = quantizer.Quantizer(bytearray(content), rules)
             result = work.quantize(dict(ranges), enable_progress_bar=False, enable_progress_report=False)
             return bytes(result.quantized_model)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:

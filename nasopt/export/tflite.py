@@ -121,13 +121,15 @@ def to_tflite(
         )
     costs = target_costs(subject, targets)
 
-    flat, float_content = convert_as(subject, layout)
+    flat, float_content = convert_as(subject, layout, calibration is not None)
     float_file = File.of(float_content, flat)
     float_run = sample_runner(float_file.inputs, float_file.outputs, litert_invoke(float_content))
     difference = check_float(subject, float_run, subject.trials(any_batch=True), "the float LiteRT file")
     int8 = calibration is not None
     file = float_file
     if int8:
+        if runtime == "tflm":
+            _refuse(float_file)
         for operation in float_file.of_kinds(CRASH_IN_INT8):
             raise ExportError(
                 f"{operation.kind} (layer {operation.layer!r}) cannot be int8: the runtimes crash on it, so nothing was written. "
@@ -135,9 +137,7 @@ def to_tflite(
             )
         ranges = calibrate(float_content, _samples(subject, batches, float_file.inputs), CLIPPED[method])
         file = File.of(TfliteModel(quantise(float_content, ranges)).content(), flat)
-    lacking = file.of_kinds(missing_operations(file.content))
-    if lacking and runtime == "tflm":
-        raise ExportError(_explain(lacking))
+    lacking = _refuse(file) if runtime == "tflm" else file.of_kinds(missing_operations(file.content))
     arena = measure_arena(file.content) if runtime == "tflm" else None
     contents = {destination: file.content}
     if arena is not None and names is not None:
@@ -195,7 +195,7 @@ def to_tflite(
     )
 
 
-def convert_as(subject: Subject, layout: str) -> tuple[Flat, bytes]:
+def convert_as(subject: Subject, layout: str, integers: bool = False) -> tuple[Flat, bytes]:
     """`(network in the layout, float file)`; what the network itself moves about keeps torch's order.
 
     Raises:
@@ -205,21 +205,26 @@ def convert_as(subject: Subject, layout: str) -> tuple[Flat, bytes]:
     inputs, outputs = (
         [layout == "nhwc" and rank >= 3 for rank in side] for side in ([x.dim() for x in subject.tensors], ranks)
     )
-    flat, model = _converted(subject, inputs, outputs, ranks)
+    flat, model = _converted(subject, inputs, outputs, ranks, integers)
     moved = model.moved_ports()
     kept = [[last and not moves for last, moves in zip(*side)] for side in zip((inputs, outputs), moved)]
     if kept != [inputs, outputs]:
-        other_flat, other = _converted(subject, kept[0], kept[1], ranks)
+        other_flat, other = _converted(subject, kept[0], kept[1], ranks, integers)
         if other.count("TRANSPOSE") < model.count("TRANSPOSE"):
             flat, model = other_flat, other
     return flat, model.content()
 
 
 def _converted(
-    subject: Subject, inputs_last: Sequence[bool], outputs_last: Sequence[bool], ranks: Sequence[int]
+    subject: Subject,
+    inputs_last: Sequence[bool],
+    outputs_last: Sequence[bool],
+    ranks: Sequence[int],
+    integers: bool,
 ) -> tuple[Flat, TfliteModel]:
-    flat = Flat(subject, inputs_last, outputs_last, ranks)
+    flat = Flat(subject, inputs_last, outputs_last, ranks, integers)
     model = TfliteModel(convert(flat))
+    model.suit_tflm()
     model.tidy(input_names(subject), layer_finder(subject.written))
     return flat, model
 
@@ -253,9 +258,13 @@ def _steps(file: File, invokes: Sequence[Invoke], tensors: Sequence[Tensor]) -> 
     return worst
 
 
-def _explain(lacking: Sequence[Operation]) -> str:
+def _refuse(file: File) -> tuple[Operation, ...]:
+    """Nothing, or an `ExportError` that names operations without a kernel in TFLM."""
+    lacking = file.of_kinds(missing_operations(file.content))
+    if not lacking:
+        return ()
     listed = ", ".join(dict.fromkeys(f"{o.kind} (layer {o.layer!r})" for o in lacking))
-    return (
+    raise ExportError(
         f"TFLM has no kernel for {listed}, so nothing was written. Put another layer there (ReLU, Hardswish, Sigmoid and Tanh "
         "are known activations), compute it outside of the network, or write the file for LiteRT alone with runtime='litert'"
     )

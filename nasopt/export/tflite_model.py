@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Invoke = Callable[[Sequence[Array]], Sequence[Array]]  # one sample of every input -> one of every output
 
 IDENTIFIER = b"TFL3"
+MOST_CONCATENATED = 10  # inputs of TFLM's kernel
 # What TFLM reads of a file; the others name files of the converting machine or are for its own later passes.
 KEPT_METADATA = b"min_runtime_version"
 
@@ -170,6 +172,36 @@ class TfliteModel:
         self.data.description = b"nasopt"
         self.data.metadata = [entry for entry in self.data.metadata or [] if entry.name == KEPT_METADATA]
         self.data.metadataBuffer = None
+
+    def suit_tflm(self) -> None:
+        """What the converter writes and TFLM takes only in another form: SELECT, concatenations of many tensors."""
+        numbers = self.schema.BuiltinOperator
+        for code in self.data.operatorCodes:
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == numbers.SELECT:  # the second version has a kernel
+                code.builtinCode, code.deprecatedBuiltinCode = numbers.SELECT_V2, numbers.SELECT_V2
+        written: list[Any] = []
+        for operator in self.graph.operators:
+            while self.kind(operator) == "CONCATENATION" and len(operator.inputs) > MOST_CONCATENATED:
+                written.append(self._join(operator, MOST_CONCATENATED))
+            written.append(operator)
+        self.graph.operators = written
+
+    def _join(self, operator: Any, count: int) -> Any:
+        """A concatenation of the first inputs of another one, which then reads its result in their place."""
+        tensors = self.graph.tensors
+        first = copy.copy(operator)
+        joined = copy.copy(tensors[operator.outputs[0]])
+        axis = operator.builtinOptions.axis
+        shapes = [tensors[index].shape for index in operator.inputs[:count]]
+        joined.shape = np.array(shapes[0])
+        joined.shape[axis] = sum(shape[axis] for shape in shapes)
+        joined.shapeSignature, joined.buffer = None, 0
+        tensors.append(joined)
+        index = len(tensors) - 1
+        joined.name = joined.name + f":{index}".encode()
+        first.inputs, first.outputs = (np.array(each, np.int32) for each in (operator.inputs[:count], [index]))
+        operator.inputs = np.array([index, *operator.inputs[count:]], np.int32)
+        return first
 
     def ports(self, indices: Iterable[int], ranks: Sequence[int], channels_last: Sequence[bool]) -> list[Port]:
         """The tensors at `indices` as inputs or outputs."""

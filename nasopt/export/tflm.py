@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nasopt.errors import ExportError
@@ -50,13 +54,65 @@ def measure_arena(content: bytes) -> Arena:
     planned, whole = int(figures["head"]), int(figures["total"])
     # While it plans it needs more than it keeps, so the least is found by trying.
     low, high = planned // STEP, size // STEP
-    while low + 1 < high:
-        middle = (
-            min((low + high) // 2, low + max(1, (whole // STEP - low) + 1)) if low * STEP < whole else (low + high) // 2
-        )
-        fits = _load(content, middle * STEP)[0] is not None
-        low, high = (low, middle) if fits else (middle, high)
+    with _Trials(content) as trials:
+        while low + 1 < high:
+            middle = (low + high) // 2
+            if low * STEP < whole:
+                middle = min(middle, low + max(1, (whole // STEP - low) + 1))
+            low, high = (low, middle) if trials.fits(middle * STEP) else (middle, high)
     return Arena(planned, whole, high * STEP)
+
+
+class _Trials:
+    """The interpreter in a process of its own, which starts with arenas of any size: with some that are too small it crashes."""
+
+    SCRIPT = """
+import sys
+from tflite_micro.python.tflite_micro import runtime
+content = open(sys.argv[1], "rb").read()
+for size in sys.stdin:
+    try:
+        runtime.Interpreter.from_bytes(content, arena_size=int(size))
+        print("\\nstarts: 1", flush=True)
+    except (RuntimeError, ValueError):
+        print("\\nstarts: 0", flush=True)
+"""
+
+    def __init__(self, content: bytes) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="nasopt-")
+        self._path = Path(self._folder.name, "network.tflite")
+        self._path.write_bytes(content)
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> _Trials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        self._folder.cleanup()
+
+    def fits(self, size: int) -> bool:
+        """Whether it starts with an arena of that size [B]."""
+        if self._process is None:
+            command = [sys.executable, "-c", self.SCRIPT, str(self._path)]
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self._process = subprocess.Popen(command, text=True, **pipes)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{size}\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("starts: "):
+                return line.strip() == "starts: 1"
+        self._end()  # it crashed
+        return False
+
+    def _end(self) -> None:
+        if self._process is not None:
+            with self._process as process:
+                assert process.stdin is not None
+                process.stdin.close()
+            self._process = None
 
 
 def tflm_invoke(content: bytes, arena_bytes: int) -> Invoke:

@@ -29,7 +29,18 @@ from nasopt.graph.call import flatten
 from nasopt.graph.cost_terms import CostTerm, Site
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.groups import Analysis
-from nasopt.graph.materialised import Around, copies_to_torch_order, fuses, knows_padding, padding_of, zeros_around
+from nasopt.graph.materialised import (
+    Around,
+    copies_to_torch_order,
+    fuses,
+    inside_of,
+    joins,
+    knows_padding,
+    operations_of,
+    padding_of,
+    splits,
+    zeros_around,
+)
 from nasopt.graph.points import widths_of_values
 from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.values import UNKNOWN
@@ -118,7 +129,12 @@ class _Walk:
         if self.materialised:
             sources = self._materialise(node, sources)
         self._hold(node, self._new(node, value, node.name))
-        return self._add(node, sources, tuple(self._names(self.held[node])), None)
+        made = self._names(self.held[node])
+        if self.materialised and splits(node):
+            for i, name in enumerate(made):
+                self._add(node, sources, (name,), None, part=f":{i}")
+            return None
+        return self._add(node, sources, (*made, *self._inside(node, made)), None)
 
     def _stays_in_place(self, node: fx.Node) -> bool:
         """Whether a view is one: the same elements, or the same channels with padding or cropping over space."""
@@ -177,15 +193,41 @@ class _Walk:
         """Steps before a node's own, padding and copies of its first input; what it reads then."""
         source = self.flow.inputs[node][0]
         name, value = self.held.get(source), self._value(source)
+        if joins(node):  # all that is concatenated has one scale, which other readers do not share
+            shared = [one for one in sources if one in self.writers and len(self._readers(one)) > 1]
+            for i, one in enumerate(shared):
+                sources = self._extra(f"{node.name}:scale{i}", one, 1, 1, sources)
+            return sources
         if not isinstance(name, str) or not isinstance(value, Tensor):
             return sources
         padding = padding_of(self.walks.module_of(node), node, value, self.padded.get(source))
         if padding is not None:
             space = prod(self._value(self.holders[name][0]).shape[2:])
             return self._extra(f"{node.name}:pad", name, prod(padding), space, sources)
-        if copies_to_torch_order(self.walks.module_of(node), node, value):
+        if copies_to_torch_order(self.walks.module_of(node), node, value, self._lies_last(source)):
             return self._extra(f"{node.name}:order", name, 1, 1, sources)
         return sources
+
+    def _readers(self, name: str) -> set[fx.Node]:
+        return {user for holder in self.holders[name] for user in self.flow.users[holder]} - set(self.holders[name])
+
+    def _lies_last(self, node: fx.Node) -> bool:
+        """Whether a tensor of three dimensions is one of four in the file: what a layer over space makes of it."""
+        while node.op != "placeholder" and not knows_padding(self.walks.module_of(node), node):
+            if self.walks.memory(node) != "in_place" or not self.flow.inputs[node]:
+                return False
+            node = self.flow.inputs[node][0]
+        return True
+
+    def _inside(self, node: fx.Node, made: list[str]) -> list[str]:
+        """Buffers that live during a node's step alone: of results inside of a layer, and its scratch."""
+        factor = inside_of(self.walks.module_of(node), node) if self.materialised and len(made) == 1 else 0
+        if not factor:
+            return []
+        name, buffer = f"{node.name}:inside", self.found.buffers[made[0]]
+        self.found.buffers[name] = Buffer(buffer.channels, buffer.per_channel * factor, buffer.bits)
+        self.holders[name] = []
+        return [name]
 
     def _pads_its_reader(self, node: fx.Node) -> bool:
         """Whether a node only puts zeros around the input of one convolution or pooling, which takes that over."""
@@ -256,11 +298,15 @@ class _Walk:
     def _sources(self, node: fx.Node) -> list[str]:
         return list(dict.fromkeys(name for n in self.flow.inputs[node] for name in self._names(self.held.get(n))))
 
-    def _add(self, node: fx.Node, reads: Iterable[str], writes: tuple[str, ...], target: str | None) -> None:
+    def _add(
+        self, node: fx.Node, reads: Iterable[str], writes: tuple[str, ...], target: str | None, part: str = ""
+    ) -> None:
         layer = str(node.target) if node.op == "call_module" else node.name
         others = tuple(r for r in reads if r != target)
         space = self._space(others[0]) if others else ()
-        self.found.steps.append(Step(node.name, layer, others, writes, target, self._term(node), space))
+        given = self._value(self.flow.inputs[node][0]) if self.flow.inputs[node] else None
+        count = operations_of(self.walks.module_of(node), node, given) if self.materialised else 1
+        self.found.steps.append(Step(node.name + part, layer, others, writes, target, self._term(node), space, count))
         self.writers |= dict.fromkeys(writes, node)
 
 

@@ -50,6 +50,7 @@ class Step:
         overwrites: the buffer that its result takes over, or None.
         term: what the layer costs, None where it has no price.
         space: spatial size of the first buffer that it reads, `()` where there is none.
+        operations: of a converted file, that it stands for.
     """
 
     node: str
@@ -59,6 +60,7 @@ class Step:
     overwrites: str | None = None
     term: CostTerm | None = None
     space: tuple[int, ...] = ()
+    operations: int = 1
 
     @property
     def graph_node(self) -> str:

@@ -23,8 +23,42 @@ _CLIPPING_FUNCTIONS = (F.relu, F.relu6, F.relu_, torch.relu, torch.relu_, "relu"
 _FUSING = (torch.add, torch.sub, torch.mul, operator.add, operator.sub, operator.mul, operator.iadd, operator.imul)
 _FUSING_METHODS = ("add", "sub", "mul", "add_", "sub_", "mul_")
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
-_REDUCTIONS = (torch.mean, torch.sum, torch.amax, torch.flatten, torch.reshape, "mean", "sum", "amax", "flatten")
-_RESHAPES = ("view", "reshape")
+_POOLINGS = (torch.mean, torch.amax, torch.max, "mean", "amax", "max")  # over all of space
+_REDUCTIONS = (torch.sum, *_POOLINGS, "sum")
+_RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+_PARTS = (torch.chunk, torch.split, torch.tensor_split, torch.unbind, "chunk", "split", "tensor_split", "unbind")
+# Operations of a file that one layer becomes, and how many results of its own size live inside at once.
+_OPERATIONS: tuple[tuple[tuple[type[nn.Module], ...], int, int], ...] = (
+    ((nn.GroupNorm,), 16, 1),
+    ((nn.InstanceNorm1d, nn.InstanceNorm2d), 12, 1),
+    ((nn.LayerNorm,), 13, 1),
+    ((nn.modules.batchnorm._BatchNorm,), 4, 0),  # one that no layer absorbs
+    ((nn.PReLU,), 4, 1),
+    ((nn.LeakyReLU,), 3, 1),
+    ((nn.ELU, nn.SELU, nn.CELU), 8, 1),
+    ((nn.LogSoftmax,), 3, 0),
+    ((nn.PixelShuffle, nn.PixelUnshuffle), 6, 0),
+    ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), 2, 0),
+)
+_FUNCTIONS: dict[object, type[nn.Module]] = {
+    F.group_norm: nn.GroupNorm,
+    F.instance_norm: nn.InstanceNorm2d,
+    F.layer_norm: nn.LayerNorm,
+    F.prelu: nn.PReLU,
+    F.leaky_relu: nn.LeakyReLU,
+    F.elu: nn.ELU,
+    F.log_softmax: nn.LogSoftmax,
+    torch.log_softmax: nn.LogSoftmax,
+    "log_softmax": nn.LogSoftmax,
+    F.pixel_shuffle: nn.PixelShuffle,
+    torch.sqrt: nn.LogSoftmax,  # in float, too: there and back again
+    "sqrt": nn.LogSoftmax,
+    torch.amax: nn.AdaptiveMaxPool2d,
+    torch.max: nn.AdaptiveMaxPool2d,
+    "amax": nn.AdaptiveMaxPool2d,
+    "max": nn.AdaptiveMaxPool2d,
+}
+_PER_FRAME = {"GRU": 19, "LSTM": 16}  # recurrent layers are unrolled
 
 
 def fuses(
@@ -42,8 +76,8 @@ def fuses(
     if isinstance(module, nn.Hardtanh) and not isinstance(module, _CLIPPING):
         clips = (module.min_val, module.max_val) in ((0.0, 6.0), (-1.0, 1.0))
     else:
-        clips = isinstance(module, _CLIPPING) or node.target in _CLIPPING_FUNCTIONS
-    sums = writer.target in _FUSING or writer.target in _FUSING_METHODS
+        clips = isinstance(module, _CLIPPING) or _function(node) in _CLIPPING_FUNCTIONS
+    sums = _function(writer) in (*_FUSING, *_FUSING_METHODS)
     return clips and (multiplies or sums or isinstance(before, _POOLS))
 
 
@@ -71,6 +105,46 @@ def padding_of(module: nn.Module | None, node: fx.Node, given: Tensor, around: A
         same = same and (before + p, after + p) == (total // 2, total - total // 2)
         padded.append(n + 2 * p)
     return None if valid or same else padded
+
+
+def operations_of(module: nn.Module | None, node: fx.Node, given: object) -> int:
+    """Operations of a file that a layer or function becomes.
+
+    Args:
+        module, node: the layer or function.
+        given: its input.
+    """
+    if isinstance(module, nn.RNNBase) and isinstance(given, Tensor):
+        frames = given.shape[1 if module.batch_first else 0] if given.dim() == 3 else len(given)
+        return _PER_FRAME.get(module.mode, 10) * frames * module.num_layers * (2 if module.bidirectional else 1)
+    return _expansion(module, node)[0]
+
+
+def inside_of(module: nn.Module | None, node: fx.Node) -> int:
+    """How many times its result a layer or function keeps in memory while it runs."""
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return 4  # accumulators
+    return _expansion(module, node)[1]
+
+
+def _expansion(module: nn.Module | None, node: fx.Node) -> tuple[int, int]:
+    kind = type(module) if module is not None else _FUNCTIONS.get(_function(node), nn.Identity)
+    return next(((count, inside) for kinds, count, inside in _OPERATIONS if issubclass(kind, kinds)), (1, 0))
+
+
+def splits(node: fx.Node) -> bool:
+    """Whether a node makes several tensors of one, each by an operation of its own."""
+    return _function(node) in _PARTS
+
+
+def _function(node: fx.Node) -> Any:
+    """What a node calls, None for a layer, whose name may be that of a method."""
+    return None if node.op == "call_module" else node.target
+
+
+def joins(node: fx.Node) -> bool:
+    """Whether a node is a concatenation."""
+    return node.target in (torch.cat, torch.concat, torch.concatenate)
 
 
 def knows_padding(module: nn.Module | None, node: fx.Node) -> bool:
@@ -118,14 +192,29 @@ def zeros_around(module: nn.Module | None, node: fx.Node) -> Around | None:
     return tuple((int(pad[2 * i]), int(pad[2 * i + 1])) for i in reversed(range(dims)))
 
 
-def copies_to_torch_order(module: nn.Module | None, node: fx.Node, given: Tensor) -> bool:
-    """Whether a node mixes space and channels, or drops space, so that its input is first transposed to channels first."""
-    if given.dim() != 4 or given.shape[1] == 1 or given.shape[2] * given.shape[3] == 1:
+def copies_to_torch_order(module: nn.Module | None, node: fx.Node, given: Tensor, lies_last: bool) -> bool:
+    """Whether a node mixes space and channels, or drops space, so that its input is first transposed to channels first.
+
+    Args:
+        module, node: layer or function.
+        given: its input.
+        lies_last: whether an input of three dimensions is one of four with a height of 1 in the file.
+    """
+    channels, space = given.shape[1], given.shape[2:].numel()
+    if given.dim() not in ((3, 4) if lies_last else (4,)) or channels == 1 or space == 1:
         return False
-    if isinstance(module, nn.Flatten) or node.target in _REDUCTIONS or node.target in _RESHAPES:
-        keeps = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
-        return keeps is not True
-    return False
+    if isinstance(module, nn.Flatten) or _function(node) in _RESHAPES:
+        return True
+    if _function(node) not in _REDUCTIONS:
+        return False
+    over = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+    over = [over] if isinstance(over, int) else over
+    if isinstance(over, (tuple, list)) and all(isinstance(d, int) for d in over):
+        whole = sorted(d % given.dim() for d in over) == list(range(2, given.dim()))
+        return (
+            not (whole and _function(node) in _POOLINGS) and node.kwargs.get("keepdim", len(node.args) > 2) is not True
+        )
+    return True
 
 
 def _each(size: Any, dims: int) -> tuple[int, ...]:

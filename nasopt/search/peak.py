@@ -58,6 +58,7 @@ class _Places:
         lives: first and last step of the buffers of that network.
         buffers: its buffers, `(buffers, terms)`.
         fixed: persistent data, `(terms,)`.
+        least: that the buffers take [B].
     """
 
     matrix: Tensor
@@ -68,6 +69,7 @@ class _Places:
     lives: Mapping[str, tuple[int, int]]
     buffers: Tensor
     fixed: Tensor
+    least: int
 
 
 class NetworkPeak:
@@ -134,7 +136,7 @@ class NetworkPeak:
     def _arena(self, runtime: Runtime, places: _Places, terms: Tensor) -> Tensor:
         """Size of the arena of the likeliest network: exact, with the slope of the buffers that end it."""
         sizes = places.buffers @ terms
-        indices, whole = runtime.tower(sizes.detach().tolist(), places.lives)
+        indices, whole = runtime.tower(sizes.detach().tolist(), places.lives, places.least)
         linear = sizes[indices].sum()
         return linear + (whole - linear.detach()) + places.fixed @ terms
 
@@ -237,7 +239,10 @@ class NetworkPeak:
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
         buffers, fixed = buffers.to(device=device, dtype=dtype), fixed.to(device=device, dtype=dtype)
-        return _Places(stacked, tuple(rows), lengths, decisions, tuple(own), lifetimes(memory), buffers, fixed)
+        return _Places(
+            *(stacked, tuple(rows), lengths, decisions, tuple(own), lifetimes(memory), buffers, fixed),
+            least=runtime.planning(memory),
+        )
 
     def _elsewhere(self, runtime: Runtime) -> _Rows:
         """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.

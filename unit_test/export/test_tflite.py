@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toys.table import randomise
 
+from benchmarks.device_networks import NETWORKS
 from benchmarks_mlperf_tiny import networks
 from nasopt import NASB, PIT, PITSuperNet, SuperNet, with_candidates
 from nasopt.errors import ConfigError, ExportError
@@ -162,7 +163,8 @@ def test_an_int8_file_runs_in_the_real_interpreter(name: str, tmp_path: Path, ca
     assert not starts(content, arena.needed - 16)
     assert report.costs[0].memory_bytes <= arena.planned < arena.whole <= arena.needed
     text = str(report)
-    for part in (f"{arena.needed:,} B needed", "one sample per run", "tflm 1", str(device.inputs[0])):
+    share = f"tflm {report.accuracy['tflm']:.2%}"
+    for part in (f"{arena.needed:,} B needed", "one sample per run", share, str(device.inputs[0])):
         assert part in text
 
 
@@ -272,6 +274,8 @@ def test_operations_that_are_missing_are_named_with_their_layers(tmp_path: Path)
     for calibration in (None, [x]):
         with pytest.raises(ExportError, match=r"TFLM has no kernel for GELU \(layer '1'\).*runtime='litert'"):
             to_tflite(Lacks(), path, calibration, example=x)
+    with pytest.raises(ExportError, match=r"TFLM has no kernel for CONV_3D \(layer '0'\)"):
+        to_tflite(nn.Sequential(nn.Conv3d(1, 2, 3), nn.MaxPool3d(2)), path, [torch.randn(2, 1, 5, 5, 5)])
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.FractionalMaxPool2d(2, output_size=1), nn.Flatten())
     with pytest.raises(ExportError, match=r"litert-torch cannot convert the network.*fractional_max_pool2d.*layer '1'"):
         to_tflite(layers, path, example=x)
@@ -281,6 +285,37 @@ def test_operations_that_are_missing_are_named_with_their_layers(tmp_path: Path)
     assert report.device.arena is None
     assert "not in TFLM  " in str(report)
     assert path.exists()
+
+
+UNUSUAL = {
+    "causal_tcn": {"CONV_2D": 4, "PAD": 3, "ADD": 3, "SLICE": 1, "FULLY_CONNECTED": 1},
+    "gated_linear": {"CONV_2D": 3, "SLICE": 2, "TANH": 1, "LOGISTIC": 1, "MUL": 1, "ADD": 1, "TRANSPOSE": 1},
+    "two_outputs": {"CONV_2D": 4, "MAX_POOL_2D": 1, "LOGISTIC": 1},
+    "slopes": {"MAXIMUM": 1, "SELECT_V2": 1},
+    "statistics": {"SQRT": 1, "MAX_POOL_2D": 2},
+    "pools": {"MAX_POOL_2D": 2, "AVERAGE_POOL_2D": 1},
+    "lstm": {"CONCATENATION": 3},
+    "separable_1d": {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 3, "MEAN": 1},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_networks_run_in_tflm(name: str, tmp_path: Path) -> None:
+    """What they become is what the kernels have: no order is changed for nothing, few things are computed in float."""
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    device = to_tflite(make(), tmp_path / "found.tflite", [torch.randn(8, *shape)], tolerance=1.0).device
+    assert device.operations.items() >= UNUSUAL[name].items()
+    assert ("TRANSPOSE" in device.operations) <= (name not in ("causal_tcn", "two_outputs", "separable_1d"))
+    assert {kind for kind, _ in device.in_float} <= {"DEQUANTIZE", "SQRT", "EXP"}
+    assert device.steps <= 3
+
+
+def test_an_arena_that_makes_the_interpreter_crash_is_too_small(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    arena = to_tflite(network, tmp_path / "found.tflite", [torch.randn(8, 256)]).device.arena
+    assert arena.whole < arena.needed < arena.whole + 512
 
 
 def network() -> nn.Sequential:
