@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reord
 # Tests start processes of their own, which would compile nasopt again each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test lint types proofs litert executorch qemu matrix wheel notebooks docs clean
+.PHONY: search test lint types pyright proofs litert executorch qemu matrix wheel notebooks docs clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
@@ -34,6 +34,11 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+	$(BIN)/mypy --strict unit_test/user_script.py
+
+# What a user's editor says of every public name. Needs node.
+pyright: $(STAMP)
+	npx --yes pyright --pythonpath $(BIN)/python unit_test/user_script.py
 
 # torchvision's models are test seeds. Its own requirements would draw another torch, and its compiled operators fit that one alone: it
 # comes without them and lies beside the environment, where Lightning, which imports it wherever it is installed, does not find it.

@@ -28,13 +28,13 @@ from nasopt.search.switches import Switch
 from nasopt.searching import search
 
 if TYPE_CHECKING:
-    from nasopt import export
+    from nasopt import export, zoo
 else:
 
     def __getattr__(name: str) -> Any:
-        """Import `nasopt.export` where it is first used: a search needs no writers of files."""
-        if name == "export":
-            return importlib.import_module("nasopt.export")
+        """Import `nasopt.export` and `nasopt.zoo` where they are first used: a search needs neither."""
+        if name in ("export", "zoo"):
+            return importlib.import_module(f"nasopt.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -63,6 +63,7 @@ __all__ = [
     "search",
     "supernet_candidates",
     "with_candidates",
+    "zoo",
 ]
 
 
