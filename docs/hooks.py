@@ -26,10 +26,11 @@ PAGES = {
     "SECURITY.md": "cards/security.md",
 }
 PACKAGES = [
-    f"nasopt{part}" for part in ("", ".cost", ".export", ".nn", ".train", ".datafree", ".distributed", ".methods.nasb")
+    f"nasopt{part}"
+    for part in ("", ".cost", ".export", ".nn", ".train", ".datafree", ".distributed", ".methods.nasb", ".zoo")
 ]
 # Modules of their own below, and what stands elsewhere already.
-LEFT_OUT = {"nasopt": ("export", "schedule"), "nasopt.methods.nasb": ("NASB",)}
+LEFT_OUT = {"nasopt": ("export", "schedule", "zoo"), "nasopt.methods.nasb": ("NASB",)}
 MODULES = {"nasopt.schedule": "nasopt.search.schedule"} | {
     f"nasopt.{name}": f"nasopt.{name}" for name in ("pareto", "track", "lightning", "testing", "errors")
 }

@@ -19,16 +19,6 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOB = "https://github.com/nasopt/nasopt/blob/main/"
-PUBLIC = (
-    "nasopt",
-    "nasopt.cost",
-    "nasopt.export",
-    "nasopt.nn",
-    "nasopt.train",
-    "nasopt.datafree",
-    "nasopt.distributed",
-    "nasopt.methods.nasb",
-)
 
 
 def blocks(text: str, language: str) -> list[str]:
