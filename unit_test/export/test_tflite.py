@@ -309,7 +309,7 @@ def test_unusual_networks_run_in_tflm(name: str, tmp_path: Path) -> None:
     assert device.operations.items() >= UNUSUAL[name].items()
     assert ("TRANSPOSE" in device.operations) <= (name not in ("causal_tcn", "two_outputs", "separable_1d"))
     assert {kind for kind, _ in device.in_float} <= {"DEQUANTIZE", "SQRT", "EXP"}
-    assert device.steps <= 3
+    assert device.steps <= (12 if name == "slopes" else 3)  # of tanh the two runtimes have other tables
 
 
 def test_an_arena_that_makes_the_interpreter_crash_is_too_small(tmp_path: Path) -> None:
