@@ -24,7 +24,8 @@ from torch import Tensor
 
 from nasopt.cost import PeakMetric
 from nasopt.cost.memory import lifetimes
-from nasopt.cost.runtime import LIVE, Runtime, live_moments
+from nasopt.cost.moments import live_moments
+from nasopt.cost.runtime import LIVE, Runtime
 from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.markers import WidthSite, choice_of, choices_of, group_key
 from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
