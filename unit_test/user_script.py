@@ -111,7 +111,8 @@ def costs(net: nn.Module) -> float:
         cost.metric_names(),
         cost.runtime_names(),
     )
-    print(cost.register_converter, cost.register_family)
+    lint: cost.LintReport = cost.lint(net, SHAPE)
+    print(cost.register_converter, cost.register_family, cost.sums_of, lint, nasopt.prune_quantised)
     return float(cost.network_cost(net, "latency_ms:cortex_m4", SHAPE))
 
 
@@ -156,7 +157,7 @@ def low_bits() -> nn.Module:
     others: list[type[nn.Module]] = [
         layers.Quantise, layers.QuantBatchNorm, layers.QuantNoise, layers.AWConv2d, layers.AdderConv2d, layers.Align2d,
         layers.BinaryActivation, layers.BinaryConv2d, layers.ByMode, layers.CellPool2d, layers.FunctionUnit,
-        layers.LightResidual, layers.MeanVarianceECA, layers.MultiHeadDepthwise, layers.PathByMode, layers.ReafConv2d,
+        layers.LightResidual, layers.PAActivation, layers.PAConv2d, layers.MeanVarianceECA, layers.MultiHeadDepthwise, layers.PathByMode, layers.ReafConv2d,
         layers.ReafPlus, layers.TwinActivation, layers.TwinConv2d, layers.Zero,
     ]  # fmt: skip
     blocks = (layers.adder_norm, layers.adder_separable, layers.dense_fractal_block, layers.fractal_block)
@@ -196,10 +197,11 @@ def what_can_go_wrong(net: nn.Module) -> str:
         errors.ArchitectureError, errors.ConfigError, errors.DivergedError, errors.ExportError, errors.MissingExtraError,
         errors.TraceError, errors.UnknownOperationError, errors.UnpricedError,
     ]  # fmt: skip
-    warnings: list[type[Warning]] = [
+    warnings: list[type[Warning]] = [  # fmt: skip
         errors.BudgetWarning,
         errors.LayerWarning,
         errors.NoEffectWarning,
+        errors.RangeWarning,
         errors.TraceWarning,
     ]
     try:

@@ -240,10 +240,8 @@ class NetworkPeak:
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
         buffers, fixed = buffers.to(device=device, dtype=dtype), fixed.to(device=device, dtype=dtype)
-        return _Places(
-            *(stacked, tuple(rows), lengths, decisions, tuple(own), lifetimes(memory), buffers, fixed),
-            least=runtime.planning(memory),
-        )
+        parts, lives = (tuple(rows), lengths, decisions, tuple(own)), lifetimes(memory)
+        return _Places(stacked, *parts, lives, buffers, fixed, runtime.planning(memory))
 
     def _elsewhere(self, runtime: Runtime) -> _Rows:
         """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.
