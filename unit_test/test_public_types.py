@@ -13,6 +13,7 @@ MODULES = (
     "nasopt",
     "nasopt.cost",
     "nasopt.cost.targets",
+    "nasopt.datafree",
     "nasopt.distributed",
     "nasopt.errors",
     "nasopt.export",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import nasopt
-from nasopt import cost, errors, export, pareto, testing, track, train, zoo
+from nasopt import cost, datafree, errors, export, pareto, testing, track, train, zoo
 from nasopt import nn as layers
 from nasopt.cost import targets
 from nasopt.distributed import SynchronisedNorms, check_same
@@ -157,7 +157,8 @@ def low_bits() -> nn.Module:
     others: list[type[nn.Module]] = [
         layers.Quantise, layers.QuantBatchNorm, layers.QuantNoise, layers.AWConv2d, layers.AdderConv2d, layers.Align2d,
         layers.BinaryActivation, layers.BinaryConv2d, layers.ByMode, layers.CellPool2d, layers.FunctionUnit,
-        layers.LightResidual, layers.PAActivation, layers.PAConv2d, layers.MeanVarianceECA, layers.MultiHeadDepthwise, layers.PathByMode, layers.ReafConv2d,
+        layers.LightResidual, layers.PAActivation,
+        layers.PAConv2d, layers.MeanVarianceECA, layers.MultiHeadDepthwise, layers.PathByMode, layers.ReafConv2d,
         layers.ReafPlus, layers.TwinActivation, layers.TwinConv2d, layers.Zero,
     ]  # fmt: skip
     blocks = (layers.adder_norm, layers.adder_separable, layers.dense_fractal_block, layers.fractal_block)
@@ -192,12 +193,18 @@ def tools(model: nn.Module, teacher: nn.Module, x: Tensor) -> None:
     print(entries, zoo.load("ic-33k"), zoo.int8_file("ic-33k"), zoo.SEEDS, nasopt.zoo, nasopt.export, nasopt.search)
 
 
+def without_data() -> None:
+    kinds: list[type[nn.Module]] = [datafree.Generator, datafree.StatisticsLoss]
+    steps = (datafree.searchable_generator, datafree.search_generator, datafree.train_generator, datafree.train_student)
+    print(kinds, steps, datafree.generate)
+
+
 def what_can_go_wrong(net: nn.Module) -> str:
     kinds: list[type[errors.NasoptError]] = [
         errors.ArchitectureError, errors.ConfigError, errors.DivergedError, errors.ExportError, errors.MissingExtraError,
         errors.TraceError, errors.UnknownOperationError, errors.UnpricedError,
     ]  # fmt: skip
-    warnings: list[type[Warning]] = [  # fmt: skip
+    warnings: list[type[Warning]] = [
         errors.BudgetWarning,
         errors.LayerWarning,
         errors.NoEffectWarning,
