@@ -11,7 +11,7 @@ import torch
 
 from nasopt.arguments import short
 from nasopt.errors import ConfigError
-from nasopt.graph.branches.markers import SITE
+from nasopt.graph.branches.markers import SITE, WidthSite
 from nasopt.nn.quantise import Quantise
 
 if TYPE_CHECKING:
@@ -71,8 +71,12 @@ def decide(model: SearchModel, switch: Switch) -> None:
     for path, position in positions(model, switch).items():
         first, count = model._prepared.decisions.price.choices[path]
         assert logits is not None
-        logits[first : first + count] = 0.0
-        logits[first + position] = 1.0
+        site = model.net.get_submodule(path)
+        assert isinstance(site, WidthSite)
+        # One row, or one per channel.
+        rows = torch.zeros(count // len(site.widths), len(site.widths)).to(logits)
+        rows[:, position] = 1.0
+        logits[first : first + count] = rows.reshape(-1)
     if model.masks is not None:
         channels = model._prepared.decisions.masks.channels
         for group in channels.unit_group.unique().tolist():

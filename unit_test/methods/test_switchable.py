@@ -92,6 +92,16 @@ def test_an_exported_switch_computes_what_the_switch_does(method: Any, norms: An
     assert model.active == len(switches) - 1  # exports leave the switch in use
 
 
+def test_widths_per_channel_switch_together() -> None:
+    per_layer, per_channel = (
+        made(precision=Precision(weights=(2, 4, 8), activations=(4, 8), granularity=granularity))
+        for granularity in ("layer", "channel")
+    )
+    for switch in per_layer.switches:
+        costs = [m.use(switch).model.get_cost("size_bits", discrete=True) for m in (per_layer, per_channel)]
+        assert costs[0] == costs[1]
+
+
 def test_slimmable_widths_are_the_first_channels() -> None:
     model = made(PIT, switches=[(8, 8), (8, 8, 0.5)])
     model.backward(*batch())
