@@ -351,3 +351,6 @@ class Run:
             for optimizer, state in zip(self.optimizers, optimizers, strict=True):
                 optimizer.load_state_dict(state)
         self.model.load_state_dict(weights)
+        if self.schedule is not None and self.state.epoch:  # the epoch that was saved ends when the next one begins
+            warmup = self.schedule.warmup if self.phase.kind == "search" else 0
+            self.schedule.load_state_dict({"epoch": warmup + self.state.epoch - 1})

@@ -29,7 +29,10 @@ from nasopt.searching.given import check_batch, check_loss, enough, first_of, le
 
 Loss = Callable[[Any, Any], Tensor]
 Figure = Callable[[Any, Any], float]
-_RECALIBRATION = 8  # batches, from which norm statistics are estimated before a search model is judged
+_RECALIBRATION = (
+    2,
+    8,
+)  # batches, from which norm statistics are estimated before a search model is judged: an eighth of an epoch
 _LEARNED = 0.7  # share of the teacher in the loss
 _FORMAT = 1
 
@@ -159,7 +162,8 @@ class Run:
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):  # the last step may have broken it
             self._diverged(math.nan)
         if phase == "search" and self.has_norms:
-            recalibrate(self.model, itertools.islice(self.train_loader, _RECALIBRATION))
+            least, most = _RECALIBRATION
+            recalibrate(self.model, itertools.islice(self.train_loader, max(least, min(count // 8, most))))
         val = self.judge()
         record: dict[str, Any] = {"epoch": phases.epoch, "phase": phase, "loss": total / max(count, 1), "val": val}
         record["seconds"] = seconds

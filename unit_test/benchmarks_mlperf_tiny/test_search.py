@@ -94,6 +94,23 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     assert equal(make().run(), results[method]), "a finished run is not trained again"
 
 
+def test_a_killed_run_that_had_shrunk_ends_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, path = config("pit", budget="size=0.4", search=8), tmp_path / "checkpoint.pt"
+    made: list[Run] = []
+
+    def make() -> Run:
+        made.append(Run(settings, TASK, DATA, path, quiet=True))
+        return made[-1]
+
+    # 1 epoch of warm-up, 8 of search, 2 of fine-tuning, 5 steps each: killed in the fall of the limit, after it, at the end.
+    resumed = finish_in_spite_of_kills(make, (22, 9, 6, 6), monkeypatch)
+    assert made[1].state.phase > 0
+    assert equal(resumed, finish(settings))
+    assert resumed.history[-3]["cost"] <= 0.4
+
+
 def test_a_run_killed_in_its_first_epoch_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint.pt"
     for step, is_there in ((5, False), (6, True)):
