@@ -56,8 +56,8 @@ def layer_bit_ops(shape: LayerShape) -> Any:
 
 
 def layer_weights(shape: LayerShape) -> Any:
-    """Weights of a layer, biases left aside."""
-    if not facts_of(shape.kind).stores:
+    """Weights of a layer; biases, and norms that no layer absorbs, left aside."""
+    if not facts_of(shape.kind).stores or shape.kind == "norm":
         return 0 * shape.out_channels
     return shape.in_channels * shape.taps / shape.groups * shape.out_channels
 

@@ -142,7 +142,7 @@ AVERAGE_BITS = RatioMetric(
     Metric("bits of weights", "bit", per_call=False, cost=layer_bits_of_weights),
     Metric("weights", "weights", per_call=False, cost=layer_weights),
 )
-"""Bits of all weights by their number, biases left aside; 32 in a network that is not quantised."""
+"""Bits of all weights by their number, biases and norms left aside; 32 in a network that is not quantised."""
 MEMORY = PeakMetric()
 
 

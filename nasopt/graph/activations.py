@@ -172,7 +172,9 @@ class _Walk:
 
     def _whole(self, name: str) -> int:
         """Elements of the example batch in a buffer."""
-        return int(self._value(self.holders[name][0]).numel()) if "." not in name else -1
+        # Of several results each is held by what picks it.
+        values = (self._value(holder) for holder in self.holders[name])
+        return next((int(value.numel()) for value in values if isinstance(value, Tensor)), -1)
 
     def _needed_after(self, name: str, node: fx.Node) -> bool:
         users = (user for holder in self.holders[name] for user in self.flow.users[holder])

@@ -14,9 +14,10 @@ import pytest
 import torch
 from integers import batch, found
 from test_integer import OWN
-from torch import nn
+from torch import Tensor, nn
 from toys import TOYS
 
+from nasopt import MixedPrecision
 from nasopt.cost import network_cost
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export import integer_program, to_c
@@ -123,6 +124,32 @@ def test_memory_of_c_is_the_arena(name: str) -> None:
     program, network, x = program_of(name, 1)
     placed = c_program.plan(program)
     assert placed.size == network_cost(network, "memory:c", input_example=x)
+
+
+class Halves(nn.Module):
+    """Halves of an activation, of which one is clipped (to no effect where it is never negative), side by side again."""
+
+    def __init__(self, clipped: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.clipped = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), clipped
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x)) if self.clipped else self.first(x)
+        left, right = x.chunk(2, 1)
+        return self.last(torch.cat([torch.relu(left), right], 1))
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_results_of_one_call_are_there_at_once(clipped: bool) -> None:
+    """200 B of activations, halves of 100 B beside them, and 200 B behind these."""
+    x = batch((3, 7, 7))
+    model = MixedPrecision(Halves(clipped), (3, 7, 7), precision=8)
+    model.calibrate([x])
+    network = model.arch_export()
+    placed = c_program.plan(integer_program(network))
+    assert placed.size == network_cost(network, "memory:c", (3, 7, 7))
+    # A half is clipped where it lies.
+    assert network_cost(network, "memory", (3, 7, 7)) == 400
 
 
 def test_memory_of_c_knows_widths_that_differ() -> None:

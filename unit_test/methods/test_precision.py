@@ -59,6 +59,14 @@ def test_costs_are_those_of_the_integers() -> None:
     assert (model.get_cost("memory", discrete=True), narrow.get_cost("memory", discrete=True)) == (1600, 800)
 
 
+def test_norms_of_their_own_are_no_weights() -> None:
+    """A norm that no layer absorbs is stored, but its scale and shift are not what widths are chosen for."""
+    first = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    net = nn.Sequential(*first, nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    model = MixedPrecision(net, SHAPE, precision=Precision(weights=4, activations=8, first_last=None))
+    assert model.get_cost("average_bits", discrete=True) == 4
+
+
 def test_expected_costs_are_means_over_widths() -> None:
     model = MixedPrecision(seed(), SHAPE, precision=widths(first_last=None))
     with torch.no_grad():

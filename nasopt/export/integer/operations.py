@@ -218,19 +218,20 @@ def indexed(draft: Draft, node: Any, given: list[Any], read: list[Any]) -> Any:
     moved = draft.run_on(node, marks)
     if isinstance(moved, Tensor):
         return move(draft, node.name, moved.long(), read)
-    return tuple(move(draft, f"{node.name}_{i}", part.long(), read) for i, part in enumerate(moved))
+    return tuple(move(draft, f"{node.name}_{i}", part.long(), read, node.name) for i, part in enumerate(moved))
 
 
-def move(draft: Draft, name: str, index: Tensor, read: list[Any]) -> Any:
+def move(draft: Draft, name: str, index: Tensor, read: list[Any], call: str = "") -> Any:
+    """A step that moves elements; `call`: of which this is one of several results."""
     names = tuple(one.name for one in read)
     shape = tuple(index.shape)
     value = replace(draft.values[names[0]], shape=shape)
     value = replace(value, low=min(draft.values[n].low for n in names), high=max(draft.values[n].high for n in names))
     same = len(names) == 1 and torch.equal(index.flatten(), torch.arange(1, draft.values[names[0]].elements + 1))
     if same:
-        step = Step("reshape", names, name, {"shape": list(shape)}, {}, name)
+        step = Step("reshape", names, name, {"shape": list(shape)}, {}, call or name)
     else:
-        step = Step("move", names, name, {}, {"index": index.numpy().astype(np.int32)}, name)
+        step = Step("move", names, name, {}, {"index": index.numpy().astype(np.int32)}, call or name)
     old_shape = draft.values[names[0]].shape
     draft.add(step, value)
     if isinstance(read[0], Integers):

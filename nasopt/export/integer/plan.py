@@ -67,13 +67,20 @@ def plan(program: IntegerProgram) -> Plan:
             taken = next(free, None)
         if taken is None:
             taken = step.output
-            sizes[taken], first[taken] = _bytes(value), i
+            sizes[taken], first[taken] = _bytes(value), _beginning(program, i)
         home[step.output] = taken
         until[taken] = max(until.get(taken, 0), last.get(step.output, i))
     padded = {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
     offsets = place(padded, {name: (first[name], until[name]) for name in padded})
     size = max((offsets[name] + padded[name] for name in offsets), default=0)
     return Plan({name: offsets[buffer] for name, buffer in home.items()}, size)
+
+
+def _beginning(program: IntegerProgram, i: int) -> int:
+    """The first of the steps that are one call of the network: several results of it are there at once."""
+    while i and program.steps[i - 1].layer == program.steps[i].layer:
+        i -= 1
+    return i
 
 
 def _bytes(value: Value) -> int:
