@@ -143,7 +143,7 @@ MONAI: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     ),
     "MedNeXtSmall": ({"spatial_dims": 2, "in_channels": 1, "out_channels": 2}, (1, 64, 64)),
     "PatchDiscriminator": ({"spatial_dims": 2, "channels": 8, "in_channels": 1, "num_layers_d": 2}, (1, 32, 32)),
-    "Quicknat": ({"num_filters": 16, "num_class": 3}, (1, 32, 32)),
+    "Quicknat": ({"num_filters": 16}, (1, 32, 32)),
     "RegUNet": ({"spatial_dims": 2, "in_channels": 2, "num_channel_initial": 8, "depth": 2}, (2, 16, 16)),
     "Regressor": ({"in_shape": (1, 32, 32), "out_shape": (2,), "channels": (8, 16), "strides": (2, 2)}, (1, 32, 32)),
     "resnet18": ({"spatial_dims": 3, "n_input_channels": 1, "num_classes": 3}, (1, 32, 32, 32)),

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 # Gradients below this share of the largest one are rounding.
 _SMALL_GRADIENT = 1e-2
 
+# Means of a norm's inputs below this share of their deviation are rounding, such as those behind another norm.
+_SMALL_MEAN = 1e-3
+
 # Largest difference, relative to the largest output; sums in another order differ by this much at most.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 TOLERANCE |= {torch.complex64: 1e-3, torch.complex128: 1e-9}
@@ -89,6 +92,9 @@ def moved_differently(seed: nn.Module, twin: nn.Module, search: nn.Module, other
             moved = not torch.equal(left, before[name]) if left.shape == before[name].shape else True
             if moved:
                 return f"{name} is not updated"
-        elif left.shape != right.shape or not distance(left, right) <= TOLERANCE.get(left.dtype, 0.0):
+            continue
+        variance = wanted.get(f"{name.removesuffix('mean')}var") if name.endswith("running_mean") else None
+        floor = 0.0 if variance is None or not variance.numel() else _SMALL_MEAN * float(variance.max()) ** 0.5
+        if left.shape != right.shape or not distance(left, right, floor) <= TOLERANCE.get(left.dtype, 0.0):
             return f"{name} is another one after the pass"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pickle
 import random
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from nasopt import PIT
 from nasopt.errors import TraceError
 from nasopt.nn import PathByMode
+from nasopt.search.distance import moved_differently, other_names
 
 pytestmark = pytest.mark.filterwarnings("ignore::nasopt.errors.NoEffectWarning")
 
@@ -282,3 +284,11 @@ def test_random_numbers_of_python_are_refused(place: str) -> None:
 
 def _sometimes(only_in_training: bool, m: Any, x: Tensor) -> Tensor:
     return x * random.random() if m.training or not only_in_training else x
+
+
+def test_means_behind_a_norm_are_rounding() -> None:
+    seed, twin, search = nn.BatchNorm1d(2), nn.BatchNorm1d(2), nn.Sequential(OrderedDict(net=nn.BatchNorm1d(2)))
+    others = other_names(twin)
+    for mean, problem in ((4e-9, ""), (1e-3, "running_mean is another one after the pass")):
+        twin.running_mean.fill_(3e-9), search.get_buffer("net.running_mean").fill_(mean)  # type: ignore[union-attr]
+        assert moved_differently(seed, twin, search, others) == problem
