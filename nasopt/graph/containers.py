@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from nasopt.graph.state import copy_parts
+from nasopt.graph.state import copy_parts, with_own_functions
 
 _CONTAINERS, _ATTRIBUTES = "nasopt_containers", "nasopt_attributes"
 _KINDS: dict[str, type[nn.Module]] = {
@@ -69,6 +69,7 @@ def plain_attributes(network: fx.GraphModule) -> dict[str, Any]:
 def _deepcopy(network: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
     copy_parts(network, memo)
     twin = fx.GraphModule.__deepcopy__(network, memo)
+    with_own_functions(twin, memo)
     like_seed(twin)
     return twin
 

@@ -33,3 +33,9 @@ def computes_weights(module: nn.Module) -> bool:
 def is_parametrization(module: nn.Module) -> bool:
     """Whether a module is a part of such a computation: torch's own, or the list of them."""
     return type(module).__module__.startswith(_HOME) and not parametrize.is_parametrized(module)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a layer of such a kind has another `forward` on the object, and nothing else that is its own."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module)
+    return isinstance(module, _COMPUTED) and "forward" in vars(module) and not hooks

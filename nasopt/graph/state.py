@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def copy_model(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     copy_parts(model, memo)
     try:
-        return copy.deepcopy(model, memo)
+        return with_own_functions(copy.deepcopy(model, memo), memo)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be copied (copy.deepcopy): {_culprit(model, memo)}{type(error).__name__}: {error}"
@@ -52,6 +53,48 @@ def copy_parts(model: nn.Module, memo: dict[int, Any]) -> None:
         vars(memo[id(module)]).update(
             {key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()}
         )
+
+
+def with_own_functions(twin: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy whose functions and hooks mean its own modules: a closure of the model's would go on with those of the model.
+
+    Args:
+        twin: the copy, changed.
+        memo: of the `copy.deepcopy` that made it.
+    """
+    for module in twin.modules():
+        for key, value in vars(module).items():
+            if isinstance(value, FunctionType):
+                vars(module)[key] = _rebound(value, memo)
+            elif isinstance(value, dict) and "hooks" in key:
+                value.update({name: _rebound(hook, memo) for name, hook in value.items()})
+    return twin
+
+
+def _rebound(value: Any, memo: dict[int, Any]) -> Any:
+    """What a closure holds, for the copy."""
+    if isinstance(value, MethodType):
+        owner = _rebound(value.__self__, memo)
+        return value if owner is value.__self__ else MethodType(value.__func__, owner)
+    if not isinstance(value, FunctionType):
+        return memo.get(id(value), value) if isinstance(value, (nn.Module, Tensor, *_CONTAINERS)) else value
+    cells = value.__closure__ or ()
+    held = [_content(cell) for cell in cells]
+    given = [one for one in (*held, *(value.__defaults__ or ())) if one is not value]
+    if all(_rebound(one, memo) is one for one in given):
+        return value
+    made = [cell if one is None or one is value else CellType(_rebound(one, memo)) for cell, one in zip(cells, held)]
+    defaults = None if value.__defaults__ is None else tuple(_rebound(one, memo) for one in value.__defaults__)
+    twin = FunctionType(value.__code__, value.__globals__, value.__name__, defaults, tuple(made) or None)
+    twin.__kwdefaults__, twin.__dict__ = value.__kwdefaults__, dict(value.__dict__)
+    return twin
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that nothing was assigned to yet
+        return None
 
 
 # Files of torch whose layers have no `__setstate__` that does more than fill in for old files.

@@ -21,7 +21,7 @@ from nasopt.graph.callsite import line_of_error
 from nasopt.graph.edit import add_submodule, is_in_place, remove_dead_code
 from nasopt.graph.example import Example
 from nasopt.graph.modes import ModeResult, follow_mode
-from nasopt.graph.parametrized import computes_weights, is_parametrization
+from nasopt.graph.parametrized import computes_weights, has_own_forward, is_parametrization
 from nasopt.graph.patches import LOCK, tracing
 from nasopt.graph.pickling import loading_tracer
 from nasopt.graph.proxy import DataDependent, isinstance_proxy
@@ -277,7 +277,7 @@ def forward_owner(kind: type) -> type:
 
 def _is_torch_layer(module: nn.Module) -> bool:
     owner = forward_owner(type(module))
-    if computes_weights(module) or is_parametrization(module):
+    if computes_weights(module) or is_parametrization(module) or has_own_forward(module):
         return False
     opaque = isinstance(module, torch.jit.ScriptModule)
     return opaque or (owner.__module__.startswith(("torch.nn.", "torch.ao.")) and owner is not nn.Sequential)

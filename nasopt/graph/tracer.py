@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from nasopt.errors import TraceError
 from nasopt.graph.branches.markers import Alternatives, check_branches
-from nasopt.graph.callsite import names_dtype, user_frame
+from nasopt.graph.callsite import names_dtype, place_of, user_frame
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, add_submodule, is_in_place
 from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.proxy import ValueAttribute, ValueProxy, isinstance_proxy, plain_result
@@ -23,18 +24,7 @@ from nasopt.graph.values import UNKNOWN, Evaluator
 from nasopt.nn.mode import FunctionUnit, as_list
 
 # Methods and functions that say what a tensor is.
-_ASKS = {
-    "__get__",
-    "size",
-    "dim",
-    "numel",
-    "stride",
-    "is_floating_point",
-    "is_complex",
-    "data_ptr",
-    "__hash__",
-    "__len__",
-}
+_ASKS = set("__get__ size dim numel stride is_floating_point is_complex data_ptr __hash__ __len__".split())  # noqa: SIM905
 # Torch takes these for dtypes.
 _DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
 _KEEPS_LISTS = ("torch", "builtins", "_operator", "operator", "math")
@@ -146,6 +136,10 @@ class ValueTracer(RelyingTracer):
             return self._own_tensor(self._names[id(a)]).node
         if isinstance(a, Tensor) and id(a) in self.made:
             return self.made[id(a)]
+        if isinstance(a, FakeTensor):
+            raise TraceError(
+                f"at {place_of(user_frame())} a hook hands out what a layer made: return it from forward instead"
+            )
         is_made = isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a not in self.tensor_attrs
         argument = super().create_arg(a)
         # Tensors made in `forward` and named tuples become nodes on the way.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nasopt import PIT
 from nasopt.cost import network_cost
+from nasopt.errors import TraceError
 
 
 def kernels_by_sample(m: Any, x: Tensor) -> Tensor:
@@ -154,3 +155,50 @@ def test_images_along_the_batch_are_all_priced() -> None:
         forward = frames
 
     assert network_cost(Frames(), "macs", (2, 3, 8, 8)) == 2 * 64 * (4 * 3 * 9 + 2 * 4)
+
+
+class Replaced(nn.Module):
+    """A layer whose `forward` is another function on this object, which means the layer itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        before = self.first.forward
+        self.first.forward = lambda x: before(x).tanh()  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+class Collected(nn.Module):
+    """Features that a hook collects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bag = nn.Conv2d(3, 4, 1), {}
+        self.first.register_forward_hook(lambda module, inputs, output: self.bag.update(found=output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.first(x)
+        return self.bag.pop("found").relu()
+
+
+def test_features_that_a_hook_collects_are_refused_with_their_line() -> None:
+    seed = Collected()
+    with pytest.raises(TraceError, match="a hook hands out what a layer made"):
+        PIT(seed, (3, 8, 8))
+    assert seed.bag == {}
+
+
+def test_functions_on_objects_are_those_of_the_copy() -> None:
+    seed = Replaced()
+    model = PIT(seed, (3, 8, 8))
+    assert [group.size for group in model.analysis.groups if group.searchable] == [4]
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert seed.first.weight.grad is None
+    assert model.net.first.weight.grad is not None
+    with torch.no_grad():
+        model.net.first.weight.mul_(2)
+    x, exported = torch.randn(2, 3, 8, 8), model.arch_export()
+    torch.testing.assert_close(exported(x), model(x))
+    assert not torch.equal(exported(x), seed(x))
