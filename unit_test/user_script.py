@@ -194,7 +194,7 @@ def tools(model: nn.Module, teacher: nn.Module, x: Tensor) -> None:
 
 
 def without_data() -> None:
-    kinds: list[type[nn.Module]] = [datafree.Generator, datafree.StatisticsLoss]
+    kinds: list[type[object]] = [datafree.Generator, datafree.StatisticsLoss]
     steps = (datafree.searchable_generator, datafree.search_generator, datafree.train_generator, datafree.train_student)
     print(kinds, steps, datafree.generate)
 
