@@ -36,13 +36,13 @@ def measured() -> list[dict[str, str]]:
 ROWS = {row["network"]: row for row in measured()}
 # Off by more than 6 %: unrolled recurrences, and layers that become a dozen operations, some of them in float.
 ROUGH = {
-    "gru": 0.25,
-    "lstm": 0.25,
+    "gru": 0.1,
+    "lstm": 0.1,
     "attention": 0.13,
     "statistics": 0.18,
     "gated_linear": 0.14,
     "norms": 0.08,
-    "pools": 0.1,
+    "pools": 0.11,
 }
 ROUGH |= {"tokens": 0.08, "flattened": 0.08}
 
@@ -61,7 +61,7 @@ def test_tflm_plans_what_the_interpreter_planned(name):
 @pytest.mark.parametrize("name", [name for name in DEVICE_NETWORKS if name in ROWS])
 def test_unusual_networks_fit_where_they_were_said_to(name):
     needed, rough = int(ROWS[name]["needed"]), ROUGH.get(name, 0.06)
-    low = 0.98 if rough in (0.06, 0.25) else 1 - rough
+    low = 0.98 if rough <= 0.1 and name not in ("tokens", "norms") else 1 - rough
     assert low * needed <= calls_of(name).total("memory:tflm") <= (1 + rough) * needed
 
 
