@@ -15,9 +15,16 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 """Widths that quantizers have."""
 # Of a channel of zeros, whose step is nothing to learn from.
 SMALLEST_STEP = 2.0**-20
+# Of log2 of a step that learns: where training diverges, a step becomes tiny, but never 0.
+_LOWEST = -64.0
 # Fractions of the largest value that are tried as clipping values.
 WEIGHT_FRACTIONS = torch.linspace(0.15, 1, 40)
 ACTIVATION_FRACTIONS = torch.linspace(0.2, 1, 33)
+
+
+def step_of(log2_step: Tensor) -> Tensor:
+    """Steps from their logarithms."""
+    return torch.exp2(log2_step.clamp(min=_LOWEST))
 
 
 def weight_range(bits: int) -> tuple[int, int]:

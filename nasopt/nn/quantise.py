@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.nn.grids import ACTIVATION_FRACTIONS, activation_range, best_step, check_widths
+from nasopt.nn.grids import ACTIVATION_FRACTIONS, activation_range, best_step, check_widths, step_of
 from nasopt.ste import quantise, quantise_mixture
 
 # (position of a width, its weight or None, ...): what of several widths runs.
@@ -76,7 +76,7 @@ class Quantise(HasWidths):
 
     def step(self, width: int = -1) -> Tensor:
         """The step of a width, by position, a scalar."""
-        return torch.exp2(self.log_steps[width])
+        return step_of(self.log_steps[width])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
@@ -111,7 +111,7 @@ class Quantise(HasWidths):
         ranges = tuple(self.range(width) for width in widths)
         shares = torch.stack([weight.reshape(()) for _, weight, *_ in active])
         scales = tuple(self._gradient_scale(x, high) for _, high in ranges)
-        return quantise_mixture(x, torch.exp2(self.log_steps[widths]).to(x.dtype), shares, ranges, scales)
+        return quantise_mixture(x, step_of(self.log_steps[widths]).to(x.dtype), shares, ranges, scales)
 
     def _gradient_scale(self, x: Tensor, high: int) -> float:
         return 1 / math.sqrt(max(x[0].numel() if x.dim() else 1, 1) * max(high, 1))

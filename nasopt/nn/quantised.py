@@ -24,6 +24,7 @@ from nasopt.nn.grids import (
     WEIGHT_FRACTIONS,
     best_step,
     check_widths,
+    step_of,
     to_grid,
     weight_range,
     weight_ranges,
@@ -113,12 +114,12 @@ class QuantisedWeight(HasWidths):
     def weight_step(self, width: Any = -1) -> Tensor:
         """Steps of a width, by position (or of one position per channel), shape `(output channels,)`."""
         if isinstance(width, Tensor):
-            return torch.exp2(self.weight_log_steps.gather(0, width[None])[0])
+            return step_of(self.weight_log_steps.gather(0, width[None])[0])
         if self.quantizer == "minmax":
             return largest_step(self._rows(self.weight.detach()), self.widths[width])
         if self.quantizer == "apsq":
             return angle_step(self._rows(self.weight.detach()), self.widths[width])
-        return torch.exp2(self.weight_log_steps[width])
+        return step_of(self.weight_log_steps[width])
 
     def quantised_weight(self, active: Sequence[Active] | None = None, mask: Tensor | None = None) -> Tensor:
         """The weight on its grid; a mixture where several widths are active; of masked inputs it is 0."""

@@ -194,3 +194,18 @@ def test_pact_learns_from_what_is_clipped() -> None:
 def test_widths_that_no_quantizer_has(widths: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"no quantizer has|at least one width"):
         check_widths(widths, "weights")
+
+
+@pytest.mark.parametrize("width", [(8,), (4, 8)])
+def test_a_step_never_falls_to_nothing(width: tuple[int, ...]) -> None:
+    """Where training diverges, logarithms of steps fall without end; the next steps still have finite gradients."""
+    point = Quantise(width)
+    with torch.no_grad():
+        point.log_steps.fill_(-1e4)
+    x = torch.randn(2, 3, requires_grad=True)
+    shares = [(i, torch.tensor(1 / len(width))) for i in range(len(width))]
+    out = point.run(x, active=shares) if len(width) > 1 else point(x)
+    out.square().sum().backward()
+    assert float(point.step().detach()) > 0
+    assert x.grad is not None
+    assert bool(torch.isfinite(x.grad).all())
