@@ -50,6 +50,7 @@ def found(seed: nn.Module, x: tuple[Any, ...], number: int, masks: bool = True, 
         for _ in range(2):
             optimizer.zero_grad()
             sum(out.square().mean() for out in pytree.tree_leaves(model(*x))).backward()
+            torch.nn.utils.clip_grad_norm_(model.net_parameters(), 1.0)  # of random networks they can be huge
             optimizer.step()
     network: nn.Module = model.arch_export(verify=False)
     return network
