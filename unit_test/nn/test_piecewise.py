@@ -131,8 +131,10 @@ def network(levels: int = 4) -> nn.Module:
 
 
 def test_what_it_costs() -> None:
-    # First layer with its norm 216 + 8 weights of 32 bits, 576 + 32 of 4, two norms of 16 parameters that stay, 27 in the end
-    assert network_cost(network(), "size_bits", (3, 6, 6)) == 32 * (216 + 8) + 4 * (576 + 32) + 32 * (2 * 16 + 27)
+    # First layer with its norm 216 + 8 weights of 32 bits, 576 + 32 of 4, two norms of 16 parameters that stay, thresholds
+    # and values of three and of two levels, 27 in the end
+    wanted = 32 * (216 + 8) + 4 * (576 + 32) + 32 * (2 * 16 + 2 * (3 + 2) + 27)
+    assert network_cost(network(), "size_bits", (3, 6, 6)) == wanted
     # M N passes per product: 4 * 3 over 576 * 36, and 4 * 2 over 32 * 36
     dense = 32 * 32 * (216 * 36 + 24)
     assert network_cost(network(), "bit_ops", (3, 6, 6)) == dense + 12 * 576 * 36 + 8 * 32 * 36

@@ -11,6 +11,8 @@ from nasopt.nn import (
     LightResidual,
     MeanVarianceECA,
     MultiHeadDepthwise,
+    PAActivation,
+    PAConv2d,
     QuantNoise,
     ReafConv2d,
     ReafPlus,
@@ -47,6 +49,13 @@ def weight_attention() -> nn.Module:
     # Its own four inputs and eight outputs stay.
     attention = [nn.Conv2d(3, 4, 3), nn.ReLU(), AWConv2d(4, 8, 3, padding=1, reduction=4), nn.BatchNorm2d(8), nn.ReLU()]
     return chain(*attention, nn.Conv2d(8, 7, 1), nn.BatchNorm2d(7), nn.ReLU(), nn.Conv2d(7, 5, 1), MeanVarianceECA(3))
+
+
+@toy("piecewise", (3, 6, 6), channels=7)
+def piecewise() -> nn.Module:
+    # Its own four inputs and six outputs stay.
+    levels = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), PAActivation(3), PAConv2d(4, 6, 3, padding=1, levels=4)]
+    return chain(*levels, nn.ReLU(), nn.Conv2d(6, 7, 1), nn.GELU())
 
 
 @toy("light_residual", (3, 8, 8), channels=4)

@@ -15,7 +15,12 @@ layer_rule(BinaryActivation)(unary_layer)
 layer_rule(TwinConv2d, searchable="channels")(convolution_layer)
 
 
-layer_rule(PAActivation)(unary_layer)
+@layer_rule(PAActivation)
+def piecewise_activation(call: Call) -> Any:
+    layer = call.module
+    assert isinstance(layer, PAActivation)
+    call.cost("parameter", 1, 2 * layer.levels, weight="thresholds")  # and values
+    return unary_layer(call)
 
 
 @layer_rule(BinaryConv2d, searchable="fixes its channels")
