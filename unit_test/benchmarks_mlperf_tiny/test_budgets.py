@@ -12,9 +12,10 @@ import pytest
 import tiny
 
 from benchmarks_mlperf_tiny.cli import main
+from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.errors import BenchmarkError
 from benchmarks_mlperf_tiny.limits import Limit, absolute, kept, parse_budget
-from benchmarks_mlperf_tiny.tasks import TASKS
+from benchmarks_mlperf_tiny.tasks import TASKS, get_task
 from benchmarks_mlperf_tiny.training import Engine
 
 SEED = {"macs": 1000, "size": 100, "memory": 50, "cortex_m4_ms": 8.0, "gap8_ms": 0.9}
@@ -116,3 +117,24 @@ def test_a_sweep_over_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         rows = {row["budget"]: int(row["macs"]) for row in csv.DictReader(file)}
     assert rows["macs=0.5"] <= 0.5 * rows[""]
     assert rows["macs=0.3"] <= 0.3 * rows[""]
+
+
+def test_a_recipe_has_limits_where_nothing_else_is_said() -> None:
+    task = get_task("ic")
+    plain = make_config(task, None, "pit")
+    assert (plain.budget, plain.strength) == (task.dataset(None).recipe.budget, 0.0)
+    assert plain.budget is not None
+    assert make_config(task, None, "pit", budget="macs=0.5").budget == "macs=0.5"
+    for method, told in (
+        ("pit", {"strength": 2.0}),
+        ("pit", {"regularizer": "size"}),
+        ("pit", {"relative": False}),
+        ("pit", {"precision": "8"}),
+        ("supernet", {}),
+        ("nasb", {}),
+    ):
+        config = make_config(task, None, method, **told)
+        assert config.budget is None
+        assert config.strength > 0
+    assert make_config(task, "cifar10_12k", "pit").budget is None
+    assert make_config(task, None, "seed").budget is None
