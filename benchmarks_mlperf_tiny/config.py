@@ -130,7 +130,7 @@ def make_config(task: Task, data: str | None, method: str, **changes: Any) -> Ru
     if "budget" in given and not given.keys().isdisjoint({"strength", "regularizer", "relative"}):
         raise BenchmarkError("a budget takes the place of strength, --regularizer and --absolute: leave them out")
     told = ("strength", "regularizer", "relative", "precision")
-    if method not in ("pit", "pit_supernet") or not given.keys().isdisjoint(told):
+    if method != "pit" or not given.keys().isdisjoint(told):
         values["budget"] = None
     values.update(given)
     if method == "seed" or values["budget"] is not None:

@@ -131,6 +131,7 @@ def test_a_recipe_has_limits_where_nothing_else_is_said() -> None:
         ("pit", {"relative": False}),
         ("pit", {"precision": "8"}),
         ("supernet", {}),
+        ("pit_supernet", {}),
         ("nasb", {}),
     ):
         config = make_config(task, None, method, **told)
