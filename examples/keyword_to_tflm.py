@@ -2,7 +2,7 @@
 
     python -m examples.keyword_to_tflm            # under three minutes; needs pip install "nasopt[bench,litert]"
 
-The seed hears keywords well and does not fit: its arena would take 76 KB. Four steps: train it, search with a limit on memory,
+The seed hears keywords well and does not fit: its arena would take 76,903 B. Four steps: train it, search with a limit on the arena,
 fine-tune, write the file. The file has run in the real interpreter before it gets its name, so the last number is no estimate.
 Before: `examples/own_model.py` shows the three lines of a search.
 """
@@ -101,12 +101,11 @@ def main(arguments: list[str] | None = None) -> ExportReport:
     optimizer = torch.optim.Adam(seed.parameters(), lr=3e-3)
     for _ in range(options.epochs):
         train_epoch(seed, batches, optimizer)
-    tensors = network_cost(seed, "memory", SHAPE)
-    print(f"seed: accuracy {accuracy(seed, test):.1%}, {tensors:,} B of tensors alive at once\n")
+    print(f"seed: accuracy {accuracy(seed, test):.1%}, {network_cost(seed, 'memory:tflm', SHAPE):,} B of arena\n")
 
-    # 2 Search. The limit is on tensors that live at once; TFLM keeps data of its own beside them (5 to 30 KB)
-    # and, where residual blocks follow each other, one tensor more. Three quarters of the arena are a good start here.
-    model = PIT(seed, SHAPE, regularizer=Budget(memory=ARENA * 3 // 4))
+    # 2 Search. The limit is on the arena of the interpreter: tensors as it places them, and the data that it keeps beside them.
+    limit = Budget(memory=("tflm", ARENA), steps=options.epochs * len(batches))
+    model = PIT(seed, SHAPE, regularizer=limit)
     phases = PhaseSchedule(model, search=options.epochs)
     optimizer = torch.optim.Adam(model.param_groups(lr=1e-3, arch_lr=1e-2))
     for _ in range(phases.epochs):
@@ -119,7 +118,7 @@ def main(arguments: list[str] | None = None) -> ExportReport:
     optimizer = torch.optim.Adam(found.parameters(), lr=1e-3)
     for _ in range(options.epochs):
         train_epoch(found, batches, optimizer)
-    print(f"\nfound: accuracy {accuracy(found, test):.1%}, {network_cost(found, 'memory', SHAPE):,} B of tensors\n")
+    print(f"\nfound: accuracy {accuracy(found, test):.1%}, {network_cost(found, 'memory:tflm', SHAPE):,} B of arena\n")
 
     # 4 Write. Ranges of the activations come from training recordings. The file runs in LiteRT and in TFLM's own interpreter, on
     # every test recording, and only then gets its name.
