@@ -2,8 +2,8 @@
 
     python -m examples.keyword_to_tflm            # under three minutes; needs pip install "nasopt[bench,litert]"
 
-The seed hears keywords well and does not fit: its arena would take 76,903 B. Four steps: train it, search with a limit on the arena,
-fine-tune, write the file. The file has run in the real interpreter before it gets its name, so the last number is no estimate.
+The seed hears keywords well and does not fit: its arena would take 76,903 B. Four steps: train it, search with a limit on
+it, fine-tune, write the file. The file has run in the real interpreter before it gets its name, so its number is no estimate.
 Before: `examples/own_model.py` shows the three lines of a search.
 """
 

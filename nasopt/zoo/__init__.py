@@ -93,7 +93,7 @@ def load(name: str) -> nn.Module:
     content = _checked(entry, f"{name}.npz")
     make, shape = SEEDS[entry.task]
     seed = make() if entry.task == "ad" else make(entry.classes)
-    network = restore(seed, entry.structure, input_example=torch.zeros(1, *shape))
+    network = restore(seed, entry.structure, input_example=torch.zeros(2, *shape))
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         network.load_state_dict({key: torch.from_numpy(arrays[key]) for key in arrays.files})
     return network.eval()
