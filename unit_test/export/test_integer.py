@@ -15,7 +15,7 @@ from toys import TOYS
 from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8
 from nasopt.export.integer.arithmetic import multiplier, multipliers, rescale, rescale_sum, sum_multipliers
 from nasopt.export.integer.kernels import accumulate
-from nasopt.export.integer.program import Step
+from nasopt.export.integer.parts import Step
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from nasopt.export.integer.c_lines import c_array, c_type
 from nasopt.export.integer.c_program import c_names, known_answer
 from nasopt.export.integer.c_weights import packed_weights
-
-if TYPE_CHECKING:
-    from nasopt.export.integer.program import IntegerProgram
+from nasopt.export.integer.running import Program
 
 _HEADER_TYPES = {"bias": "int32_t", "multiplier": "int32_t", "shift": "int8_t", "index": "int32_t", "sign": "int8_t"}
 _HEADER_TYPES |= {"channel_bits": "int8_t"}
 
 
-def header_text(program: IntegerProgram, symbol: str) -> str:
+def header_text(program: Program, symbol: str) -> str:
     """Constants alone, for kernels of one's own: packed weights, biases, multipliers, shifts, and a known answer."""
     names, answer = c_names(program.values_by_name), known_answer(program)
     guard = f"{symbol.upper()}_H"

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,7 @@ from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.c_steps import c_array, c_type, step_functions
 from nasopt.export.integer.parts import Output
 from nasopt.export.integer.plan import Plan, plan
-
-if TYPE_CHECKING:
-    from nasopt.export.integer.program import IntegerProgram
+from nasopt.export.integer.running import Program
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class KnownAnswer:
     outputs: Mapping[str, Array]
 
 
-def known_answer(program: IntegerProgram) -> KnownAnswer:
+def known_answer(program: Program) -> KnownAnswer:
     """Of random integers on the grids of the inputs, the same at every call."""
     generator = np.random.default_rng(0)
     given: list[Array] = [np.zeros(0)] * len(program.arguments)
@@ -55,7 +52,7 @@ def c_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def c_files(program: IntegerProgram, symbol: str) -> tuple[dict[str, str], Plan]:
+def c_files(program: Program, symbol: str) -> tuple[dict[str, str], Plan]:
     """Texts of all files by name, and where values lie in the arena.
 
     Raises:
@@ -78,11 +75,11 @@ def c_files(program: IntegerProgram, symbol: str) -> tuple[dict[str, str], Plan]
     return files, placed
 
 
-def _outputs(program: IntegerProgram) -> list[str]:
+def _outputs(program: Program) -> list[str]:
     return list(dict.fromkeys(name for output in program.outputs for name, _ in output.terms))
 
 
-def _header(program: IntegerProgram, symbol: str, placed: Plan, names: Mapping[str, str]) -> str:
+def _header(program: Program, symbol: str, placed: Plan, names: Mapping[str, str]) -> str:
     guard = f"{symbol.upper()}_H"
     lines = [
         "/* Written by nasopt: a quantised network in integers. Fill the inputs, call run, read the outputs. */",
@@ -119,7 +116,7 @@ def _header(program: IntegerProgram, symbol: str, placed: Plan, names: Mapping[s
     return "\n".join([*lines, "", f"#endif /* {guard} */", ""])
 
 
-def _source(program: IntegerProgram, symbol: str, placed: Plan, names: Mapping[str, str]) -> str:
+def _source(program: Program, symbol: str, placed: Plan, names: Mapping[str, str]) -> str:
     values = program.values_by_name
     words = max(-(-placed.size // 4), 1)
 
@@ -155,7 +152,7 @@ def _source(program: IntegerProgram, symbol: str, placed: Plan, names: Mapping[s
     return "\n\n".join(parts) + "\n"
 
 
-def _real(program: IntegerProgram, symbol: str, number: int, output: Output, names: Mapping[str, str]) -> str:
+def _real(program: Program, symbol: str, number: int, output: Output, names: Mapping[str, str]) -> str:
     size, constants, body = math.prod(output.shape), [], []
     terms = []
     for t, (name, scale) in enumerate(output.terms):
@@ -203,14 +200,14 @@ def _floats(name: str, values: Array) -> str:
     return "\n".join([f"static const float {name}[{len(items)}] = {{", *rows, "};"])
 
 
-def _answers(program: IntegerProgram, symbol: str, answer: KnownAnswer, names: Mapping[str, str]) -> str:
+def _answers(program: Program, symbol: str, answer: KnownAnswer, names: Mapping[str, str]) -> str:
     parts = ["/* Written by nasopt: integers of one sample, and what they become. */", "#include <stdint.h>"]
     for name, array in [*answer.inputs.items(), *answer.outputs.items()]:
         parts.append(c_array(c_type(program.values_by_name[name]), f"{symbol}_test_{names[name]}", array))
     return "\n\n".join(parts) + "\n"
 
 
-def _main(program: IntegerProgram, symbol: str, names: Mapping[str, str]) -> str:
+def _main(program: Program, symbol: str, names: Mapping[str, str]) -> str:
     lines = [
         "/* Written by nasopt. Runs one sample and compares all integers of the outputs; 0: they are right. */",
         "#include <stdio.h>",

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +19,12 @@ from nasopt.export.file import writable, write_checked
 from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.kernels import KERNELS
 from nasopt.export.integer.parts import Input, Output, Step, Value
-
-if TYPE_CHECKING:
-    from nasopt.export.integer.program import IntegerProgram
+from nasopt.export.integer.running import Program
 
 FORMAT, VERSION = "nasopt integer program", 1
 
 
-def save_program(program: IntegerProgram, path: str | os.PathLike[str]) -> Path:
+def save_program(program: Program, path: str | os.PathLike[str]) -> Path:
     """Write a program; the file gets its name once it loads as the same one.
 
     Raises:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nasopt.export.integer.arithmetic import Array, rescale, rescale_sum
 from nasopt.export.integer.padding import padded
-
-if TYPE_CHECKING:
-    from nasopt.export.integer.parts import Step
+from nasopt.export.integer.parts import Step
 
 # What fits into an accumulator of a chip.
 LIMIT = 2**31

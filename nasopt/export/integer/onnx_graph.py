@@ -11,17 +11,15 @@ does not load.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.pack import pack
 from nasopt.export.integer.parts import Step, Value
+from nasopt.export.integer.running import Program
 from nasopt.extras import import_extra
-
-if TYPE_CHECKING:
-    from nasopt.export.integer.program import IntegerProgram
 
 STORED = {1: "INT2", 2: "INT2", 3: "INT4", 4: "INT4", 5: "INT8", 6: "INT8", 7: "INT8", 8: "INT8", 16: "INT16"}
 """What holds weights of so many bits in a file."""
@@ -40,7 +38,7 @@ def zero_point(value: Value) -> int:
 class OnnxGraph:
     """A graph under construction: nodes, constants, and which integer or real tensor holds each value of the program."""
 
-    def __init__(self, program: IntegerProgram) -> None:
+    def __init__(self, program: Program) -> None:
         self.onnx = import_extra("onnx", "onnx", "to_quantised_onnx")
         self.program = program
         self.nodes: list[Any] = []

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nasopt.export.integer.onnx_graph import OnnxGraph
 from nasopt.export.integer.onnx_steps import WRITERS
 from nasopt.export.integer.parts import Output
-
-if TYPE_CHECKING:
-    from nasopt.export.integer.program import IntegerProgram
+from nasopt.export.integer.running import Program
 
 
-def onnx_model(program: IntegerProgram, points: bool = False) -> Any:
+def onnx_model(program: Program, points: bool = False) -> Any:
     """The `onnx.ModelProto`.
 
     Args:

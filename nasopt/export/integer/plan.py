@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from nasopt.cost.placement import place
 from nasopt.export.integer.parts import Value
-
-if TYPE_CHECKING:
-    from nasopt.export.integer.program import IntegerProgram
+from nasopt.export.integer.running import Program
 
 # Of every buffer: accumulators are words of 4 bytes.
 ALIGNMENT = 4
@@ -35,7 +32,7 @@ def element_bytes(value: Value) -> int:
     return 1 if value.bits <= 8 else 2 if value.bits <= 16 else 4
 
 
-def plan(program: IntegerProgram) -> Plan:
+def plan(program: Program) -> Plan:
     """Place all values of a program.
 
     Steps that work element by element write over the first input of their size, and at least of their width, that nobody
@@ -76,7 +73,7 @@ def plan(program: IntegerProgram) -> Plan:
     return Plan({name: offsets[buffer] for name, buffer in home.items()}, size)
 
 
-def _beginning(program: IntegerProgram, i: int) -> int:
+def _beginning(program: Program, i: int) -> int:
     """The first of the steps that are one call of the network: several results of it are there at once."""
     while i and program.steps[i - 1].layer == program.steps[i].layer:
         i -= 1
