@@ -6,9 +6,7 @@ import contextlib
 import copy
 import itertools
 import json
-import math
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from benchmarks_mlperf_tiny.limits import make_budget
 from benchmarks_mlperf_tiny.measure import costs
 from benchmarks_mlperf_tiny.methods import get_method, wrap
 from benchmarks_mlperf_tiny.networks import set_norm_momentum
+from benchmarks_mlperf_tiny.outcome import RunResult, RunState
 from benchmarks_mlperf_tiny.phases import Phase, plan, rate_of, rising, worn_out
 from benchmarks_mlperf_tiny.tasks import Task
 from benchmarks_mlperf_tiny.training import CurveWriter, Engine, Progress, Step, epoch_seed
@@ -33,41 +32,6 @@ from nasopt.errors import ConfigError
 from nasopt.methods.nasb import AlternatingSearch, binarize, full_precision
 
 RECALIBRATION = 8  # batches, from which norm statistics are estimated after every epoch of a search
-
-
-@dataclass
-class RunState:
-    """Where a run is; everything that a checkpoint must hold, besides weights and optimizers.
-
-    Attributes:
-        phase, epoch: the next epoch to train; after the last phase, `phase` is the number of phases.
-        structures: what each finished search stage has found (`arch_structure`).
-        best: weights of the best fine-tuned epoch by the val split, or None.
-        best_val: its figure of merit.
-        history: one record per epoch.
-        seconds: spent so far.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    structures: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-    best_val: float = -math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run: the trained network, its figures on val and test, and how it came to be."""
-
-    network: nn.Module
-    classes: int
-    structures: list[dict[str, Any]]
-    val: float
-    test: float
-    history: list[dict[str, Any]]
-    seconds: float
 
 
 class Run:

@@ -15,7 +15,7 @@ from benchmarks_mlperf_tiny.errors import DamagedFileError
 from benchmarks_mlperf_tiny.files import digest, read_json, write_atomic, write_bytes, write_json
 from benchmarks_mlperf_tiny.limits import kept
 from benchmarks_mlperf_tiny.measure import TARGETS, Layer, costs, list_layers
-from benchmarks_mlperf_tiny.search import RunResult
+from benchmarks_mlperf_tiny.outcome import RunResult
 from benchmarks_mlperf_tiny.tasks import Task, get_task
 
 WEIGHTS = "found_weights.pt"

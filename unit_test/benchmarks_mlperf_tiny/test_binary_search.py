@@ -15,7 +15,8 @@ from torch import nn
 
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.data.splits import Split
-from benchmarks_mlperf_tiny.search import Run, RunResult
+from benchmarks_mlperf_tiny.outcome import RunResult
+from benchmarks_mlperf_tiny.search import Run
 from benchmarks_mlperf_tiny.summary import summarise, text_table
 from nasopt.nn import BinaryConv2d, TwinConv2d
 

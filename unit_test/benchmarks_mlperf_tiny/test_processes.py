@@ -16,8 +16,9 @@ from worlds import World
 from benchmarks_mlperf_tiny.cli import main
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError
+from benchmarks_mlperf_tiny.outcome import RunResult
 from benchmarks_mlperf_tiny.processes import share
-from benchmarks_mlperf_tiny.search import Run, RunResult
+from benchmarks_mlperf_tiny.search import Run
 
 
 def plain_seed(num_classes: int) -> nn.Module:

@@ -15,8 +15,9 @@ import nasopt
 from benchmarks_mlperf_tiny.config import RunConfig
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import BenchmarkError, CheckpointError
+from benchmarks_mlperf_tiny.outcome import RunResult
 from benchmarks_mlperf_tiny.phases import Phase, rate_of, rising, worn_out
-from benchmarks_mlperf_tiny.search import Run, RunResult
+from benchmarks_mlperf_tiny.search import Run
 
 METHODS = ["seed", "pit"]
 DATA = load(DataOptions())
