@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from nasopt.errors import UnpricedError
 from nasopt.graph.activations import activation_memory
 from nasopt.graph.buffers import ActivationMemory
 from nasopt.graph.example import make_example
-from nasopt.graph.groups import analyse, trace_model
+from nasopt.graph.groups import Analysis, analyse, trace_model
 from nasopt.graph.layer_shape import LayerShape
 
 
@@ -45,15 +46,23 @@ class NetworkCalls:
         calls: priced ones.
         unpriced: names of those that nobody can price.
         free: names of those that cost nothing by convention, or are folded into the layer before (norms).
-        memory: where their results live.
-        materialised: the same as converters to TFLite have it, see `nasopt.graph.activations`.
+        analysis: of the network that they belong to.
     """
 
     calls: tuple[LayerCall, ...]
     unpriced: tuple[str, ...]
     free: tuple[str, ...]
-    memory: ActivationMemory
-    materialised: ActivationMemory
+    analysis: Analysis = field(repr=False)
+
+    @cached_property
+    def memory(self) -> ActivationMemory:
+        """Where results live."""
+        return activation_memory(self.analysis)
+
+    @cached_property
+    def materialised(self) -> ActivationMemory:
+        """The same as converters to TFLite have it, see `nasopt.graph.activations`."""
+        return activation_memory(self.analysis, True)
 
     def memory_of(self, runtime: Runtime) -> ActivationMemory:
         """Where results live, as a runtime wants it described."""
@@ -100,9 +109,7 @@ def network_calls(
     calls = (LayerCall(term.layer, term.key, term.layer_shape(), term.node) for term in parts)
     unpriced = tuple(dict.fromkeys(facts.unpriced))
     free = (name for name in facts.called() if name not in unpriced and name not in {t.layer for t in terms})
-    return NetworkCalls(
-        tuple(calls), unpriced, tuple(free), activation_memory(analysis), activation_memory(analysis, True)
-    )
+    return NetworkCalls(tuple(calls), unpriced, tuple(free), analysis)
 
 
 def network_cost(

@@ -28,8 +28,11 @@ def put_module(model: nn.Module, path: str, layer: nn.Module) -> None:
 def is_in_place(node: fx.Node) -> bool:
     """Whether a node may change one of its inputs, so that it stays even where nobody uses its result."""
     # Found by running it (`values.Evaluator`): layers that work in place, `out=`, functions that write into an argument.
-    if node.meta.get("writes"):
-        return True
+    return bool(node.meta.get("writes")) or _is_called_in_place(node)
+
+
+def _is_called_in_place(node: fx.Node) -> bool:
+    """Whether name or settings say that a node changes its first input."""
     if node.op == "call_method":
         return _ends_in_place(str(node.target)) or node.target == "__setitem__"
     if node.op == "call_function":
@@ -91,6 +94,28 @@ def changed_parameters(graph: fx.Graph) -> set[str]:
         if source is not node and source.op == "get_attr":
             paths.add(str(source.target))
     return paths
+
+
+def read_what_was_written(graph: fx.Graph) -> None:
+    """Let all that reads a tensor after an operation has changed it in place read the operation's result, the same tensor.
+
+    Without this a value that is put behind the operation is missed by those that read the tensor under its first name.
+    """
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if not _is_called_in_place(node) or node.target in (operator.setitem, "__setitem__"):
+            continue
+        source = node.args[0] if node.args else None
+        same = isinstance(source, fx.Node) and _look_alike(source.meta.get("value"), node.meta.get("value"))
+        if isinstance(source, fx.Node) and same:
+            for user in list(source.users):
+                if position[user] > position[node]:
+                    user.replace_input_with(source, node)
+
+
+def _look_alike(one: object, other: object) -> bool:
+    is_tensor = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    return is_tensor and one.shape == other.shape and one.dtype == other.dtype  # type: ignore[union-attr]
 
 
 def tidy(module: fx.GraphModule) -> None:

@@ -200,8 +200,7 @@ def copies_to_torch_order(module: nn.Module | None, node: fx.Node, given: Tensor
         given: its input.
         lies_last: whether an input of three dimensions is one of four with a height of 1 in the file.
     """
-    channels, space = given.shape[1], given.shape[2:].numel()
-    if given.dim() not in ((3, 4) if lies_last else (4,)) or channels == 1 or space == 1:
+    if given.dim() not in ((3, 4) if lies_last else (4,)) or given.shape[1] == 1 or given.shape[2:].numel() == 1:
         return False
     if isinstance(module, nn.Flatten) or _function(node) in _RESHAPES:
         return True

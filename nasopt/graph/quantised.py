@@ -13,6 +13,7 @@ from torch import fx, nn
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.decided import is_changed_in_place
 from nasopt.graph.branches.markers import SITE, WidthSite
+from nasopt.graph.edit import read_what_was_written
 from nasopt.graph.integer_roles import BATCH_NORMS, QUANTISED, quantised_class
 from nasopt.graph.points import Points, find_points
 from nasopt.graph.registry import alteration
@@ -50,6 +51,7 @@ def quantise_network(module: fx.GraphModule, chosen: Widths) -> Points:
     Raises:
         ConfigError: the plan names layers or tensor classes that the network does not have.
     """
+    read_what_was_written(module.graph)
     layers = quantisable_layers(module)
     unknown = set(chosen.weights) - set(layers)
     if unknown:

@@ -111,4 +111,5 @@ def test_dtypes_and_devices_of_variables_follow_the_tensor() -> None:
     seed = Around(part)
     model = PIT(seed, (3, 8, 8)).double()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    assert torch.equal(model(x), seed.double()(x))
+    # In float32, where a softmax over channels that may go is computed otherwise.
+    torch.testing.assert_close(model(x), seed.double()(x), rtol=1e-6, atol=1e-6)

@@ -405,3 +405,29 @@ def test_a_shrunk_model_computes_and_costs_the_same(precision: Any) -> None:
     assert torch.allclose(found(x), fresh.eval()(x), rtol=0, atol=1e-12)
     assert torch.equal(fresh(x), model.eval()(x))
     integer_program(found)
+
+
+class WrittenOver(nn.Module):
+    """A tensor that is read by its first name after operations in place have changed it, through a layer and a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.act = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).clone()
+        y.mul_(2.0).add_(0.5)
+        self.act(y)
+        z = y * 3
+        torch.sigmoid_(y)
+        return self.second(z + y)
+
+
+def test_what_is_written_over_is_read_as_it_is_then() -> None:
+    seed, x = WrittenOver().eval(), torch.randn(2, 3, 4, 4)
+    MixedPrecision(
+        seed, (3, 4, 4), precision=Precision(weights=(4, 8), activations=(4, 8))
+    )  # compared without rounding
+    model = MixedPrecision(seed, (3, 4, 4), precision=8).eval()
+    model.calibrate([x])
+    torch.testing.assert_close(model(x), seed(x), rtol=0.1, atol=0.1)
