@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -113,9 +114,9 @@ def read_what_was_written(graph: fx.Graph) -> None:
                     user.replace_input_with(source, node)
 
 
-def _look_alike(one: object, other: object) -> bool:
+def _look_alike(one: Any, other: Any) -> bool:
     is_tensor = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
-    return is_tensor and one.shape == other.shape and one.dtype == other.dtype  # type: ignore[union-attr]
+    return is_tensor and one.shape == other.shape and one.dtype == other.dtype
 
 
 def tidy(module: fx.GraphModule) -> None:
