@@ -52,7 +52,7 @@ class NetworkCalls:
     calls: tuple[LayerCall, ...]
     unpriced: tuple[str, ...]
     free: tuple[str, ...]
-    analysis: Analysis = field(repr=False)
+    analysis: Analysis = field(repr=False, compare=False)
 
     @cached_property
     def memory(self) -> ActivationMemory:
@@ -63,6 +63,14 @@ class NetworkCalls:
     def materialised(self) -> ActivationMemory:
         """The same as converters to TFLite have it, see `nasopt.graph.activations`."""
         return activation_memory(self.analysis, True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and files: plain facts, without the traced network."""
+        facts = {name: value for name, value in vars(self).items() if name != "analysis"}
+        return {**facts, "memory": self.memory, "materialised": self.materialised}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def memory_of(self, runtime: Runtime) -> ActivationMemory:
         """Where results live, as a runtime wants it described."""

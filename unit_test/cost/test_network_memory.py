@@ -3,6 +3,9 @@
 That every toy counts what its export needs is the law of true cost.
 """
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +33,15 @@ def test_mlperf_tiny(build, shape, size, step):
     found = peak(calls.memory)
     assert found.size == calls.total("memory") == size
     assert step in (None, found.step)
+
+
+def test_calls_are_copied_and_kept_without_the_network():
+    calls = network_calls(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)), (3, 8, 8))
+    for twin in (copy.deepcopy(calls), copy.deepcopy(copy.deepcopy(calls)), pickle.loads(pickle.dumps(calls))):
+        assert twin == calls
+        assert not hasattr(twin, "analysis")
+        for metric in ("size", "macs", "memory", "memory:tflm"):
+            assert twin.total(metric) == calls.total(metric)
 
 
 def test_mobilenet_peak_layer_is_the_first_pointwise():
