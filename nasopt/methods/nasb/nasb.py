@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,7 +92,8 @@ class NASB(SearchModel):
         example = make_example(model, input_shape, options.get("input_example"))
         leaves = layer_patterns(options.get("leaf_modules", ()), "leaf_modules")
         made = convert(model, example, cells, settings, leaves)
-        calls = network_calls(model, input_example=example.arguments, leaf_modules=leaves)
+        # A copy has the facts alone: a search need not hold another traced seed.
+        calls = copy.copy(network_calls(model, input_example=example.arguments, leaf_modules=leaves))
         shapes = {name: list(cell.shapes) for name, cell in made.cells.items()}
         found = {"cells": list(made.stages), **vars(settings), "candidates": list(settings.candidates)}
         options.setdefault("regularizer", "ops")
