@@ -46,28 +46,29 @@ class NetworkCalls:
         calls: priced ones.
         unpriced: names of those that nobody can price.
         free: names of those that cost nothing by convention, or are folded into the layer before (norms).
-        analysis: of the network that they belong to.
+        analysis: of the network that they belong to; None in copies, which hold plain facts.
     """
 
     calls: tuple[LayerCall, ...]
     unpriced: tuple[str, ...]
     free: tuple[str, ...]
-    analysis: Analysis = field(repr=False, compare=False)
+    analysis: Analysis | None = field(repr=False, compare=False)
 
     @cached_property
     def memory(self) -> ActivationMemory:
         """Where results live."""
+        assert self.analysis is not None, "copies hold theirs"
         return activation_memory(self.analysis)
 
     @cached_property
     def materialised(self) -> ActivationMemory:
         """The same as converters to TFLite have it, see `nasopt.graph.activations`."""
+        assert self.analysis is not None, "copies hold theirs"
         return activation_memory(self.analysis, True)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and files: plain facts, without the traced network."""
-        facts = {name: value for name, value in vars(self).items() if name != "analysis"}
-        return {**facts, "memory": self.memory, "materialised": self.materialised}
+        return {**vars(self), "analysis": None, "memory": self.memory, "materialised": self.materialised}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
