@@ -29,7 +29,7 @@ from nasopt.errors import ConfigError
 from nasopt.search import importance
 from nasopt.search.importance import Ranking
 
-KEYS = ("task", "data", "epochs", "method", "share", "seed")
+KEYS = ("task", "data", "epochs", "amp", "method", "share", "seed")
 STEPS = 100  # pieces in which Torch-Pruning removes channels: so many that a limit is met closely
 NARROW: dict[str, Callable[[int, float], nn.Module]] = {
     "ic": lambda classes, scale: resnet8(classes, width=max(1, round(16 * scale))),
@@ -50,6 +50,7 @@ class Bout:
     share: float
     seed: int
     command: str = ""
+    amp: bool = False
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -65,7 +66,7 @@ class Trainer:
         self.data = self.task.dataset(bout.data).load(DataOptions())
         self.recipe = self.task.dataset(bout.data).recipe
         self.warmup, self.search, self.finetune = map(int, bout.epochs.split("+"))
-        self.engine = Engine(self.task, self.data, "cpu", False, self.recipe.batch_size)
+        self.engine = Engine(self.task, self.data, "cpu", bout.amp, self.recipe.batch_size)
         self.shape = self.task.input_shape
         torch.manual_seed(bout.seed)
         self.seed = self.task.seed(self.data.num_classes)
@@ -84,7 +85,7 @@ class Trainer:
     ) -> None:
         """Some epochs of groups of parameters, or of an optimizer; `before` is called with the number of each."""
         set_norm_momentum(model, self.recipe.norm_momentum)
-        optimizer = groups if isinstance(groups, torch.optim.Optimizer) else torch.optim.Adam(groups, lr=self.recipe.lr)
+        optimizer = groups if isinstance(groups, torch.optim.Optimizer) else torch.optim.Adam(groups, lr=self.recipe.lr, fused=True)
         rates = [rate_of(kind, is_arch=index > 0, epochs=epochs) for index in range(len(optimizer.param_groups))]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         plain = self.engine.plain_step(model, optimizer, penalty)
@@ -137,7 +138,7 @@ def searched(trainer: Trainer, front: str, ranks: bool = False, **options: Any) 
         cooling = nasopt.schedule.exponential(1.0, 0.1, trainer.search / 2)
         options |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
     model = getattr(nasopt, front)(seed, trainer.shape, **options)
-    optimizer = torch.optim.Adam(model.param_groups(lr=trainer.recipe.lr, arch_lr=trainer.recipe.arch_lr))
+    optimizer = torch.optim.Adam(model.param_groups(lr=trainer.recipe.lr, arch_lr=trainer.recipe.arch_lr), fused=True)
     lengths = {"warmup": trainer.warmup, "search": trainer.search}
     phases = nasopt.PhaseSchedule(model, **lengths, shrink=optimizer if ranks else ())
 

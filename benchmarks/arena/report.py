@@ -23,15 +23,15 @@ def mean_and_error(values: list[float]) -> str:
 def report(rows: Rows, plot: Path | None) -> None:
     """Per task: figures at every share, and the hypervolume, with standard errors over the seeds; a picture."""
     rows = [row for row in rows if row["test"]]
-    for place in dict.fromkeys((row["task"], row["data"], row["epochs"]) for row in rows):
-        here = [row for row in rows if (row["task"], row["data"], row["epochs"]) == place]
+    for place in dict.fromkeys((row["task"], row["data"], row["epochs"], row["amp"]) for row in rows):
+        here = [row for row in rows if (row["task"], row["data"], row["epochs"], row["amp"]) == place]
         shares = sorted({row["share"] for row in here}, key=float)
         task = get_task(place[0])
         whole = network_cost(
             task.seed(task.dataset(place[1]).load(DataOptions()).num_classes), "size", task.input_shape
         )
         print(
-            f"\n{place[0]} on {place[1]}, epochs {place[2]}; test {task.figure_name} [%] (mean size), share of {whole:,} weights"
+            f"\n{place[0]} on {place[1]}, epochs {place[2]}{', bfloat16' * (place[3] == 'True')}; test {task.figure_name} [%] (mean size), share of {whole:,} weights"
         )
         print(f"| method | {' | '.join(shares)} | hypervolume [%] |\n| --- |{' ---: |' * (len(shares) + 1)}")
         for method in dict.fromkeys(row["method"] for row in here):
@@ -56,11 +56,11 @@ def draw(rows: Rows, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    places = list(dict.fromkeys((row["task"], row["data"], row["epochs"]) for row in rows))
+    places = list(dict.fromkeys((row["task"], row["data"], row["epochs"], row["amp"]) for row in rows))
     figure = Figure(figsize=(5.5 * len(places), 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
-        here = [row for row in rows if (row["task"], row["data"], row["epochs"]) == place]
+        here = [row for row in rows if (row["task"], row["data"], row["epochs"], row["amp"]) == place]
         for method in dict.fromkeys(row["method"] for row in here):
             by_share: dict[str, list[tuple[float, float]]] = {}
             for row in here:
