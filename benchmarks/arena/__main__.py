@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shares", default="0.07,0.2,0.5", help="limits, as shares of the seed's size")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", default="8+16+12", metavar="W+S+F", help="of warm-up, search, fine-tuning")
-    parser.add_argument("--amp", action="store_true", help="compute in bfloat16 where that is safe, for all contestants")
+    parser.add_argument(
+        "--amp", action="store_true", help="compute in bfloat16 where that is safe, for all contestants"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes; default: 2")
     parser.add_argument("--out", type=Path, default=Path("results/arena.csv"))
     parser.add_argument("--quick", action="store_true", help="two shares, two seeds, 2+4+3 epochs")

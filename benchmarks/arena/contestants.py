@@ -85,7 +85,11 @@ class Trainer:
     ) -> None:
         """Some epochs of groups of parameters, or of an optimizer; `before` is called with the number of each."""
         set_norm_momentum(model, self.recipe.norm_momentum)
-        optimizer = groups if isinstance(groups, torch.optim.Optimizer) else torch.optim.Adam(groups, lr=self.recipe.lr, fused=True)
+        optimizer = (
+            groups
+            if isinstance(groups, torch.optim.Optimizer)
+            else torch.optim.Adam(groups, lr=self.recipe.lr, fused=True)
+        )
         rates = [rate_of(kind, is_arch=index > 0, epochs=epochs) for index in range(len(optimizer.param_groups))]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         plain = self.engine.plain_step(model, optimizer, penalty)

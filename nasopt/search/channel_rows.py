@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nasopt.graph.branches.markers import Choice, WidthSite
+from nasopt.graph.branches.markers import Choice, WidthSite, choices_of
 from nasopt.graph.branches.run import Active
-from nasopt.graph.groups import Traced
+from nasopt.graph.groups import Analysis, Traced
 from nasopt.search.settle_channels import ChannelSite, channel_sites
 
 
@@ -64,3 +64,47 @@ class ChannelRows:
             "chosen": sorted(set(positions)),
             "channels": {bits: positions.count(i) for i, bits in enumerate(marker.widths) if i in positions},
         }
+
+
+class CutSite(NamedTuple):
+    """A choice between widths per channel that loses channels.
+
+    Attributes:
+        widths: how many there are.
+        channels: how many it had.
+        left: positions of those that stay.
+    """
+
+    widths: int
+    channels: int
+    left: Tensor
+
+
+def cut_sites(analysis: Analysis, keep: Tensor, small: Traced) -> dict[str, CutSite]:
+    """Let widths of channels that are not kept leave a slimmed copy of `analysis.module`.
+
+    Returns:
+        By path, of every choice that has lost some.
+    """
+    found: dict[str, CutSite] = {}
+    for path, marker in choices_of(small).items():
+        layer, _, name = path.rpartition(".")
+        steps = analysis.facts.canonical(f"{layer}.weight_log_steps")
+        labels = analysis.facts.slices.get((steps, 1))
+        if not isinstance(marker, WidthSite) or marker.channels is None or labels is None or bool(keep[labels].all()):
+            continue
+        left = torch.nonzero(keep[labels]).reshape(-1)
+        found[path] = CutSite(len(marker.widths), marker.channels, left)
+        setattr(small.get_submodule(layer), name, WidthSite(marker.widths, marker.settings, len(left)))
+    return found
+
+
+def logits_left(layout: Mapping[str, tuple[int, int]], total: int, cut: Mapping[str, CutSite]) -> Tensor:
+    """Numbers of the logits that stay; `layout` holds the first logit and the count of every choice, of `total`."""
+    stays = torch.ones(total, dtype=torch.bool)
+    for path, (widths, channels, left) in cut.items():
+        first, count = layout[path]
+        rows = torch.zeros(channels, widths, dtype=torch.bool)
+        rows[left] = True
+        stays[first : first + count] = rows.reshape(-1)
+    return torch.nonzero(stays).reshape(-1)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from nasopt.cost import AnyMetric, PeakMetric, RatioMetric
 from nasopt.graph.branches.regions import Decisions as BranchDecisions
-from nasopt.graph.cost_terms import Site, widths_of
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.choices import Choices
 from nasopt.search.masks import HALF, Masks
 from nasopt.search.price import Architecture, NetworkCost
 from nasopt.search.settle import Cost, Decided, cheapest_branches, settle, settle_branches, widen
 from nasopt.search.settle_channels import narrow_channels, widen_channels
+from nasopt.search.shares import Shares
 from nasopt.uncompiled import uncompiled
 
 # Of the smooth peak that breaks ties between networks of equal peaks: a step of half the peak's height counts e^-10.
@@ -40,8 +40,13 @@ class Decisions:
     choices: Choices
     price: NetworkCost
     is_masked: bool
+    _shares: Shares = field(init=False)
     _settled: tuple[list[Tensor], Decided] | None = None
     _cheapest: dict[AnyMetric, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make what follows from the model."""
+        self._shares = Shares(self.masks, self.price)
 
     # --- what is decided
 
@@ -139,32 +144,12 @@ class Decisions:
         """That of given probabilities of branches, `(branches,)`, differentiable, and of decided masks."""
         slots = self.masks.slots(parameters, branches, decided.thresholds)
         counts = self.masks.counts(slots, parameters, decided.thresholds)
-        return Architecture(self._with_shares(counts, slots, branches), branches)
-
-    def _with_shares(self, counts: Tensor, slots: Tensor | None, branches: Tensor) -> Tensor:
-        """The counts, and how many channels have which width, as far as layers have several: all where there are no slots."""
-        shares = self.price.shares
-        if not shares:
-            return counts
-        found = [counts]
-        for term in shares:
-            bits, labels = term.weight_bits, term.out_channels
-            if isinstance(bits, Site):
-                start, total = self.price.choices[bits.choice]
-                of_channel = branches[start : start + total].reshape(-1, len(bits.widths)).to(counts.dtype)
-            else:
-                widths = counts.new_tensor(widths_of(bits))
-                of_channel = (counts.new_tensor(bits)[:, None] == widths).to(counts.dtype)
-            stays = of_channel.new_ones(len(of_channel))
-            if slots is not None and isinstance(labels, Tensor):
-                stays = slots[self.masks.slots_of(term.node, labels).to(slots.device)].to(counts.dtype)
-            found.append(stays @ of_channel)
-        return torch.cat(found)
+        return Architecture(self._shares.add(counts, slots, branches), branches)
 
     def seed(self, parameters: ArchParameters) -> Architecture:
         """Everything, with the first branches of every choice."""
         first = self._one_hot(parameters, self.choices.first)
-        return Architecture(self._with_shares(self.masks.seed_counts(first.device), None, first), first)
+        return Architecture(self._shares.add(self.masks.seed_counts(first.device), None, first), first)
 
     def smallest(
         self, parameters: ArchParameters, metric: AnyMetric, left: Mapping[str, Sequence[int]] | None = None
@@ -177,10 +162,10 @@ class Decisions:
         def at(branches: BranchDecisions) -> Architecture:
             one_hot = self._one_hot(parameters, {**branches, **narrow})
             if isinstance(metric, RatioMetric):  # which is not smallest with the fewest channels
-                return Architecture(self._with_shares(self.masks.seed_counts(one_hot.device), None, one_hot), one_hot)
+                return Architecture(self._shares.add(self.masks.seed_counts(one_hot.device), None, one_hot), one_hot)
             slots = self.masks.smallest_slots(one_hot.device, one_hot)
             counts = self.masks.smallest_counts(slots)
-            return Architecture(self._with_shares(counts, slots, one_hot), one_hot)
+            return Architecture(self._shares.add(counts, slots, one_hot), one_hot)
 
         def cheapest(options: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
             options = {path: of for path, of in options.items() if path not in narrow}

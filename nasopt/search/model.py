@@ -223,7 +223,7 @@ class SearchModel(ShrinkingModel):
         head = {} if self.origin is None else dict(self.origin.structure)
         if self.precision is not None:
             head["precision"] = plain_widths(self.precision)
-        choices = self._prepared.decisions.choices.plain(decided.branches)
+        choices = before.of_seed(self._prepared.decisions.choices.plain(decided.branches))
         method = type(self).__name__
         past = (before.channels, before.kernels)
         return make_structure(method, self.analysis, self.example, *kept, decided.branches, choices, head, *past)

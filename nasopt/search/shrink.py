@@ -20,6 +20,7 @@ from nasopt.graph.build import keep_labels, kernel_cut
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.slim import sliced_dims, slim
+from nasopt.search.channel_rows import cut_sites, logits_left
 from nasopt.search.masks import THRESHOLD, Masks, Thresholds
 from nasopt.search.parameters import MASKS
 from nasopt.search.prepare import Prepared, prepare
@@ -32,11 +33,6 @@ def shrink(
 ) -> dict[str, Any]:
     """See `SearchModel.shrink`; `kernels`: whether taps go, too."""
     check_optimizers(model, optimizers)
-    if model._prepared.decisions.choices.channels.markers:
-        raise ConfigError(
-            'shrink: with granularity="channel" every channel has logits of its own, which are not cut: export and wrap again, '
-            'or search widths with granularity="layer"'
-        )
     decisions, parameters = model._prepared.decisions, model._architecture_parameters()
     masks, thresholds = decisions.masks, model._decide().thresholds
     channels = thresholds.channels
@@ -99,6 +95,7 @@ def cut(
         return nothing
     while True:
         small = slim(old.analysis, keep, cuts, model.example.inputs, folds=False)
+        widths = cut_sites(old.analysis, keep, small)
         prepared = prepare(small, model.example, model.masks, model.choices, model.strict, type(model).__name__)
         units, lost = _units(old, prepared, keep)
         if not len(lost):
@@ -125,9 +122,14 @@ def cut(
                 set_values(parameter, value.to(parameter))
                 if model.importance is not None:
                     setattr(model.importance, name, getattr(model.importance, name)[chosen])
+            elif widths and name == "choice_logits":
+                chosen = logits_left(old.decisions.price.choices, len(parameter), widths).to(parameter.device)
+                _cut_states(parameter, [(0, chosen)], optimizers)
+                set_values(parameter, parameter.detach()[chosen])
     prepared.outdated_ddp = None if old.joint_steps is None else old.joint_steps.ddp
     model.net, model._prepared, model.shrunk = small, prepared, shrunk
     report = note(shrunk, old.analysis, keep, cuts, when)
+    shrunk.note_widths(widths)
     model._relate()
     return report
 

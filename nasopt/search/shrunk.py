@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut
+from nasopt.search.channel_rows import CutSite
 from nasopt.search.report import layer_summary
 from nasopt.search.structure import compose
 
@@ -30,6 +31,8 @@ class Shrunk:
         branches: those that are gone, by choice.
         history: of every shrinking `{"when", "channels", "kernels", "branches"}`: positions and branches in the seed that left,
             and kernels since then.
+        widths: of choices between widths per channel that have lost some: the number of widths, that of the seed's channels, and
+            which of these are left.
         seed_costs: of the seed, by metric.
         seed_layers: sizes of the seed's layers, for summaries.
     """
@@ -38,8 +41,26 @@ class Shrunk:
     kernels: Kernels = field(default_factory=dict)
     branches: dict[str, list[int]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    widths: dict[str, tuple[int, int, list[int]]] = field(default_factory=dict)
     seed_costs: dict[str, float] = field(default_factory=dict)
     seed_layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def note_widths(self, cut: Mapping[str, CutSite]) -> None:
+        """Channels whose widths are left now, as `cut_sites` returns them."""
+        for path, (widths, channels, left) in cut.items():
+            _, seed, before = self.widths.get(path, (widths, channels, list(range(channels))))
+            self.widths[path] = (widths, seed, [before[position] for position in left.tolist()])
+
+    def of_seed(self, choices: Mapping[str, int | list[int]]) -> dict[str, int | list[int]]:
+        """Decisions in branches of the seed's choices; channels that are gone have the narrowest width."""
+        found = dict(choices)
+        for path, (widths, channels, left) in self.widths.items():
+            own = found[path]
+            positions = [0] * channels
+            for channel, branch in zip(left, [own] if isinstance(own, int) else own):
+                positions[channel] = branch % widths
+            found[path] = [channel * widths + position for channel, position in enumerate(positions)]
+        return found
 
     def encode(self) -> Tensor:
         """For a state dict: a vector of bytes."""

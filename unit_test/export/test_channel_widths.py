@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,38 @@ def test_training_moves_every_parameter_of_search_and_export() -> None:
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in found.parameters())
 
 
+def test_widths_of_channels_that_are_off_leave_with_them() -> None:
+    x = X.double()
+
+    def step(model: Any) -> None:
+        optimizer.zero_grad()
+        (model.train()(x).square().mean() + 1e-4 * model.get_regularization_loss()).backward()
+        optimizer.step()
+
+    model = searched(PIT, 2).double()
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-3, arch_lr=1e-2))
+    step(model)
+    twin, before = copy.deepcopy(model), model.eval()(x)
+    assert model.shrink(optimizer, share=1.0)["channels"]
+    left = sum(layer.weight_log_steps.shape[1] for layer in model.net.modules() if hasattr(layer, "weight_log_steps"))
+    assert left < 26
+    assert len(model.choice_logits) == len(WIDTHS) * left
+    assert optimizer.state[model.choice_logits]["exp_avg"].shape == model.choice_logits.shape
+    assert torch.allclose(model.eval()(x), before, rtol=0, atol=1e-12)
+    assert [model.get_cost(m, discrete=True) for m in METRICS] == [twin.get_cost(m, discrete=True) for m in METRICS]
+    # A structure is about the seed: what it says of channels that are gone makes no difference.
+    found, of_twin = (restore(seed(), one.arch_structure()).double().eval() for one in (model, twin))
+    for network in (found, of_twin):
+        network.load_state_dict(twin.arch_export().state_dict())
+    assert torch.equal(found(x), of_twin(x))
+    step(model)
+    model.shrink(optimizer, share=1.0)
+    fresh = searched(PIT, 3).double()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+    assert fresh.arch_structure() == model.arch_structure()
+
+
 def test_an_exported_network_is_searched_on() -> None:
     found = searched().arch_export()
     model: Any = PIT(found, SHAPE, regularizer="flash").eval()
@@ -211,8 +244,6 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"allocate_bits gives widths to layers"):
         allocate_bits(searched(), [], Budget(average_bits=3))
     model = searched(PIT)
-    with pytest.raises(ConfigError, match=r"shrink: with granularity=\"channel\""):
-        model.shrink()
     structure = json.loads(json.dumps(model.arch_structure()))
     structure.pop("sha256")
     structure["choices"]["0.width"][1] = structure["choices"]["0.width"][0] + 1
