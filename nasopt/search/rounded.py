@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.arguments import check_flag
-from nasopt.errors import ConfigError, ExportError
+from nasopt.errors import ConfigError, ExportError, nearest
+from nasopt.graph.branches.markers import SITE
 from nasopt.graph.quantised import Widths
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import QuantisedWeight
@@ -76,6 +77,51 @@ class RoundedModel(PricedModel):
     def is_calibrated(self) -> bool:
         """Whether the steps of all activations are set."""
         return all(bool(point.is_calibrated) for point in points_of(self.net).values())
+
+    @torch.no_grad()
+    def choose_widths(self, widths: Mapping[str, int | Sequence[int]]) -> None:
+        """Decide for widths of weights: of these layers their logits become 1, all others 0.
+
+        ```python
+        model.choose_widths(nasopt.allocate_bits(model, batches, Budget(average_bits=3)))
+        network = model.arch_export()  # to be trained on
+        ```
+
+        Args:
+            widths: path of layers -> bits, of all output channels or one by one where they have widths of their own.
+
+        Raises:
+            ConfigError: no such layer, or widths that it does not have.
+        """
+        self._check_precision("choose_widths")
+        layers = {name: one for name, one in self.net.named_modules() if isinstance(one, QuantisedWeight)}
+        rows: dict[str, list[int]] = {}
+        for name, given in widths.items():
+            if name not in layers:
+                raise ConfigError(f"choose_widths: the model has no layer {name!r} with widths.{nearest(name, layers)}")
+            rows[name] = self._positions(name, layers[name], given)
+        for name, positions in rows.items():
+            path = f"{name}.{SITE}"
+            if path in (choices := self._prepared.decisions.price.choices):
+                first, count = choices[path]
+                chosen = torch.nn.functional.one_hot(torch.tensor(positions), count // len(positions))
+                logits = self._architecture_parameters()["choice_logits"]
+                logits[first : first + count] = chosen.reshape(-1).to(logits)
+
+    @staticmethod
+    def _positions(name: str, layer: Any, given: int | Sequence[int]) -> list[int]:
+        """Positions among the widths of a layer, one per row of its logits."""
+        site = layer._modules.get(SITE)
+        count = (site.channels if site is not None else None) or 1
+        bits = [given] * count if isinstance(given, int) else list(given)
+        known = layer.widths if site is not None else (layer.bits,)
+        if len(bits) != count or any(one not in known for one in bits):
+            own = f"its {count} channels" if count > 1 else "the layer"
+            raise ConfigError(
+                f"choose_widths: {name!r} was given {str(given)[:60]}, and {own} may have {', '.join(map(str, known))} bits: one "
+                "number for all" + (", or one for each" if count > 1 else "")
+            )
+        return [known.index(one) for one in bits]
 
     def _check_exportable(self) -> None:
         if self._trained_in_floats is not None:

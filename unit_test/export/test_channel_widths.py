@@ -197,6 +197,46 @@ def test_widths_of_channels_that_are_off_leave_with_them() -> None:
     assert fresh.arch_structure() == model.arch_structure()
 
 
+@pytest.mark.parametrize("sensitivity", ["loss", "fisher", "cosine"])
+def test_channels_are_assigned_one_by_one(sensitivity: Any) -> None:
+    """No exchange between two channels of a layer, of one width for the other, lowers the sum of sensitivities."""
+    model, budget = searched(number=4), Budget(size_bits=4_000)
+    batches = [(X, torch.arange(4))]
+    kept = copy.deepcopy(model.state_dict())
+    widths = allocate_bits(model, batches, budget, sensitivity=sensitivity)
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    assert {name: len(bits) for name, bits in widths.items()} == {"0": 8, "3": 8, "6": 6, "8": 4}  # type: ignore[arg-type]
+    layer, bits = model.net.get_submodule("0"), widths["0"]
+    model.choose_widths(widths)
+    assert 0.9 * 4_000 < model.get_cost("size_bits", discrete=True) <= 4_000
+    assert model.arch_export().get_submodule("3").channel_bits.tolist() == list(widths["3"])  # type: ignore[arg-type]
+    if sensitivity == "cosine":
+        rows = layer.weight.detach().flatten(1)
+        by_width = [layer.quantised_weight([(i, None)]).detach().flatten(1) for i in range(len(WIDTHS))]
+        lost = torch.stack([1 - torch.cosine_similarity(rows, r).square() for r in by_width], 1)
+        lost = lost.flip(1).cummax(1).values.flip(1)  # a narrower width is never better
+        at = [WIDTHS.index(b) for b in bits]  # type: ignore[union-attr]
+        swaps = [(i, j) for i in range(8) for j in range(8) if at[i] != at[j]]
+        assert all(lost[i, at[j]] + lost[j, at[i]] >= lost[i, at[i]] + lost[j, at[j]] - 1e-9 for i, j in swaps)
+
+
+def test_widths_that_a_layer_does_not_have() -> None:
+    model = searched()
+    model.choose_widths({"0": 2, "3": [1, 2, 4, 8] * 2})
+    assert model.choice_summary()["0.width"]["channels"] == {2: 8}
+    assert model.choice_summary()["3.width"]["channels"] == {1: 2, 2: 2, 4: 2, 8: 2}
+    for wrong, message in (
+        ({"1": 2}, r"no layer '1' with widths"),
+        (
+            {"0": 3},
+            r"'0' was given 3, and its 8 channels may have 1, 2, 4, 8 bits: one number for all, or one for each",
+        ),
+        ({"0": [2] * 7}, r"'0' was given \[2, 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.choose_widths(wrong)
+
+
 def test_an_exported_network_is_searched_on() -> None:
     found = searched().arch_export()
     model: Any = PIT(found, SHAPE, regularizer="flash").eval()
@@ -241,8 +281,6 @@ def test_no_such_granularity(settings: dict[str, Any], message: str) -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"allocate_bits gives widths to layers"):
-        allocate_bits(searched(), [], Budget(average_bits=3))
     model = searched(PIT)
     structure = json.loads(json.dumps(model.arch_structure()))
     structure.pop("sha256")
