@@ -80,9 +80,10 @@ class Experiment:
             torch.save(self.start.state_dict(), kept)
 
     def arrange(self, x: Tensor) -> Tensor:
-        """Network inputs of a batch."""
+        """Network inputs of a batch, with their channels last in memory, which is faster."""
         x = x if self.data.prepare is None else self.data.prepare(x)
-        return F.adaptive_avg_pool2d(x, self.shrinks) if self.shrinks else x
+        x = F.adaptive_avg_pool2d(x, self.shrinks) if self.shrinks else x
+        return x.contiguous(memory_format=torch.channels_last)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch, in an order of its own."""

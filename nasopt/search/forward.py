@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nasopt.graph.branches.run import Paths
@@ -19,8 +20,10 @@ def run(model: DecidingModel, inputs: tuple[Any, ...], every_branch: bool = Fals
     masks, choices = prepared.decisions.masks, prepared.decisions.choices
     if not choices.names:
         thresholds = model._decide().thresholds
-        slots = masks.slots(parameters, thresholds=thresholds)
-        return prepared.forward(model.net, masks.vectors(slots, parameters, thresholds), *inputs)
+        vectors = masks.vectors(masks.slots(parameters, thresholds=thresholds), parameters, thresholds)
+        if _do_nothing(vectors):
+            return model.net.forward(*inputs)
+        return prepared.forward(model.net, vectors, *inputs)
     paths = _means(model) if every_branch else _paths(model)
     if every_branch:
         slots = masks.any_branch(masks.slots(parameters))
@@ -33,6 +36,13 @@ def run(model: DecidingModel, inputs: tuple[Any, ...], every_branch: bool = Fals
     branches, decided = model._branch_probabilities()
     slots = masks.slots(parameters, branches.detach(), decided.thresholds)
     return prepared.forward(model.net, masks.vectors(slots, parameters, decided.thresholds), paths, *inputs)
+
+
+def _do_nothing(vectors: tuple[Tensor, ...]) -> bool:
+    """Whether masks neither learn nor hide anything, as in a warm-up, or when what is off has left."""
+    if torch.compiler.is_compiling() or any(vector.requires_grad for vector in vectors):
+        return False
+    return not vectors or bool((torch.cat(vectors) == 1).all())
 
 
 def _paths(model: DecidingModel) -> Paths:

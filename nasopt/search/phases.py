@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -183,7 +184,10 @@ class PhaseSchedule:
         copy of the weights (an average of them) have to be made anew where it returns True.
         """
         ranks = self.model.importance
-        if not self._shrink or self.phase != "search" or ranks is None or not ranks.has_set:
+        if self.phase != "search" or ranks is None or not ranks.has_set:
+            return False
+        self._rest()
+        if not self._shrink:
             return False
         ranks.has_set = False
         if removable(self.model) < math.sqrt(_PRICE / max(ranks.last - ranks.first, 1)):
@@ -210,10 +214,17 @@ class PhaseSchedule:
             self.model.hold(held if self.phase != "finetune" else ())
         if self.phase == "search":
             self.model.unfreeze_arch()
+            self._rest()
             return
         if self.phase == "finetune" and self.model.budget is not None:
             self.model.settle_budget()
         self.model.freeze_arch(decided=self.phase == "finetune")
+
+    def _rest(self) -> None:
+        """Masks that have been set for good take no gradients any more."""
+        ranks, is_joint = self.model.importance, dist.is_available() and dist.is_initialized()
+        if ranks is not None and ranks.is_over and self.model.choices is None and not is_joint:
+            self.model.freeze_arch()
 
     def get_regularization_loss(self) -> Tensor:
         """The regularizer times the strength of this epoch, a scalar to add to the loss; a plain 0 outside the search."""

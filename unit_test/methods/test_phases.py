@@ -211,12 +211,32 @@ def test_falling_limits_shrink_within_an_epoch_and_change_no_output() -> None:
     assert phases.epoch == 0
     assert sum(left) > 1
     assert weights == sorted(weights, reverse=True)
-    # Masks rest by then, and all that is off has left.
+    # Masks rest by then, take no gradients, and all that is off has left.
+    assert not any(p.requires_grad for p in model.arch_parameters())
     assert weights[-1] == sum(p.numel() for p in model.eval().arch_export().parameters()) < weights[0]
     assert all(report["when"] == 0 for report in model.shrunk.history)
     assert len(model.shrunk.history) == sum(left)
     phases.step()
     assert not phases.after_step()
+
+
+def test_masks_that_hide_nothing_and_rest_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = PIT(convnet(8), SHAPE, regularizer=Budget(size=80)).eval()
+    x, _ = batch(4)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("multiplied")
+
+    expected = model(x)
+    model.freeze_arch()
+    monkeypatch.setattr(model._prepared, "forward", fail)
+    assert torch.equal(model(x), expected)
+    for change in (lambda: model.alpha.data[0].fill_(0.0), model.unfreeze_arch):
+        before = copy.deepcopy(model.state_dict())
+        change()
+        with pytest.raises(AssertionError, match="multiplied"):
+            model(x)
+        model.load_state_dict(before)
 
 
 @pytest.mark.parametrize(
