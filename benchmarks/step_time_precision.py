@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "8 bits": 8,
     "weights 2, 4, 8": Precision(weights=(2, 4, 8)),
     "and activations 4, 8": Precision(weights=(2, 4, 8), activations=(4, 8)),
+    "weights per channel": Precision(weights=(2, 4, 8), granularity="channel"),
 }
 
 

@@ -31,7 +31,8 @@ from nasopt.cost import network_cost
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb import AlternatingSearch, binarize, full_precision
 
-RECALIBRATION = 8  # batches, from which norm statistics are estimated after every epoch of a search
+# Batches from which norm statistics are estimated after every epoch of a search: an eighth of those of training, within these.
+RECALIBRATION = (2, 8)
 
 
 class Run:
@@ -242,7 +243,9 @@ class Run:
         if phase.kind == "search":  # masks and choices have moved: judge what would be exported now
             batches = self.engine.batches(epoch_seed(self.config.seed, state.phase, state.epoch), alternate=False)
             with processes.whole_batch_norms():
-                nasopt.recalibrate(self.model, itertools.islice(batches, RECALIBRATION))
+                least, most = RECALIBRATION
+                count = max(least, min(self.data.train.steps(self.config.batch_size) // 8, most))
+                nasopt.recalibrate(self.model, itertools.islice(batches, count))
         val = self.engine.judge(self.model, self.data.val)
         record: dict[str, Any] = {"phase": phase.name, "epoch": state.epoch, "loss": loss, "val": val}
         if phase.kind == "search":

@@ -15,6 +15,7 @@ Every contestant gets a limit on the size, a share of the seed network's weights
 | `importance:fall=0.5:power=1` | the same with other settings of `nasopt.search.importance.Ranking` |
 | `supernet` | one of several layers at each place, under a `Budget` |
 | `pit_supernet`, `importance_supernet` | both at once, under a `Budget` |
+| `sequential` | branches in the first half of the search, under a looser `Budget`, then masks by importance |
 | `taylor` | Torch-Pruning: Taylor importance, global, a piece after every epoch of the search (`pip install torch-pruning`) |
 | `NAME=COMMAND` | any other: the command gets the setting and prints JSON with `size` and `test` as its last line |
 

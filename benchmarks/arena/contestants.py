@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import json
+import math
 import shlex
 import subprocess
 import time
@@ -132,31 +133,58 @@ def uniform(trainer: Trainer) -> dict[str, Any]:
 
 
 def searched(trainer: Trainer, front: str, ranks: bool = False, **options: Any) -> dict[str, Any]:
-    """A search of nasopt under a budget; with `ranks`, masks are set by importance, and what is off leaves the model."""
-    steps = trainer.search * trainer.data.train.steps(trainer.recipe.batch_size) if ranks else None
-    options["regularizer"] = nasopt.Budget(size=trainer.limit, steps=steps)
-    seed = trainer.seed
+    """A search of nasopt under a budget."""
+    start = trainer.seed if front == "PIT" else supernet(trainer)
+    return trainer.finish(
+        search(trainer, front, start, trainer.limit, trainer.warmup, trainer.search, 0, ranks, **options)
+    )
+
+
+def one_after_the_other(trainer: Trainer) -> dict[str, Any]:
+    """Branches in the first half of the search, to the square root of the share; then masks by importance."""
+    half, limit = trainer.search // 2, trainer.limit / math.sqrt(trainer.bout.share)
+    chosen = search(trainer, "SuperNet", supernet(trainer), limit, trainer.warmup, half, 0)
+    return trainer.finish(search(trainer, "PIT", chosen, trainer.limit, 0, trainer.search - half, 20, ranks=True))
+
+
+def supernet(trainer: Trainer) -> nn.Module:
+    """The seed with one of several layers at each place."""
+    torch.manual_seed(trainer.bout.seed)
+    return trainer.task.supernet(trainer.data.num_classes)
+
+
+def search(
+    trainer: Trainer,
+    front: str,
+    start: nn.Module,
+    limit: float,
+    warmup: int,
+    epochs: int,
+    phase: int,
+    ranks: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """What a search finds within a limit; with `ranks`, masks are set by importance, and what is off leaves the model."""
+    steps = epochs * trainer.data.train.steps(trainer.recipe.batch_size) if ranks else None
+    options["regularizer"] = nasopt.Budget(size=limit, steps=steps)
     if front != "PIT":
-        torch.manual_seed(trainer.bout.seed)
-        seed = trainer.task.supernet(trainer.data.num_classes)
-        cooling = nasopt.schedule.exponential(1.0, 0.1, trainer.search / 2)
+        cooling = nasopt.schedule.exponential(1.0, 0.1, epochs / 2)
         options |= {"paths": "sampled", "hard_softmax": True, "temperature": cooling}
-    model = getattr(nasopt, front)(seed, trainer.shape, **options)
+    model = getattr(nasopt, front)(start, trainer.shape, **options)
     optimizer = torch.optim.Adam(model.param_groups(lr=trainer.recipe.lr, arch_lr=trainer.recipe.arch_lr), fused=True)
-    lengths = {"warmup": trainer.warmup, "search": trainer.search}
-    phases = nasopt.PhaseSchedule(model, **lengths, shrink=optimizer if ranks else ())
+    phases = nasopt.PhaseSchedule(model, warmup=warmup, search=epochs, shrink=optimizer if ranks else ())
 
     def before(epoch: int) -> None:
-        phases.set_epoch(trainer.warmup + epoch)
-        if epoch >= trainer.search * 3 // 4 and not ranks:
+        phases.set_epoch(warmup + epoch)
+        if epoch >= epochs * 3 // 4 and not ranks:
             with contextlib.suppress(ConfigError):  # where a method decides by its weights alone
                 model.settle_budget()
 
-    trainer.train(model, optimizer, trainer.warmup, 0, before=phases.set_epoch)
+    trainer.train(model, optimizer, warmup, phase, before=phases.set_epoch)
     loss = phases.get_regularization_loss
-    trainer.train(model, optimizer, trainer.search, 1, "search", loss, before, phases.after_step)
+    trainer.train(model, optimizer, epochs, phase + 1, "search", loss, before, phases.after_step)
     phases.step()
-    return trainer.finish(model.arch_export())
+    return model.arch_export()
 
 
 def taylor(trainer: Trainer) -> dict[str, Any]:
@@ -210,6 +238,7 @@ METHODS: dict[str, Callable[[Trainer], dict[str, Any]]] = {
     "supernet": lambda trainer: searched(trainer, "SuperNet"),
     "pit_supernet": lambda trainer: searched(trainer, "PITSuperNet"),
     "importance_supernet": lambda trainer: searched(trainer, "PITSuperNet", ranks=True),
+    "sequential": one_after_the_other,
     "taylor": taylor,
 }
 

@@ -30,9 +30,9 @@ def report(rows: Rows, plot: Path | None) -> None:
         whole = network_cost(
             task.seed(task.dataset(place[1]).load(DataOptions()).num_classes), "size", task.input_shape
         )
-        print(
-            f"\n{place[0]} on {place[1]}, epochs {place[2]}{', bfloat16' * (place[3] == 'True')}; test {task.figure_name} [%] (mean size), share of {whole:,} weights"
-        )
+        how = f"epochs {place[2]}{', bfloat16' * (place[3] == 'True')}"
+        what = f"test {task.figure_name} [%] (mean size), share of {whole:,} weights"
+        print(f"\n{place[0]} on {place[1]}, {how}; {what}")
         print(f"| method | {' | '.join(shares)} | hypervolume [%] |\n| --- |{' ---: |' * (len(shares) + 1)}")
         for method in dict.fromkeys(row["method"] for row in here):
             cells = []
