@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from nasopt.graph.integer_roles import holds_floats
-
 
 def node_values(module: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, Any]:
     """Values of all nodes, tensors as they were when they were made; `inputs` in the order of the placeholders."""
@@ -46,16 +44,6 @@ def run_node(module: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any
 
 def _copied(value: Any) -> Any:
     return pytree.tree_map_only(Tensor, torch.clone, value)
-
-
-def activation_nodes(module: fx.GraphModule) -> set[fx.Node]:
-    """Nodes whose values hold floats that depend on inputs of the model; `meta["value"]` must be set."""
-    found: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        depends = node.op == "placeholder" or any(one in found for one in node.all_input_nodes)
-        if depends and node.op != "output" and holds_floats(node):
-            found.add(node)
-    return found
 
 
 def layer_of(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:

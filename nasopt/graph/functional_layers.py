@@ -1,16 +1,21 @@
-"""Layers of functions: `F.conv2d(x, self.weight, self.bias)` in a module of its own becomes a layer, which can be quantised.
+"""Layers of functions: `F.conv2d(x, self.weight, self.bias)` of a module becomes a layer, which can be quantised.
 
-The layer takes the place of the module that holds weight and bias, so all names stay what they are.
+So does `F.batch_norm` with a module's weights and statistics. The layer takes the place of the module that holds them, with all
+else that this holds, so all names stay what they are.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
+
+from nasopt.graph.edit import read_what_was_written
+from nasopt.nn.mode import ByMode
 
 _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((F.conv1d, torch.conv1d), nn.Conv1d),
@@ -20,60 +25,117 @@ _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
 FUNCTIONS = (*_CONVOLUTIONS, F.linear, torch._C._nn.linear)
 """Functions with weights that may become layers."""
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_NORM_NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_COUNT = "num_batches_tracked"
 
 
 def use_layers(module: fx.GraphModule) -> None:
-    """Let layers compute what functions compute with weights that nothing else uses, in place."""
+    """Let layers compute what functions compute with tensors of a module that nothing else uses, in place.
+
+    Readers of what was written in place read the operation's result then, behind which a value can be rounded.
+    """
+    read_what_was_written(module.graph)
     for node in list(module.graph.nodes):
-        if node.op == "call_function" and node.target in FUNCTIONS:
+        if node.op != "call_function":
+            continue
+        if node.target in FUNCTIONS:
             given = {**dict(zip(_NAMES, node.args)), **node.kwargs}
-            owner = _owner(module, node, given)
-            if owner is not None:
-                _replace(module, node, given, owner)
+            owner = _owner(module, node, given, ("weight", "bias"))
+            if owner is not None and given.get("weight") is not None and _has_settings_alone(given):
+                _replace(module, node, given, owner, _layer(module, node, given))
+        elif node.target is F.batch_norm:
+            given = {**dict(zip(_NORM_NAMES, node.args)), **node.kwargs}
+            owner = _owner(module, node, given, _NORM_NAMES[1:5])
+            if owner is not None and _is_norm(module, given) and _drop_count(module, owner):
+                _replace(module, node, given, owner, _norm(node, given))
     module.graph.lint()
     module.recompile()
 
 
-def _owner(module: fx.GraphModule, node: fx.Node, given: dict[str, Any]) -> str | None:
-    """Path of the module that holds the weight and the bias of a call and nothing else that the graph uses."""
-    weight: Any = given.get("weight")
-    bias = given.get("bias")
-    if not _is_attribute(weight) or not (bias is None or _is_attribute(bias)):
+def _owner(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """Path of the module that holds the tensors of a call, under the names that a layer has for them; only this call uses them."""
+    tensors: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
+    if not tensors or not all(_is_attribute(one) for one in tensors.values()):
         return None
-    owner, _, name = str(weight.target).rpartition(".")
-    paths = {str(one.target) for one in (weight, bias) if one is not None}
-    if not owner or name != "weight" or not paths <= {f"{owner}.weight", f"{owner}.bias"}:
+    owners = {str(one.target).rpartition(".")[0] for one in tensors.values()}
+    owner = owners.pop()
+    if owners or not owner or any(str(one.target) != f"{owner}.{name}" for name, one in tensors.items()):
         return None
-    settings = [value for key, value in given.items() if key not in ("input", "weight", "bias")]
-    if any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves(settings)):
+    paths = {str(one.target) for one in tensors.values()}
+    read = [one for one in module.graph.nodes if one.op == "get_attr" and str(one.target) in paths]
+    called = any(one.op == "call_module" and str(one.target) == owner for one in module.graph.nodes)
+    if called or not all(user is node or _reads_shape(user) for one in read for user in one.users):
         return None
-    inside = [one for one in module.graph.nodes if str(one.target).startswith(f"{owner}.") and one.op != "output"]
-    held: Any = module.get_submodule(owner)
-    tensors = {f"{owner}.{key}" for key, _ in held.named_parameters()} | {
-        f"{owner}.{key}" for key, _ in held.named_buffers()
-    }
-    shared = [p for path, p in module.named_parameters(remove_duplicate=False) if path not in paths]
-    own = [module.get_parameter(path) for path in paths]
-    is_own = all(set(one.users) == {node} for one in inside) and {str(one.target) for one in inside} == paths
-    return owner if is_own and tensors == paths and not any(p is q for p in shared for q in own) else None
+    own = [module.get_parameter(f"{owner}.{name}") for name in ("weight", "bias") if name in tensors]
+    others = [p for path, p in module.named_parameters(remove_duplicate=False) if path not in paths]
+    return None if any(p is q for p in others for q in own) else owner
 
 
 def _is_attribute(value: Any) -> bool:
     return isinstance(value, fx.Node) and value.op == "get_attr" and isinstance(value.meta["value"], Tensor)
 
 
-def _replace(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], owner: str) -> None:
-    held: Any = module.get_submodule(owner)
-    weight, bias = held.weight, held._parameters.get("bias") if given.get("bias") is not None else None
+def _reads_shape(node: fx.Node) -> bool:
+    """Whether a call asks a tensor for what no value changes."""
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "dtype", "device")
+    return node.op == "call_method" and node.target in ("size", "dim", "numel") or node.target is operator.is_
+
+
+def _has_settings_alone(given: dict[str, Any]) -> bool:
+    settings = [value for key, value in given.items() if key not in ("input", "weight", "bias")]
+    return not any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves(settings))
+
+
+def _layer(module: fx.GraphModule, node: fx.Node, given: dict[str, Any]) -> nn.Module:
+    weight, bias = given["weight"].meta["value"], given.get("bias") is not None
     with torch.device("meta"):
-        if node.target in _CONVOLUTIONS:
-            groups = given.get("groups", 1)
-            settings = {name: given[name] for name in ("stride", "padding", "dilation", "groups") if name in given}
-            kind: Any = _CONVOLUTIONS[node.target]
-            layer = kind(weight.shape[1] * groups, len(weight), weight.shape[2:], bias=bias is not None, **settings)
-        else:
-            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.weight, layer.bias = weight, bias
+        if node.target not in _CONVOLUTIONS:
+            return nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
+        settings = {name: given[name] for name in ("stride", "padding", "dilation", "groups") if name in given}
+        kind: Any = _CONVOLUTIONS[node.target]
+        layer: nn.Module = kind(
+            weight.shape[1] * given.get("groups", 1), len(weight), weight.shape[2:], bias=bias, **settings
+        )
+        return layer
+
+
+def _is_norm(module: fx.GraphModule, given: dict[str, Any]) -> bool:
+    """Whether a call normalises by the batch in train mode and by its statistics in eval mode."""
+    mode: Any = given.get("training")
+    follows = module.get_submodule(str(mode.target)) if getattr(mode, "op", None) == "call_module" else None
+    is_bool = isinstance(follows, ByMode) and (follows.train_value, follows.evaluation_value) == (True, False)
+    numbers = all(isinstance(given.get(name, 0.1), (int, float)) for name in ("momentum", "eps"))
+    both = given.get("running_mean") is not None and given.get("running_var") is not None
+    return is_bool and numbers and both and (given.get("weight") is None) == (given.get("bias") is None)
+
+
+def _drop_count(module: fx.GraphModule, owner: str) -> bool:
+    """Take out what counts the batches, as the layer does so; False where something else is done with their number."""
+    counts = [one for one in module.graph.nodes if one.op == "get_attr" and str(one.target) == f"{owner}.{_COUNT}"]
+    users = [user for one in counts for user in one.users]
+    if any(user.users or user.target != "add_" for user in users):
+        return False
+    for one in (*users, *counts):
+        module.graph.erase_node(one)
+    return True
+
+
+def _norm(node: fx.Node, given: dict[str, Any]) -> nn.Module:
+    channels = len(given["running_mean"].meta["value"])
+    kind = _NORMS[given["input"].meta["value"].dim()]
+    with torch.device("meta"):
+        return kind(channels, given.get("eps", 1e-5), given.get("momentum", 0.1), given.get("weight") is not None)
+
+
+def _replace(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], owner: str, layer: nn.Module) -> None:
+    """Put a layer into the place of a module, and a call of it into that of a function."""
+    held: Any = module.get_submodule(owner)
+    for table in ("_parameters", "_buffers", "_modules"):
+        getattr(layer, table).update(getattr(held, table))
+    if isinstance(layer, tuple(_NORMS.values())) and _COUNT not in held._buffers:
+        layer.num_batches_tracked = None
     layer.training = held.training
     parent, _, name = owner.rpartition(".")
     setattr(module.get_submodule(parent), name, layer)
@@ -81,6 +143,7 @@ def _replace(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], owner
         call = module.graph.call_module(owner, (given["input"],))
     call.meta = dict(node.meta)
     node.replace_all_uses_with(call)
-    unused = [one for one in (node, given["weight"], given.get("bias")) if one is not None]
-    for one in unused:
-        module.graph.erase_node(one)
+    module.graph.erase_node(node)
+    for one in given.values():
+        if isinstance(one, fx.Node) and one is not given["input"] and not one.users:
+            module.graph.erase_node(one)

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,8 +22,10 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.branches.markers import BranchInput, Choice
+from nasopt.graph.edit import is_in_place
 from nasopt.graph.registry import alteration
 from nasopt.nn.grids import FLOAT_BITS
+from nasopt.nn.mode import PathByMode
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import (
     QuantConv1d,
@@ -69,10 +72,11 @@ _CLIPS = _layers("ReLU6 Hardtanh") | _functions("relu6 hardtanh hardtanh_ clamp 
 _DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d") | _functions("dropout dropout1d dropout2d dropout3d")
 _PASSES = _layers(
     "Identity Flatten Unflatten PixelShuffle PixelUnshuffle ChannelShuffle MaxPool1d MaxPool2d MaxPool3d AdaptiveMaxPool1d "
-    "AdaptiveMaxPool2d AdaptiveMaxPool3d ZeroPad1d ZeroPad2d ZeroPad3d"
+    "AdaptiveMaxPool2d AdaptiveMaxPool3d ZeroPad1d ZeroPad2d ZeroPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d "
+    "ReplicationPad1d ReplicationPad2d ReplicationPad3d CircularPad1d CircularPad2d CircularPad3d Unfold"
 ) | _functions(
     "contiguous clone detach flatten reshape view unflatten reshape_as view_as unsqueeze squeeze ravel permute transpose t "
-    "swapaxes swapdims movedim moveaxis repeat tile expand flip roll chunk split split_with_sizes tensor_split narrow unbind "
+    "swapaxes swapdims movedim moveaxis repeat tile expand expand_as broadcast_to repeat_interleave unfold flip roll chunk split split_with_sizes tensor_split narrow unbind "
     "getitem max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d channel_shuffle "
     "pixel_shuffle pixel_unshuffle index_select select amax"
 )
@@ -81,6 +85,7 @@ _AVERAGES = _layers("AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvg
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"
 )
 _ADDITIONS = _functions("add add_ sub sub_ subtract iadd isub")
+_CASTS = _functions("to type_as type float double half bfloat16 cpu cuda")
 _PRODUCTS = _functions("mul mul_ multiply imul")
 _MATRIX_PRODUCTS = _functions("matmul bmm") | {"__matmul__"}
 _TABLES = _layers(
@@ -88,13 +93,18 @@ _TABLES = _layers(
     "LogSigmoid Tanh Softplus Softsign PReLU"
 ) | _functions(
     "elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ hardsigmoid hardswish hardshrink softshrink "
-    "tanhshrink threshold threshold_ sigmoid sigmoid_ logsigmoid tanh tanh_ softplus softsign abs abs_ neg negative exp sqrt "
-    "rsqrt square reciprocal log truediv div pow floor ceil round sign"
+    "tanhshrink threshold threshold_ sigmoid sigmoid_ logsigmoid tanh tanh_ softplus softsign abs abs_ neg neg_ negative exp "
+    "expm1 exp2 sqrt rsqrt square reciprocal log log1p log2 log10 erf sin cos tan atan arctan sinh cosh asinh truediv div "
+    "divide pow floor ceil round trunc sign sgn rsub logit prelu where"
 )
 _NOT_NEGATIVE = _layers("ReLU ReLU6 Sigmoid Hardsigmoid Softplus Softmax") | _functions(
     "relu relu_ relu6 sigmoid sigmoid_ hardsigmoid softplus abs abs_ exp square sqrt softmax"
 )
-_PRELU = _functions("prelu")
+# Of their second argument, or of their only one, these take the shape alone.
+_LIKE = _functions("expand_as view_as reshape_as type_as")
+_MADE = _functions("zeros_like ones_like full_like new_zeros new_ones new_full")
+_ZEROS = _functions("zeros zeros_like new_zeros")
+_LARGEST = _functions("max")
 
 
 def key_of(module: fx.GraphModule, node: fx.Node) -> Any:
@@ -105,9 +115,34 @@ def key_of(module: fx.GraphModule, node: fx.Node) -> Any:
     return type(layer)
 
 
+def activation_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose values hold floats that depend on inputs of the model, on more than their shapes; `meta["value"]` is set."""
+    depends: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(one in depends and holds_tensors(one) for one in values_read(node)):
+            depends.add(node)
+            written = node
+            while is_in_place(written) and isinstance(written.args[0] if written.args else None, fx.Node):
+                written = written.args[0]  # type: ignore[assignment]
+                depends.add(written)
+    return {node for node in depends if node.op != "output" and holds_floats(node)}
+
+
+def values_read(node: fx.Node) -> list[fx.Node]:
+    """Inputs of a call of which it takes more than the shape."""
+    if node.op == "call_module" or node.target not in _LIKE | _MADE:
+        return node.all_input_nodes
+    return [] if node.target in _MADE else [one for one in node.args[:1] if isinstance(one, fx.Node)]
+
+
 def activations_in(node: fx.Node, activations: set[fx.Node]) -> list[fx.Node]:
     """Inputs of a call that hold activations: tensors of floats that depend on inputs of the model."""
-    return [one for one in node.all_input_nodes if one in activations]
+    return [one for one in values_read(node) if one in activations]
+
+
+def holds_tensors(node: fx.Node) -> bool:
+    """Whether the value of a node is a tensor, or holds some."""
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(node.meta.get("value")))
 
 
 def holds_floats(node: fx.Node) -> bool:
@@ -125,6 +160,8 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
             return "mixes"
         if isinstance(layer, BranchInput):
             return "passes"
+        if isinstance(layer, PathByMode):
+            return "extends" if passed_in_eval_mode(node, layer) in inputs and len(inputs) == 1 else "float"
         if alteration(layer):
             return "float"
         if quantised_class(layer) is not None and len(node.args) == 1:
@@ -138,16 +175,17 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
     if node.target in (F.pad, torch._C._nn.pad):
         mode, value = node.kwargs.get("mode", "constant"), node.kwargs.get("value", 0)
         positional = node.args[2:]
-        is_zero = value in (0, None) and mode == "constant"
-        return (
-            "passes" if is_zero and positional in ((), ("constant",), ("constant", 0), ("constant", None)) else "float"
-        )
+        mode, value = (*positional, *(mode, value)[len(positional) :])
+        return "passes" if mode in ("reflect", "replicate", "circular") or value in (0, None) else "float"
     if key in _RELU or key in _CLIPS or key in _DROPOUTS:
         return "extends"
-    if key in _PASSES:
+    if key in _PASSES or (key in _CASTS and len(inputs) == 1 and _has_dtype_of(node, inputs[0])):
         return "passes"
-    if key in _JOINS:
-        return "joins"
+    if key in _JOINS or (key in _LARGEST and len(inputs) == 2):
+        tensors = [one for one in node.all_input_nodes if one not in inputs and holds_tensors(one)]
+        return "joins" if all(one.target in _ZEROS for one in tensors) else "float"
+    if key in _LARGEST and len(inputs) == 1:
+        return "passes" if _is_over_one_dimension(node) else "float"
     if key in _AVERAGES:
         return "writes" if _is_over_space(node) else "float"
     if key in _ADDITIONS | _PRODUCTS:
@@ -155,20 +193,55 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
     if key in _MATRIX_PRODUCTS:
         is_batched = all(one.meta["value"].dim() > 2 for one in inputs)
         return "writes" if len(node.args) == 2 and all(arg in inputs for arg in node.args) and is_batched else "float"
-    if key in _PRELU and len(inputs) == 1 and slopes_of(module, node) is not None:
-        return "table"
-    if key in _TABLES and len(inputs) == 1 and len(node.all_input_nodes) == 1 and _is_elementwise(node, inputs[0]):
+    if key in _TABLES and _is_of_one_value(node, inputs):
         return "table"
     return "float"
 
 
 def _arithmetic(node: fx.Node, inputs: list[fx.Node]) -> Role:
-    if node.kwargs.get("alpha", 1) != 1:
-        return "float"
     if len(node.args) == 2 and all(arg in inputs for arg in node.args):
-        return "writes"
-    is_number = any(isinstance(arg, (int, float)) for arg in node.args)
-    return "table" if len(inputs) == 1 and is_number and len(node.all_input_nodes) == 1 else "float"
+        return "writes" if node.kwargs.get("alpha", 1) == 1 else "float"
+    return "table" if _is_of_one_value(node, inputs) else "float"
+
+
+def _has_dtype_of(node: fx.Node, source: fx.Node) -> bool:
+    value, before = node.meta["value"], source.meta["value"]
+    return isinstance(value, Tensor) and isinstance(before, Tensor) and value.dtype == before.dtype
+
+
+def _is_over_one_dimension(node: fx.Node) -> bool:
+    """Whether the largest values along a dimension are taken, and their places are not read."""
+    return not isinstance(node.meta["value"], Tensor) and all(
+        user.target is operator.getitem and user.args[1] == 0 for user in node.users
+    )
+
+
+def _is_of_one_value(node: fx.Node, inputs: list[fx.Node]) -> bool:
+    """Whether every element follows from that of one activation, and from constants which are equal or one per channel."""
+    if len(inputs) != 1:
+        return False
+    before, value = inputs[0].meta["value"], node.meta["value"]
+    if not (isinstance(value, Tensor) and isinstance(before, Tensor) and value.shape == before.shape):
+        return False
+    if node.op == "call_module":
+        return True
+    others = [one for one in node.all_input_nodes if one is not inputs[0] and holds_tensors(one)]
+    is_prelu = "prelu" in str(getattr(node.target, "__name__", node.target))  # its slopes belong to the channels
+    return all(
+        _is_constant(one) and (is_prelu or _is_per_channel(one.meta["value"].shape, before.dim())) for one in others
+    )
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Whether a value follows from parameters, buffers and shapes."""
+    if node.op == "placeholder":
+        return False
+    return all(not holds_tensors(one) or _is_constant(one) for one in values_read(node))
+
+
+def _is_per_channel(shape: Sequence[int], rank: int) -> bool:
+    """Whether a tensor that is broadcast to `rank` dimensions differs along dimension 1 alone."""
+    return all(size == 1 or rank - i == 2 for i, size in enumerate(reversed(shape)))
 
 
 def _is_over_space(node: fx.Node) -> bool:
@@ -184,9 +257,9 @@ def _is_over_space(node: fx.Node) -> bool:
     return dims is not None and all(isinstance(dim, int) and dim % rank != 0 for dim in dims)
 
 
-def _is_elementwise(node: fx.Node, source: fx.Node) -> bool:
-    value, before = node.meta["value"], source.meta["value"]
-    return isinstance(value, Tensor) and isinstance(before, Tensor) and value.shape == before.shape
+def passed_in_eval_mode(node: fx.Node, layer: PathByMode) -> Any:
+    """The argument of a call that is its result in eval mode; None where that is another one."""
+    return node.args[layer.passes[0]] if layer.evaluation_path is None and len(layer.passes) == 1 else None
 
 
 def width_read(facts: Any, node: fx.Node) -> Any:
@@ -216,8 +289,8 @@ def is_relu(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def is_dropout(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a call is a dropout."""
-    return key_of(module, node) in _DROPOUTS
+    """Whether a call is a dropout, or another path that only train mode takes."""
+    return key_of(module, node) in _DROPOUTS | {PathByMode}
 
 
 def is_average(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -243,21 +316,6 @@ def is_matrix_product(module: fx.GraphModule, node: fx.Node) -> bool:
 def is_product(module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a call multiplies element by element."""
     return key_of(module, node) in _PRODUCTS
-
-
-def slopes_of(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """Slopes of a PReLU, one or one per channel; None of other calls."""
-    if node.op == "call_module":
-        layer = module.get_submodule(str(node.target))
-        return layer.weight if isinstance(layer, nn.PReLU) else None
-    if node.target in _PRELU and len(node.args) > 1:
-        weight = node.args[1]
-        if isinstance(weight, fx.Node) and weight.op == "get_attr":
-            found: Any = module
-            for name in str(weight.target).split("."):
-                found = getattr(found, name)
-            return found  # type: ignore[no-any-return]
-    return None
 
 
 def is_never_negative(module: fx.GraphModule, node: fx.Node) -> bool:

@@ -25,8 +25,8 @@ from nasopt.graph.functional_layers import FUNCTIONS
 from nasopt.graph.integer_roles import (
     BATCH_NORMS,
     Role,
+    activation_nodes,
     activations_in,
-    holds_floats,
     is_addition,
     is_average,
     is_dropout,
@@ -97,11 +97,7 @@ def find_points(module: fx.GraphModule, floats: Collection[str] = (), share_at: 
 class _Finder:
     def __init__(self, module: fx.GraphModule, floats: set[str], share_at: Sequence[str]) -> None:
         self.module, self.excluded, self.share_at = module, floats, share_at
-        self.activations: set[fx.Node] = set()
-        for node in module.graph.nodes:
-            depends = node.op == "placeholder" or any(one in self.activations for one in node.all_input_nodes)
-            if depends and node.op != "output" and holds_floats(node):
-                self.activations.add(node)
+        self.activations = activation_nodes(module.graph)
         self.calls: dict[str, list[fx.Node]] = {}
         # A layer may have several paths: the first one is its name.
         first: dict[int, str] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import fx, nn
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.decided import is_changed_in_place
 from nasopt.graph.branches.markers import SITE, WidthSite
-from nasopt.graph.edit import read_what_was_written
 from nasopt.graph.integer_roles import BATCH_NORMS, QUANTISED, quantised_class
 from nasopt.graph.points import Points, find_points
 from nasopt.graph.registry import alteration
@@ -48,10 +47,13 @@ class Widths:
 def quantise_network(module: fx.GraphModule, chosen: Widths) -> Points:
     """Make a traced network a quantised one, in place: layers and norms get their quantised form, values their points.
 
+    Args:
+        module: behind `use_layers`.
+        chosen: of its layers and tensor classes.
+
     Raises:
         ConfigError: the plan names layers or tensor classes that the network does not have.
     """
-    read_what_was_written(module.graph)
     layers = quantisable_layers(module)
     unknown = set(chosen.weights) - set(layers)
     if unknown:
@@ -207,12 +209,13 @@ def insert_points(module: fx.GraphModule, points: Points, layers: Mapping[str, n
         layers: name of a class -> its layer; classes without one stay in floats.
         container: name of the submodule that holds the layers.
     """
-    module.add_submodule(container, nn.ModuleDict({submodule_name(name): layer for name, layer in layers.items()}))
+    paths = submodule_names(points.classes)
+    module.add_submodule(container, nn.ModuleDict({paths[name]: layer for name, layer in layers.items()}))
     graph = module.graph
     for name in layers:
         for node in points.classes[name].behind:
             with graph.inserting_after(node):
-                rounded = graph.call_module(f"{container}.{submodule_name(name)}", (node,))
+                rounded = graph.call_module(f"{container}.{paths[name]}", (node,))
             rounded.meta = {key: value for key, value in node.meta.items() if key != "writes"}
             for user in list(node.users):
                 if user is not rounded:
@@ -228,6 +231,14 @@ def insert_points(module: fx.GraphModule, points: Points, layers: Mapping[str, n
     module.recompile()
 
 
-def submodule_name(name: str) -> str:
-    """A name without dots."""
-    return name.replace(".", "_")
+def submodule_names(names: Iterable[str]) -> dict[str, str]:
+    """Names without dots, which differ and are no attributes of a `ModuleDict`."""
+    found: dict[str, str] = {}
+    taken = set(dir(nn.ModuleDict()))
+    for name in names:
+        plain = name.replace(".", "_")
+        while plain in taken:
+            plain += "_"
+        taken.add(plain)
+        found[name] = plain
+    return found

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nasopt.errors import ConfigError, ExportError, RangeWarning
-from nasopt.graph.quantised import submodule_name
 from nasopt.nn.quantise import HasWidths, Quantise
 from nasopt.search.deciding import DecidingModel
 from nasopt.search.forward import run
@@ -41,13 +40,14 @@ def calibrate(model: DecidingModel, batches: Iterable[Any], max_batches: int | N
                 seen += 1
         if not seen:
             raise ConfigError("calibrate: there is no batch: pass some inputs, such as a DataLoader over training data")
-        inputs = {submodule_name(str(node.target)) for node in model.net.graph.nodes if node.op == "placeholder"}
+        placeholders = [node for node in model.net.graph.nodes if node.op == "placeholder"]
+        inputs = {str(user.target): str(node.target) for node in placeholders for user in node.users}
         for name, point in points.items():
             assert point.samples is not None
-            before = float(point.step()) if bool(point.is_calibrated) and name.split(".")[-1] in inputs else None
+            before = float(point.step()) if bool(point.is_calibrated) and name in inputs else None
             _set(name, point, point.samples)
             if before is not None:
-                _warn_of_range(name.split(".")[-1], before, float(point.step()))
+                _warn_of_range(inputs[name], before, float(point.step()))
     _agree(points.values())
 
 

@@ -18,8 +18,8 @@ from nasopt.export.integer.padding import fuse_padding
 from nasopt.export.integer.parts import Input, Output, Step, Value
 from nasopt.export.integer.program import IntegerProgram
 from nasopt.graph.edit import is_in_place
-from nasopt.graph.execute import activation_nodes, layer_of, node_values
-from nasopt.graph.integer_roles import BATCH_NORMS, role_of
+from nasopt.graph.execute import layer_of, node_values
+from nasopt.graph.integer_roles import BATCH_NORMS, activation_nodes, activations_in, role_of
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
@@ -103,13 +103,13 @@ class _Builder:
     def __init__(self, network: Any, inputs: list[Any], leave_out_tail: bool) -> None:
         self.network, self.leave_out_tail = network, leave_out_tail
         self.nodes = list(network.graph.nodes)
-        self.draft = Draft(network, node_values(network, inputs))
-        self.twice = node_values(
+        self.draft = Draft(network, _computed(network, inputs))
+        self.twice = _computed(
             network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs]
         )
         for node in self.nodes:
             node.meta["value"] = self.draft.concrete[node]
-        self.activations = activation_nodes(network)
+        self.activations = activation_nodes(network.graph)
         self.inputs: list[Input] = []
         self.left_out: list[str] = []
 
@@ -142,8 +142,10 @@ class _Builder:
 
     def _visit(self, node: Any) -> Any:
         layer = layer_of(self.network, node)
-        given = [one for one in node.all_input_nodes if one in self.activations]
+        given = activations_in(node, self.activations)
         read = [self.draft.known[one] for one in given]
+        if not read:
+            return self._floats(node, given, node.name, "it makes a tensor, in which something is written")
         if isinstance(layer, Quantise):
             return self._point(node, layer, read[0])
         broken = next((one for one in read if isinstance(one, Floats)), None)
@@ -284,6 +286,21 @@ class _Builder:
                 return Output(terms, shape, found.low, found.high, batch_dim=batch_dim)
             found = real
         return Output(((found.name, found.scale),), shape, found.low, found.high, batch_dim=batch_dim)
+
+
+def _computed(network: Any, inputs: list[Any]) -> dict[Any, Any]:
+    """Values of all nodes; tensors that the network makes are of double precision, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return node_values(network, inputs)
+    except Exception as error:
+        raise ExportError(
+            f"integer_program: the network cannot be computed in double precision: {error}. Take the dtype of what forward "
+            "makes from one of its inputs (dtype=x.dtype)"
+        ) from error
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _batch_dim(one: Tensor, two: Tensor) -> int:

@@ -19,7 +19,7 @@ from nasopt.export.integer.kernels import LIMIT
 from nasopt.export.integer.parts import Step, Value
 from nasopt.export.integer.windows import Windows, windows_of
 from nasopt.graph.execute import run_node
-from nasopt.graph.integer_roles import is_addition, is_matrix_product, is_product, is_subtraction, slopes_of
+from nasopt.graph.integer_roles import is_addition, is_matrix_product, is_product, is_subtraction
 from nasopt.nn.quantise import Quantise
 
 
@@ -59,8 +59,9 @@ class Draft:
     steps: list[Step] = field(default_factory=list)
 
     def shape(self, node: Any) -> tuple[int, ...]:
-        """Of one sample."""
-        return tuple(self.concrete[node].shape)
+        """Of one sample; of several results the first one's."""
+        value = self.concrete[node]
+        return tuple(value.shape if isinstance(value, Tensor) else value[0].shape)
 
     def add(self, step: Step, value: Value) -> str:
         """Append a step; the name of its value."""
@@ -163,15 +164,17 @@ def matrix_product(draft: Draft, node: Any) -> Formula:
 def table(draft: Draft, node: Any, given: Any, read: Integers) -> Formula:
     """A function of one value: what it makes of every integer; one row of entries per channel where channels differ."""
     value = draft.values[read.name]
-    x = torch.arange(value.low, value.high + 1, dtype=torch.float64) * value.step
+    rows = torch.arange(value.low, value.high + 1, dtype=torch.float64) * value.step
+    channels = value.shape[1] if len(value.shape) > 1 else 1
+    # Integers take the place of samples.
+    x = rows.reshape(-1, *(1 for _ in value.shape[1:])).expand(-1, channels, *(1 for _ in value.shape[2:]))
+    entries = draft.run_on(node, {given: x.contiguous()}).reshape(len(rows), channels).T
     settings: dict[str, Any] = {"first": value.low}
-    slopes = slopes_of(draft.network, node)
-    if slopes is not None and slopes.numel() > 1:  # a PReLU
-        settings["channels"] = slopes.numel()
-        entries = torch.where(x > 0, x, slopes.detach().double()[:, None] * x).numpy()
+    if bool((entries == entries[:1]).all()):
+        entries = entries[0]
     else:
-        entries = draft.run_on(node, {given: x}).numpy()
-    return Formula("table", (read.name,), value.shape, node.name, (), settings, entries=entries)
+        settings["channels"] = channels
+    return Formula("table", (read.name,), value.shape, node.name, (), settings, entries=entries.numpy())
 
 
 def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], read: list[Any]) -> Any:
@@ -186,7 +189,8 @@ def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], re
         return None
     if any(isinstance(one, Integers) and one.point is not read[0].point for one in read):
         return None
-    if str(getattr(node.target, "__name__", node.target)) in ("maximum", "minimum"):
+    word = str(getattr(node.target, "__name__", node.target))
+    if word in ("maximum", "minimum") or (word == "max" and len(read) == 2):
         return extreme(draft, node, read)
     windows = pooled(draft, node, layer, given[0]) if len(read) == 1 else None
     if windows is not None:
@@ -194,7 +198,9 @@ def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], re
             return None
         settings, arrays = pool_step(draft, node, windows)
         step = Step("pool", (read[0].name,), node.name, settings, arrays, node.name)
-        return Integers(draft.add(step, replace(draft.values[read[0].name], shape=draft.shape(node))), read[0].point)
+        largest = replace(draft.values[read[0].name], shape=draft.shape(node))
+        found = Integers(draft.add(step, largest), read[0].point)
+        return found if isinstance(draft.concrete[node], Tensor) else (found,)  # beside the places of the largest
     return indexed(draft, node, given, read)
 
 
@@ -209,16 +215,20 @@ def extreme(draft: Draft, node: Any, read: list[Any]) -> Integers | None:
 
 
 def indexed(draft: Draft, node: Any, given: list[Any], read: list[Any]) -> Any:
-    """Where every element comes from, by moving the numbers of elements."""
+    """Where every element comes from, by moving the numbers of elements; None where some number comes from elsewhere."""
     position, marks = 1, {}
     for one in given:
         count = draft.concrete[one].numel()
         marks[one] = torch.arange(position, position + count, dtype=torch.float64).reshape(draft.concrete[one].shape)
         position += count
     moved = draft.run_on(node, marks)
+    others = draft.run_on(node, {one: mark + position for one, mark in marks.items()})
+    parts, again = ([x] if isinstance(x, Tensor) else list(x) for x in (moved, others))
+    if not all(bool(((x == 0) & (y == 0) | (y == x + position)).all()) for x, y in zip(parts, again)):
+        return None
     if isinstance(moved, Tensor):
         return move(draft, node.name, moved.long(), read)
-    return tuple(move(draft, f"{node.name}_{i}", part.long(), read, node.name) for i, part in enumerate(moved))
+    return tuple(move(draft, f"{node.name}_{i}", part.long(), read, node.name) for i, part in enumerate(parts))
 
 
 def move(draft: Draft, name: str, index: Tensor, read: list[Any], call: str = "") -> Any:

@@ -47,7 +47,7 @@ def windows_of(
         run: runs the call on another input.
     """
     word = word.lower().replace("_", "")
-    if word in ("mean", "sum", "amax"):
+    if word in ("mean", "sum", "amax", "max"):
         return _reduction(word, args, kwargs, x)
     if "pool" not in word:
         return None
@@ -98,7 +98,7 @@ def _reduction(word: str, args: Sequence[Any], kwargs: Mapping[str, Any], x: Ten
     dims = tuple(sorted(d % x.dim() for d in given))
     ranges = tuple(((0,), (x.shape[d],)) for d in dims)
     count = math.prod(x.shape[d] for d in dims) if word == "mean" else 1
-    return Windows("max" if word == "amax" else "sum", dims, ranges, (1,) * len(dims), torch.tensor(float(count)))
+    return Windows("max" if "max" in word else "sum", dims, ranges, (1,) * len(dims), torch.tensor(float(count)))
 
 
 def _each(size: Any, dims: int) -> tuple[Any, ...]:
