@@ -54,7 +54,7 @@ def use_layers(module: fx.GraphModule) -> None:
 
 
 def _owner(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    """Path of the module that holds the tensors of a call, under the names that a layer has for them; only this call uses them."""
+    """Path of the module that holds the tensors of a call, under a layer's names for them; only this call uses them."""
     tensors: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
     if not tensors or not all(_is_attribute(one) for one in tensors.values()):
         return None
@@ -80,7 +80,7 @@ def _reads_shape(node: fx.Node) -> bool:
     """Whether a call asks a tensor for what no value changes."""
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim", "dtype", "device")
-    return node.op == "call_method" and node.target in ("size", "dim", "numel") or node.target is operator.is_
+    return (node.op == "call_method" and node.target in ("size", "dim", "numel")) or node.target is operator.is_
 
 
 def _has_settings_alone(given: dict[str, Any]) -> bool:
@@ -135,7 +135,7 @@ def _replace(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], owner
     for table in ("_parameters", "_buffers", "_modules"):
         getattr(layer, table).update(getattr(held, table))
     if isinstance(layer, tuple(_NORMS.values())) and _COUNT not in held._buffers:
-        layer.num_batches_tracked = None
+        layer._buffers[_COUNT] = None
     layer.training = held.training
     parent, _, name = owner.rpartition(".")
     setattr(module.get_submodule(parent), name, layer)

@@ -19,10 +19,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
+from nasopt.graph.activation_nodes import activations_in, functions, holds_floats, holds_tensors, values_read
 from nasopt.graph.branches.markers import BranchInput, Choice
-from nasopt.graph.edit import is_in_place
 from nasopt.graph.registry import alteration
 from nasopt.nn.grids import FLOAT_BITS
 from nasopt.nn.mode import PathByMode
@@ -57,54 +56,43 @@ def _layers(names: str) -> set[type[nn.Module]]:
     return {getattr(nn, name) for name in names.split()}
 
 
-def _functions(names: str, methods: bool = True) -> set[Any]:
-    found: set[Any] = set()
-    for name in names.split():
-        found |= {getattr(owner, name) for owner in (torch, F, operator) if hasattr(owner, name)}
-        if methods and hasattr(Tensor, name):
-            found.add(name)
-    return found
-
-
 # Whatever is negative becomes 0: on integers, too.
-_RELU = _layers("ReLU") | _functions("relu relu_")
-_CLIPS = _layers("ReLU6 Hardtanh") | _functions("relu6 hardtanh hardtanh_ clamp clamp_ clip clip_ clamp_min clamp_max")
-_DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d") | _functions("dropout dropout1d dropout2d dropout3d")
+_RELU = _layers("ReLU") | functions("relu relu_")
+_CLIPS = _layers("ReLU6 Hardtanh") | functions("relu6 hardtanh hardtanh_ clamp clamp_ clip clip_ clamp_min clamp_max")
+_DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d") | functions("dropout dropout1d dropout2d dropout3d")
 _PASSES = _layers(
     "Identity Flatten Unflatten PixelShuffle PixelUnshuffle ChannelShuffle MaxPool1d MaxPool2d MaxPool3d AdaptiveMaxPool1d "
     "AdaptiveMaxPool2d AdaptiveMaxPool3d ZeroPad1d ZeroPad2d ZeroPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d "
     "ReplicationPad1d ReplicationPad2d ReplicationPad3d CircularPad1d CircularPad2d CircularPad3d Unfold"
-) | _functions(
-    "contiguous clone detach flatten reshape view unflatten reshape_as view_as unsqueeze squeeze ravel permute transpose t "
-    "swapaxes swapdims movedim moveaxis repeat tile expand expand_as broadcast_to repeat_interleave unfold flip roll chunk split split_with_sizes tensor_split narrow unbind "
-    "getitem max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d channel_shuffle "
-    "pixel_shuffle pixel_unshuffle index_select select amax"
+) | functions(
+    "contiguous clone detach flatten reshape view unflatten reshape_as view_as unsqueeze squeeze ravel permute "
+    "transpose t swapaxes swapdims movedim moveaxis repeat tile expand expand_as broadcast_to repeat_interleave "
+    "unfold flip roll chunk split split_with_sizes tensor_split narrow unbind getitem max_pool1d max_pool2d "
+    "max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d channel_shuffle pixel_shuffle "
+    "pixel_unshuffle index_select select amax"
 )
-_JOINS = _functions("cat concat concatenate stack hstack vstack maximum minimum")
-_AVERAGES = _layers("AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d") | _functions(
+_JOINS = functions("cat concat concatenate stack hstack vstack maximum minimum")
+_AVERAGES = _layers("AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d") | functions(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"
 )
-_ADDITIONS = _functions("add add_ sub sub_ subtract iadd isub")
-_CASTS = _functions("to type_as type float double half bfloat16 cpu cuda")
-_PRODUCTS = _functions("mul mul_ multiply imul")
-_MATRIX_PRODUCTS = _functions("matmul bmm") | {"__matmul__"}
+_ADDITIONS = functions("add add_ sub sub_ subtract iadd isub")
+_CASTS = functions("to type_as type float double half bfloat16 cpu cuda")
+_PRODUCTS = functions("mul mul_ multiply imul")
+_MATRIX_PRODUCTS = functions("matmul bmm") | {"__matmul__"}
 _TABLES = _layers(
     "ELU SELU CELU GELU SiLU Mish LeakyReLU Hardsigmoid Hardswish Hardshrink Softshrink Tanhshrink Threshold Sigmoid "
     "LogSigmoid Tanh Softplus Softsign PReLU"
-) | _functions(
+) | functions(
     "elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ hardsigmoid hardswish hardshrink softshrink "
     "tanhshrink threshold threshold_ sigmoid sigmoid_ logsigmoid tanh tanh_ softplus softsign abs abs_ neg neg_ negative exp "
     "expm1 exp2 sqrt rsqrt square reciprocal log log1p log2 log10 erf sin cos tan atan arctan sinh cosh asinh truediv div "
     "divide pow floor ceil round trunc sign sgn rsub logit prelu where"
 )
-_NOT_NEGATIVE = _layers("ReLU ReLU6 Sigmoid Hardsigmoid Softplus Softmax") | _functions(
+_NOT_NEGATIVE = _layers("ReLU ReLU6 Sigmoid Hardsigmoid Softplus Softmax") | functions(
     "relu relu_ relu6 sigmoid sigmoid_ hardsigmoid softplus abs abs_ exp square sqrt softmax"
 )
-# Of their second argument, or of their only one, these take the shape alone.
-_LIKE = _functions("expand_as view_as reshape_as type_as")
-_MADE = _functions("zeros_like ones_like full_like new_zeros new_ones new_full")
-_ZEROS = _functions("zeros zeros_like new_zeros")
-_LARGEST = _functions("max")
+_ZEROS = functions("zeros zeros_like new_zeros")
+_LARGEST = functions("max")
 
 
 def key_of(module: fx.GraphModule, node: fx.Node) -> Any:
@@ -113,42 +101,6 @@ def key_of(module: fx.GraphModule, node: fx.Node) -> Any:
         return node.target if node.op.startswith("call") else None
     layer = module.get_submodule(str(node.target))
     return type(layer)
-
-
-def activation_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose values hold floats that depend on inputs of the model, on more than their shapes; `meta["value"]` is set."""
-    depends: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "placeholder" or any(one in depends and holds_tensors(one) for one in values_read(node)):
-            depends.add(node)
-            written = node
-            while is_in_place(written) and isinstance(written.args[0] if written.args else None, fx.Node):
-                written = written.args[0]  # type: ignore[assignment]
-                depends.add(written)
-    return {node for node in depends if node.op != "output" and holds_floats(node)}
-
-
-def values_read(node: fx.Node) -> list[fx.Node]:
-    """Inputs of a call of which it takes more than the shape."""
-    if node.op == "call_module" or node.target not in _LIKE | _MADE:
-        return node.all_input_nodes
-    return [] if node.target in _MADE else [one for one in node.args[:1] if isinstance(one, fx.Node)]
-
-
-def activations_in(node: fx.Node, activations: set[fx.Node]) -> list[fx.Node]:
-    """Inputs of a call that hold activations: tensors of floats that depend on inputs of the model."""
-    return [one for one in values_read(node) if one in activations]
-
-
-def holds_tensors(node: fx.Node) -> bool:
-    """Whether the value of a node is a tensor, or holds some."""
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(node.meta.get("value")))
-
-
-def holds_floats(node: fx.Node) -> bool:
-    """Whether the value of a node is a floating-point tensor, or holds some."""
-    leaves = pytree.tree_leaves(node.meta.get("value"))
-    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves)
 
 
 def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) -> Role:
@@ -173,9 +125,8 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
     if node.target in (F.interpolate, F.upsample):
         return "passes" if node.kwargs.get("mode", "nearest") == "nearest" else "float"
     if node.target in (F.pad, torch._C._nn.pad):
-        mode, value = node.kwargs.get("mode", "constant"), node.kwargs.get("value", 0)
-        positional = node.args[2:]
-        mode, value = (*positional, *(mode, value)[len(positional) :])
+        given = dict(zip(("mode", "value"), node.args[2:])) | dict(node.kwargs)
+        mode, value = given.get("mode", "constant"), given.get("value", 0)
         return "passes" if mode in ("reflect", "replicate", "circular") or value in (0, None) else "float"
     if key in _RELU or key in _CLIPS or key in _DROPOUTS:
         return "extends"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx, nn
 
 from nasopt.errors import ConfigError
+from nasopt.graph.activation_nodes import activation_nodes, activations_in
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
 from nasopt.graph.cost_terms import Site
 from nasopt.graph.facts import Facts
@@ -25,8 +26,6 @@ from nasopt.graph.functional_layers import FUNCTIONS
 from nasopt.graph.integer_roles import (
     BATCH_NORMS,
     Role,
-    activation_nodes,
-    activations_in,
     is_addition,
     is_average,
     is_dropout,

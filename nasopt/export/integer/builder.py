@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasopt.errors import ConfigError, ExportError
+from nasopt.errors import ConfigError, ExportError, NasoptError
 from nasopt.export.integer.formulas import Formula, of_layer, of_norm, rounded
 from nasopt.export.integer.operations import Draft, Integers, extended, kept, moved, table, written
 from nasopt.export.integer.padding import fuse_padding
 from nasopt.export.integer.parts import Input, Output, Step, Value
 from nasopt.export.integer.program import IntegerProgram
+from nasopt.graph.activation_nodes import activation_nodes, activations_in
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.execute import layer_of, node_values
-from nasopt.graph.integer_roles import BATCH_NORMS, activation_nodes, activations_in, role_of
+from nasopt.graph.integer_roles import BATCH_NORMS, role_of
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
@@ -104,9 +105,7 @@ class _Builder:
         self.network, self.leave_out_tail = network, leave_out_tail
         self.nodes = list(network.graph.nodes)
         self.draft = Draft(network, _computed(network, inputs))
-        self.twice = _computed(
-            network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs]
-        )
+        self.twice = _computed(network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs])
         for node in self.nodes:
             node.meta["value"] = self.draft.concrete[node]
         self.activations = activation_nodes(network.graph)
@@ -294,6 +293,8 @@ def _computed(network: Any, inputs: list[Any]) -> dict[Any, Any]:
     torch.set_default_dtype(torch.float64)
     try:
         return node_values(network, inputs)
+    except NasoptError:
+        raise
     except Exception as error:
         raise ExportError(
             f"integer_program: the network cannot be computed in double precision: {error}. Take the dtype of what forward "

@@ -21,6 +21,7 @@ def header_text(program: Program, symbol: str) -> str:
         "/* Written by nasopt: constants of a quantised network, in the order of its steps.\n"
         "   Weights: low bits first, rows (output channels) padded to bytes, of 1 bit: 1 is +1, 0 is -1.\n"
         "   out = clip((acc * multiplier + 2^(shift - 1)) >> shift), acc = bias + sum of weight * input, 32 bits.\n"
+        "   quarters: acc = 4 * sum + 1.\n"
         "   Zero points are 0. Kernels for signed inputs take an unsigned value q as q - 128: their input_offset is then 128. */",
         f"#ifndef {guard}\n#define {guard}\n#include <stdint.h>",
     ]

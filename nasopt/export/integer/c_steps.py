@@ -163,7 +163,8 @@ def _pool(step: Step, values: Mapping[str, Value], lines: Lines, constant: Const
     # Factors of their own, where some windows are smaller: those of the pooled dimensions.
     pooled = [counts[d] for d in s["dims"]]
     factor = linear(contiguous(pooled), [f"i{d}" for d in s["dims"]])
-    lines.add(f"out[{linear(contiguous(counts), names)}] = {finished(step, 'total', out, factor, constant)};")
+    total = "4 * total + 1" if s.get("quarters") else "total"
+    lines.add(f"out[{linear(contiguous(counts), names)}] = {finished(step, total, out, factor, constant)};")
     lines.close(len(shape))
 
 

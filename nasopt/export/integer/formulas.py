@@ -68,6 +68,8 @@ def rounded(formula: Formula, output: str, grid: Value) -> Step:
         settings["first"], settings["second"], settings["n"] = sum_multipliers(first, second)
         return Step("add", formula.inputs, output, settings, arrays, formula.layer)
     factors = np.asarray(formula.scales[0] / grid.step)
+    if formula.kind == "pool" and _meets_ties(factors):
+        settings["quarters"], factors = True, factors / 4
     if formula.constants is not None:
         factors = np.ascontiguousarray(factors.reshape(-1))
         fixed = ~np.isnan(formula.constants)
@@ -81,6 +83,16 @@ def rounded(formula: Formula, output: str, grid: Value) -> Step:
         arrays["bias"] = _limited(bias, factors, formula, high - low)
     arrays["multiplier"], arrays["shift"] = multipliers(factors)
     return Step(formula.kind, formula.inputs, output, settings, arrays, formula.layer)
+
+
+def _meets_ties(factors: Array) -> bool:
+    """Whether sums are divided by whole numbers, as an average on the grid of what it reads does it.
+
+    Then many lie between two integers, which inexact multipliers move, and runtimes round to even. Sums count in quarters,
+    plus one, which is too little to matter elsewhere.
+    """
+    wholes = np.round(1 / factors)
+    return bool((np.abs(factors * wholes - 1) < 1e-9).all() and (wholes > 1).any())
 
 
 def kept_in_accumulators(formula: Formula, output: str) -> tuple[Step, Value, Array]:

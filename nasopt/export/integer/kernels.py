@@ -146,8 +146,9 @@ def pool(step: Step, x: Array) -> Array:
             window = x[(slice(None),) * at + (slice(start, end, dilation),)]
             parts.append(window.max(at) if largest else window.sum(at))
         x = np.stack(parts, at)
-    x = _finish(x if largest else _checked(x, step), step)
-    return x.reshape(len(x), *s["shape"])
+    if not largest:
+        x = _checked(4 * x.astype(np.int64) + 1 if s.get("quarters") else x, step)
+    return _finish(x, step).reshape(len(x), *s["shape"])
 
 
 def table(step: Step, x: Array) -> Array:
