@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,10 @@ def in_litert(path: Path, x: Tensor) -> Tensor:
     return torch.as_tensor(np.concatenate(rows))
 
 
-def starts(content: bytes, arena: int) -> bool:
-    """Whether TFLM's interpreter starts in an arena of that size."""
-    from tflite_micro.python.tflite_micro import runtime
-
-    try:
-        runtime.Interpreter.from_bytes(content, arena_size=arena)
-    except RuntimeError:
-        return False
-    return True
+def starts(path: Path, arena: int) -> bool:
+    """Whether TFLM's interpreter starts in an arena of that size: in a process of its own, which some sizes crash."""
+    script = f"from tflite_micro.python.tflite_micro import runtime as r; r.Interpreter.from_file({str(path)!r}, arena_size={arena})"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -158,9 +154,8 @@ def test_an_int8_file_runs_in_the_real_interpreter(name: str, tmp_path: Path, ca
     assert device.inputs[0].shape == last(batches[0][:1]).shape
     arena = device.arena
     assert arena is not None
-    content = path.read_bytes()
-    assert starts(content, arena.needed)
-    assert not starts(content, arena.needed - 16)
+    assert starts(path, arena.needed)
+    assert not starts(path, arena.needed - 16)
     assert report.costs[0].memory_bytes <= arena.planned < arena.whole <= arena.needed
     text = str(report)
     share = f"tflm {report.accuracy['tflm']:.2%}"
