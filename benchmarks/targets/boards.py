@@ -39,7 +39,9 @@ _H7A3 = ("Cortex-M7", "STM32H7A3", 280, 1_441_792, 2_097_152)
 _U575 = ("Cortex-M33", "STM32U575", 160, 804_864, 2_097_152)
 _ST, _FULL = "STMicroelectronics", ("ic", "kws", "vww", "ad")
 # Figures of vww without its dead filters, which X-CUBE-AI drops from 8.1 on, are those of another network.
-_ALIVE, _WITH_SWW = ("ic", "kws", "ad"), ("ic", "kws", "ad", "sww")
+# The streaming benchmark (sww) computes its features on the board, too: it takes 31 to 33 % longer than a law that fits the
+# three others of the same board within 1 % says.
+_ALIVE = ("ic", "kws", "ad")
 
 
 def _mlperf(
@@ -86,12 +88,8 @@ BOARDS = (
     _mlperf("cortex_m4_xcube9", _L4R5, "X-CUBE-AI 9.0", ("v1.2", _ST, "NUCLEO_L4R5ZI", "X-CUBE-AI v9.0"), _ALIVE),
     _mlperf("cortex_m7_xcube9", _H7A3, "X-CUBE-AI 9.0", ("v1.2", _ST, "NUCLEO_H7A3ZI_Q", "X-CUBE-AI v9.0"), _ALIVE),
     _mlperf("cortex_m33_xcube9", _U575, "X-CUBE-AI 9.0", ("v1.2", _ST, "NUCLEO_U575ZI_Q", "X-CUBE-AI v9.0"), _ALIVE),
-    _mlperf(
-        "cortex_m4_xcube10", _L4R5, "X-CUBE-AI 10.2", ("v1.3", _ST, "NUCLEO_L4R5ZI-P", "X-CUBE-AI v10.2"), _WITH_SWW
-    ),
-    _mlperf(
-        "cortex_m33_xcube10", _U575, "X-CUBE-AI 10.2", ("v1.3", _ST, "NUCLEO_U575ZI_Q", "X-CUBE-AI v10.2"), _WITH_SWW
-    ),
+    _mlperf("cortex_m4_xcube10", _L4R5, "X-CUBE-AI 10.2", ("v1.3", _ST, "NUCLEO_L4R5ZI-P", "X-CUBE-AI v10.2"), _ALIVE),
+    _mlperf("cortex_m33_xcube10", _U575, "X-CUBE-AI 10.2", ("v1.3", _ST, "NUCLEO_U575ZI_Q", "X-CUBE-AI v10.2"), _ALIVE),
     _zoo(
         "cortex_m7_xcube10",
         "st_modelzoo_h747.csv",

@@ -51,10 +51,14 @@ def board_prices(board: Board) -> dict[str, float]:
 
 
 def left_out(board: Board) -> dict[str, float]:
-    """Cycles of each network predicted from the board's other ones, and price ratios of other boards with its stack."""
+    """Cycles of each network predicted from the board's other ones, and price ratios of other boards with its stack.
+
+    Of boards in the same collection: where weights lie differs too much between them.
+    """
     timings = board.timings()
     version = board.stack.split(".")[0]
-    family = [other for other in BOARDS if other is not board and other.stack.split(".")[0] == version]
+    alike = [other for other in BOARDS if other is not board and other.source.split()[0] == board.source.split()[0]]
+    family = [other for other in alike if other.stack.split(".")[0] == version]
     ratios = None
     if family and len(timings) < 9:  # so many determine their own ratios
         logs = [np.log(fit_board(other.timings()).prices) for other in family]

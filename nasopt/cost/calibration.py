@@ -30,13 +30,13 @@ PRIOR = {
     "few": (1.85, 0.4),
     "pointwise": (1.07, 0.3),
     "depthwise": (2.0, 0.45),
-    "linear": (1.7, 0.4),
+    "linear": (1.4, 0.5),
     "patch": (2.7, 0.8),
     "pointwise_input": (6.4, 0.8),
     "output": (8.2, 0.6),
     "call": (480.0, 1.0),
     "elementwise": (3.9, 0.7),
-    "weight": (1.8, 1.0),
+    "weight": (0.8, 1.0),
 }
 """Price -> its ratio to the common scale, and the standard deviation of the log of that ratio between boards."""
 
