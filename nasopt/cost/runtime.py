@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nasopt.cost.memory import lifetimes
 from nasopt.cost.moments import Moment, fused_depthwise_moments, in_place_depthwise_moments, live_moments
@@ -32,10 +32,12 @@ class Runtime:
         placed: buffers are placed greedily by size, and the arena ends where the highest ends.
         output_bytes: of one element of the network's outputs, which may be left in accumulators.
         alignment: buffers and the arena are rounded up to multiples of this [B].
-        base_bytes, operation_bytes, layer_bytes, channel_bytes, port_bytes: persistent data: of the engine, per operation,
-            per layer with weights, per output channel of such a layer, and per input and output beyond one each.
-        planning_base_bytes, planning_bytes: what the engine takes, and per operation, before it has placed the buffers, in
-            the memory that they have afterwards.
+        base_bytes, operation_bytes, tensor_bytes, channel_bytes, port_bytes: persistent data: of the engine, per operation by
+            kind, per tensor of its file, per output channel of a layer with weights, and per input and output.
+        planning_base_bytes, planning_tensor_bytes, planning_buffer_bytes, planning_operation_bytes: what the engine takes
+            before it has placed the buffers, in the memory that they have afterwards: per tensor, per one that is no
+            constant, and per operation by kind.
+        planning_least: what one operation takes while it prepares itself, by kind; the largest counts.
         weight_bits: widths of weights that it runs; empty: any.
         bias_bytes: flash for one bias.
         code_bytes, layer_code_bytes: flash for code, and more of it per layer with weights.
@@ -52,12 +54,15 @@ class Runtime:
     output_bytes: int = 1
     alignment: int = 1
     base_bytes: int = 0
-    operation_bytes: int = 0
-    layer_bytes: int = 0
+    operation_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    tensor_bytes: int = 0
     channel_bytes: int = 0
     port_bytes: int = 0
     planning_base_bytes: int = 0
-    planning_bytes: int = 0
+    planning_tensor_bytes: int = 0
+    planning_buffer_bytes: int = 0
+    planning_operation_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    planning_least: Mapping[str, int] = field(default_factory=dict, hash=False)
     code_bytes: int = 0
     layer_code_bytes: int = 0
     layer_file_bytes: int = 0
@@ -77,17 +82,24 @@ class Runtime:
 
     def persistent(self, memory: ActivationMemory) -> int:
         """Persistent bytes that do not depend on channel counts."""
-        layers, ports = len(self.layers(memory)), len(memory.inputs) + len(memory.outputs)
-        fixed = self.base_bytes + self.layer_bytes * layers + self.port_bytes * max(ports - 2, 0)
-        return fixed + self.operation_bytes * _operations(memory)
+        ports = self.port_bytes * (len(memory.inputs) + len(memory.outputs))
+        kept = _sum(self.operation_bytes, memory) + self.tensor_bytes * sum(_tensors(memory))
+        inner = self.channel_bytes * sum(step.inner_channels for step in memory.steps)
+        return self.base_bytes + ports + kept + inner
 
     def planning(self, memory: ActivationMemory) -> int:
         """The least that buffers take [B]."""
-        return self.planning_base_bytes + self.planning_bytes * _operations(memory)
+        if not self.planning_tensor_bytes:
+            return 0
+        results, constants = _tensors(memory)
+        kinds = {kind for step in memory.steps for kind in step.operations}
+        least = max((self.planning_least.get(kind, 0) for kind in kinds), default=0)
+        tensors = self.planning_tensor_bytes * (results + constants) + self.planning_buffer_bytes * results
+        return max(least, self.planning_base_bytes + tensors + _sum(self.planning_operation_bytes, memory))
 
     def layers(self, memory: ActivationMemory) -> list[Step]:
         """Steps that are layers with weights, whose output channels take `channel_bytes` each."""
-        if not self.layer_bytes and not self.channel_bytes:
+        if not self.channel_bytes:
             return []
         return [step for step in memory.steps if step.term is not None and _weighted(step.term.kind)]
 
@@ -124,8 +136,16 @@ class Runtime:
         return self.aligned(max(tops)) + fixed
 
 
-def _operations(memory: ActivationMemory) -> int:
-    return sum(step.operations for step in memory.steps)
+def _sum(bytes_: Mapping[str, int], memory: ActivationMemory) -> int:
+    """Over all operations; `bytes_[""]` is for kinds that it does not know."""
+    other = bytes_.get("", 0)
+    return sum(bytes_.get(kind, other) for step in memory.steps for kind in step.operations)
+
+
+def _tensors(memory: ActivationMemory) -> tuple[int, int]:
+    """Tensors of the converted file: inputs and results of operations, and constants."""
+    constants = {constant for step in memory.steps for constant in step.constants}
+    return len(memory.inputs) + sum(len(step.operations) for step in memory.steps), len(constants)
 
 
 def _weighted(kind: str) -> bool:
@@ -177,6 +197,55 @@ def get_runtime(runtime: str | Runtime) -> Runtime:
     return _RUNTIMES[runtime]
 
 
+TFLM_OPERATIONS = {
+    "": 110,
+    "ABS": 90,
+    "ADD": 138,
+    "AVERAGE_POOL_2D": 137,
+    "BATCH_MATMUL": 256,
+    "BROADCAST_TO": 59,
+    "CONCATENATION": 152,
+    "CONV_2D": 180,
+    "DEQUANTIZE": 99,
+    "DIV": 109,
+    "EXP": 63,
+    "FULLY_CONNECTED": 182,
+    "GREATER": 93,
+    "GREATER_EQUAL": 89,
+    "HARD_SWISH": 95,
+    "LOG": 60,
+    "LOGISTIC": 75,
+    "LOG_SOFTMAX": 61,
+    "MAXIMUM": 66,
+    "MAX_POOL_2D": 138,
+    "MEAN": 139,
+    "MINIMUM": 62,
+    "MIRROR_PAD": 117,
+    "MUL": 120,
+    "PAD": 127,
+    "PRODUCT": 229,
+    "QUANTIZE": 97,
+    "REDUCE_MAX": 124,
+    "RELU": 101,
+    "RELU6": 73,
+    "RESHAPE": 96,
+    "RESIZE_BILINEAR": 70,
+    "REVERSE_V2": 65,
+    "RSQRT": 96,
+    "SELECT_V2": 82,
+    "SIN": 57,
+    "SLICE": 66,
+    "SOFTMAX": 150,
+    "SQRT": 63,
+    "SQUARED_DIFFERENCE": 198,
+    "SUB": 128,
+    "SUM": 138,
+    "TANH": 79,
+    "TRANSPOSE": 67,
+    "TRANSPOSE_CONV": 190,
+}
+"""Persistent bytes of an operation by kind: its node, what its kernel prepares, its options."""
+
 TFLM = register_runtime(
     Runtime(
         "tflm",
@@ -186,13 +255,16 @@ TFLM = register_runtime(
         materialised=True,
         placed=True,
         alignment=16,
-        base_bytes=716,
-        operation_bytes=141,
-        layer_bytes=125,
+        base_bytes=540,
+        operation_bytes=TFLM_OPERATIONS,
+        tensor_bytes=24,
         channel_bytes=8,
-        port_bytes=120,
-        planning_base_bytes=180,
-        planning_bytes=105,
+        port_bytes=96,
+        planning_base_bytes=0,
+        planning_tensor_bytes=32,
+        planning_buffer_bytes=40,
+        planning_operation_bytes={"MEAN": 264},  # three scratch buffers
+        planning_least={"CONV_2D": 712, "TRANSPOSE_CONV": 712, "SOFTMAX": 368, "FULLY_CONNECTED": 280},
         code_bytes=265_706,  # 268,000 with the full resolver; the fit of the files has a base of -2,294
         layer_file_bytes=2066,
         channel_file_bytes=22,

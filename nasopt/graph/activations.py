@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from math import prod
 from typing import Any
 
 import torch
@@ -26,21 +25,11 @@ from nasopt.graph.branches.markers import Choice, choices_of, is_marker
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.buffers import ActivationMemory, Buffer, Step
 from nasopt.graph.call import flatten
+from nasopt.graph.converted import Converted
 from nasopt.graph.cost_terms import CostTerm, Site
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.groups import Analysis
-from nasopt.graph.materialised import (
-    Around,
-    copies_to_torch_order,
-    fuses,
-    inside_of,
-    joins,
-    knows_padding,
-    operations_of,
-    padding_of,
-    splits,
-    zeros_around,
-)
+from nasopt.graph.materialised import splits
 from nasopt.graph.points import widths_of_values
 from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.values import UNKNOWN
@@ -64,7 +53,7 @@ class ActivationWalks:
 
     def under(self, decisions: Decisions, materialised: bool = False) -> ActivationMemory:
         """What is left under decisions."""
-        return _Walk(self, self._flows.under(decisions), materialised, decisions).run()
+        return Walk(self, self._flows.under(decisions), materialised, decisions).run()
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, None for a function."""
@@ -80,71 +69,81 @@ class ActivationWalks:
         return self._memory[node]
 
 
-class _Walk:
+class Walk:
     """One pass over the graph."""
 
     def __init__(self, walks: ActivationWalks, flow: DecidedGraph, materialised: bool, decisions: Decisions) -> None:
         self.decisions = decisions
-        self.walks, self.flow, self.materialised = walks, flow, materialised
+        self.walks, self.flow = walks, flow
         self.facts = walks.facts
         self.found = ActivationMemory()
         self.held: dict[fx.Node, Any] = {}  # node -> buffer name, nested as the node's value
         self.holders: dict[str, list[fx.Node]] = {}
         self.writers: dict[str, fx.Node] = {}
-        self.padded: dict[fx.Node, Around] = {}
         self.place = {node: i for i, node in enumerate(flow.nodes)}
+        self.converted = Converted(self) if materialised else None
 
     def run(self) -> ActivationMemory:
+        """Visit all nodes."""
         for node in self.flow.nodes:
             if node.op == "output":
-                self.found.outputs += dict.fromkeys(self._sources(node))
+                sources = self._sources(node)
+                self.found.outputs += self.converted.finish(node, sources) if self.converted is not None else sources
             elif node.op == "placeholder":
-                self._hold(node, self._new(node, self._value(node), node.name))
-                self.found.inputs += self._names(self.held[node])
+                self.hold(node, self.new(node, self.value(node), node.name))
+                self.found.inputs += self.names(self.held[node])
             elif node in self.facts.activations:
                 self._visit(node)
         return self.found
 
-    def _value(self, node: fx.Node) -> Any:
+    def value(self, node: fx.Node) -> Any:
+        """What a node computes on the example."""
         return self.flow.like(node).meta["value"]
 
+    def module_of(self, node: fx.Node) -> nn.Module | None:
+        """The layer that a node calls, None for a function."""
+        return self.walks.module_of(node)
+
     def _visit(self, node: fx.Node) -> None:
-        value, first = self._value(node), self.flow.inputs[node][0]
+        value, first = self.value(node), self.flow.inputs[node][0]
         if value is UNKNOWN:
             self.found.unknown.append(node.name)
         elif not _computes(node):
             return
-        elif node.target is operator.getitem and not isinstance(self._value(first), Tensor):
-            return self._hold(node, _pick(self.held.get(first), node.args[1]))
+        elif node.target is operator.getitem and not isinstance(self.value(first), Tensor):
+            return self.hold(node, _pick(self.held.get(first), node.args[1]))
         memory = "in_place" if node in self.flow.sums else self.walks.memory(node)
         if memory == "view" and self._stays_in_place(node):
-            return self._hold(node, self.held.get(self.flow.inputs[node][0]))
-        if self.materialised and self._fuses(node):
-            return self._hold(node, self.held[first])
+            return self.hold(node, self.held.get(self.flow.inputs[node][0]))
         sources = self._sources(node)
+        if self.converted is not None:
+            if self.converted.fuses(node) or self.converted.orders.permutes_for_free(node):
+                return self.hold(node, self.held[first])
+            self.converted.add(node, sources)
+            return self._renew(node) if is_in_place(node) else None
         target = self._target(node) if memory == "in_place" else None
         if target is not None:
-            self._add(node, sources, (), target)
-            return self._hold(node, target)
-        if self.materialised:
-            sources = self._materialise(node, sources)
-        self._hold(node, self._new(node, value, node.name))
-        made = self._names(self.held[node])
-        if self.materialised and splits(node):
-            for i, name in enumerate(made):
-                self._add(node, sources, (name,), None, part=f":{i}")
-            return None
-        return self._add(node, sources, (*made, *self._inside(node, made)), None)
+            self.add(node, sources, (), target)
+            return self.hold(node, target)
+        self.hold(node, self.new(node, value, node.name))
+        return self.add(node, sources, tuple(self.names(self.held[node])), None)
+
+    def _renew(self, node: fx.Node) -> None:
+        """What was written over is a new tensor in a file: all that held the old one hold it."""
+        changed = self.flow.inputs[node][0]
+        old, new = self.held.get(changed), self.held[node]
+        for other, name in list(self.held.items()):
+            if isinstance(old, str) and name == old and self.value(other).shape == self.value(node).shape:
+                self.hold(other, new)
 
     def _stays_in_place(self, node: fx.Node) -> bool:
         """Whether a view is one: the same elements, or the same channels with padding or cropping over space."""
+        if self.converted is not None:
+            return self.converted.is_view(node)
         source = self.flow.inputs[node][0]
-        before, after = self._value(source), self._value(node)
+        before, after = self.value(source), self.value(node)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self.held:
             return False
-        if self.materialised and before.shape != after.shape:
-            alone = before.shape[2:].numel() == 1  # no space: nothing to reorder, and the reader reshapes
-            return alone if before.numel() == after.numel() else self._pads_its_reader(node)
         return before.numel() == after.numel() or before.shape[:2] == after.shape[:2]
 
     def _target(self, node: fx.Node) -> str | None:
@@ -152,13 +151,11 @@ class _Walk:
         inputs = [n for n in self.flow.inputs[node] if isinstance(self.held.get(n), str)]
         if is_in_place(node) and inputs[:1] == self.flow.inputs[node][:1]:
             return str(self.held[inputs[0]])
-        if self.materialised:
-            return None
-        value = self._value(node)
+        value = self.value(node)
         size = value.numel() if isinstance(value, Tensor) else -1
         for source in inputs:
             name = str(self.held[source])
-            same = self._value(source).numel() == size and self._whole(name) == size
+            same = self.value(source).numel() == size and self._whole(name) == size
             # Narrower results never overtake what is still to read.
             same = same and self._bits(self.walks.bits.get(self.flow.like(node), 8)) <= self._bits(
                 self.found.buffers[name].bits
@@ -173,94 +170,25 @@ class _Walk:
     def _whole(self, name: str) -> int:
         """Elements of the example batch in a buffer."""
         # Of several results each is held by what picks it.
-        values = (self._value(holder) for holder in self.holders[name])
+        values = (self.value(holder) for holder in self.holders[name])
         return next((int(value.numel()) for value in values if isinstance(value, Tensor)), -1)
 
     def _needed_after(self, name: str, node: fx.Node) -> bool:
         users = (user for holder in self.holders[name] for user in self.flow.users[holder])
         return any(self.place[user] > self.place[node] and (user.op == "output" or _computes(user)) for user in users)
 
-    # --- what converters materialise
-
-    def _fuses(self, node: fx.Node) -> bool:
-        """Whether the layer before does this as well, in the same operation."""
-        source = self.flow.inputs[node][0] if self.flow.inputs[node] else None
-        name = self.held.get(source) if source is not None else None
-        if source is None or not isinstance(name, str) or len(self.flow.users[source]) != 1 or name not in self.writers:
-            return False
-        writer = self.writers[name]
-        return fuses(self.walks.module_of(node), node, self.walks.module_of(writer), writer, self._term(writer))
-
-    def _materialise(self, node: fx.Node, sources: list[str]) -> list[str]:
-        """Steps before a node's own, padding and copies of its first input; what it reads then."""
-        source = self.flow.inputs[node][0]
-        name, value = self.held.get(source), self._value(source)
-        if joins(node):  # all that is concatenated has one scale, which other readers do not share
-            shared = [one for one in sources if one in self.writers and len(self._readers(one)) > 1]
-            for i, one in enumerate(shared):
-                sources = self._extra(f"{node.name}:scale{i}", one, 1, 1, sources)
-            return sources
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            return sources
-        padding = padding_of(self.walks.module_of(node), node, value, self.padded.get(source))
-        if padding is not None:
-            space = prod(self._value(self.holders[name][0]).shape[2:])
-            return self._extra(f"{node.name}:pad", name, prod(padding), space, sources)
-        if copies_to_torch_order(self.walks.module_of(node), node, value, self._lies_last(source)):
-            return self._extra(f"{node.name}:order", name, 1, 1, sources)
-        return sources
-
-    def _readers(self, name: str) -> set[fx.Node]:
-        return {user for holder in self.holders[name] for user in self.flow.users[holder]} - set(self.holders[name])
-
-    def _lies_last(self, node: fx.Node) -> bool:
-        """Whether a tensor of three dimensions is one of four in the file: what a layer over space makes of it."""
-        while node.op != "placeholder" and not knows_padding(self.walks.module_of(node), node):
-            if self.walks.memory(node) != "in_place" or not self.flow.inputs[node]:
-                return False
-            node = self.flow.inputs[node][0]
-        return True
-
-    def _inside(self, node: fx.Node, made: list[str]) -> list[str]:
-        """Buffers that live during a node's step alone: of results inside of a layer, and its scratch."""
-        factor = inside_of(self.walks.module_of(node), node) if self.materialised and len(made) == 1 else 0
-        if not factor:
-            return []
-        name, buffer = f"{node.name}:inside", self.found.buffers[made[0]]
-        self.found.buffers[name] = Buffer(buffer.channels, buffer.per_channel * factor, buffer.bits)
-        self.holders[name] = []
-        return [name]
-
-    def _pads_its_reader(self, node: fx.Node) -> bool:
-        """Whether a node only puts zeros around the input of one convolution or pooling, which takes that over."""
-        around = zeros_around(self.walks.module_of(node), node)
-        users = list(self.flow.users[node])
-        if around is None or len(users) != 1 or not knows_padding(self.walks.module_of(users[0]), users[0]):
-            return False
-        self.padded[node] = around
-        return True
-
-    def _extra(self, name: str, source: str, grown: int, before: int, sources: list[str]) -> list[str]:
-        buffer = self.found.buffers[source]
-        if isinstance(buffer.channels, int):  # perhaps all elements, as channels of one
-            size = Buffer(buffer.elements() * grown // before, 1, buffer.bits)
-        else:
-            size = Buffer(buffer.channels, buffer.per_channel * grown // before, buffer.bits)
-        self.found.add_step(name, [source], {name: size})
-        self.holders[name] = []
-        return [name if s == source else s for s in sources]
-
     def _space(self, name: str) -> tuple[int, ...]:
         holders = self.holders[name]
         value = holders[0].meta["value"] if holders else None
         return tuple(value.shape[2:]) if isinstance(value, Tensor) else ()
 
-    def _term(self, node: fx.Node) -> CostTerm | None:
+    def term(self, node: fx.Node) -> CostTerm | None:
+        """What a node costs, None where it has no price."""
         return self.facts.term_of_node.get(node)
 
     # --- building
 
-    def _new(self, node: fx.Node, value: Any, name: str) -> Any:
+    def new(self, node: fx.Node, value: Any, name: str) -> Any:
         """Buffers for every tensor of a node's value; names of nested ones are numbered."""
         labels = self.facts.values.get(self.flow.like(node))
         return self._nested(node, value, labels, name)
@@ -289,27 +217,62 @@ class _Walk:
             return Buffer(total, 1, bits)
         return Buffer(self.facts.labels.line(labels, dims[0]), total // value.shape[dims[0]], bits)
 
-    def _hold(self, node: fx.Node, held: Any) -> None:
+    def hold(self, node: fx.Node, held: Any) -> None:
         self.held[node] = held
-        for name in self._names(held):
+        for name in self.names(held):
             self.holders[name].append(node)
 
-    def _names(self, held: Any) -> list[str]:
+    def names(self, held: Any) -> list[str]:
         return [name for name in flatten(held) if name is not None]
 
     def _sources(self, node: fx.Node) -> list[str]:
-        return list(dict.fromkeys(name for n in self.flow.inputs[node] for name in self._names(self.held.get(n))))
+        return list(dict.fromkeys(name for n in self.flow.inputs[node] for name in self.names(self.held.get(n))))
 
-    def _add(
-        self, node: fx.Node, reads: Iterable[str], writes: tuple[str, ...], target: str | None, part: str = ""
+    def add(
+        self,
+        node: fx.Node,
+        reads: Iterable[str],
+        writes: tuple[str, ...],
+        target: str | None,
+        part: str = "",
+        operations: tuple[str, ...] = ("",),
+        constants: tuple[Any, ...] = (),
+        channels: int = 0,
     ) -> None:
+        """A step of a node; `part` tells several apart."""
         layer = str(node.target) if node.op == "call_module" else node.name
         others = tuple(r for r in reads if r != target)
         space = self._space(others[0]) if others else ()
-        given = self._value(self.flow.inputs[node][0]) if self.flow.inputs[node] else None
-        count = operations_of(self.walks.module_of(node), node, given) if self.materialised else 1
-        self.found.steps.append(Step(node.name + part, layer, others, writes, target, self._term(node), space, count))
+        term = self.term(node) if not part or (part == ":0" and splits(node)) else None
+        self.found.steps.append(
+            Step(node.name + part, layer, others, writes, target, term, space, operations, constants, channels)
+        )
         self.writers |= dict.fromkeys(writes, node)
+
+    def buffer(self, name: str, buffer: Buffer) -> None:
+        """A buffer that no node holds."""
+        self.found.buffers[name] = buffer
+        self.holders[name] = []
+
+    def extra(
+        self,
+        name: str,
+        source: str,
+        grown: int,
+        before: int,
+        sources: list[str],
+        operations: tuple[str, ...],
+        constants: tuple[Any, ...],
+    ) -> list[str]:
+        """A step before a node, whose result has `grown` elements for every `before` of its input; what the node reads then."""
+        buffer = self.found.buffers[source]
+        if isinstance(buffer.channels, int):  # perhaps all elements, as channels of one
+            size = Buffer(buffer.elements() * grown // before, 1, buffer.bits)
+        else:
+            size = Buffer(buffer.channels, buffer.per_channel * grown // before, buffer.bits)
+        self.buffer(name, size)
+        self.found.steps.append(Step(name, name, (source,), (name,), operations=operations, constants=constants))
+        return [name if s == source else s for s in sources]
 
 
 def _computes(node: fx.Node) -> bool:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -50,7 +50,9 @@ class Step:
         overwrites: the buffer that its result takes over, or None.
         term: what the layer costs, None where it has no price.
         space: spatial size of the first buffer that it reads, `()` where there is none.
-        operations: of a converted file, that it stands for.
+        operations: kinds of the operations of a converted file that it stands for, `""` where nothing is known.
+        constants: tensors of that file that it reads, weights and others; equal ones are one tensor.
+        inner_channels: outputs of layers with weights among these operations, beside those of `term`.
     """
 
     node: str
@@ -60,7 +62,9 @@ class Step:
     overwrites: str | None = None
     term: CostTerm | None = None
     space: tuple[int, ...] = ()
-    operations: int = 1
+    operations: tuple[str, ...] = ("",)
+    constants: tuple[Hashable, ...] = ()
+    inner_channels: int = 0
 
     @property
     def graph_node(self) -> str:

@@ -6,7 +6,7 @@ TFLite runs on images with channels last. Read off the files that litert-torch 0
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nasopt.graph.cost_terms import CostTerm
 from nasopt.graph.layer_shape import facts_of
+from nasopt.graph.lowered import is_over_space
 
 Around = tuple[tuple[int, int], ...]
 """Elements before and after each spatial dimension."""
@@ -27,38 +28,55 @@ _POOLINGS = (torch.mean, torch.amax, torch.max, "mean", "amax", "max")  # over a
 _REDUCTIONS = (torch.sum, *_POOLINGS, "sum")
 _RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 _PARTS = (torch.chunk, torch.split, torch.tensor_split, torch.unbind, "chunk", "split", "tensor_split", "unbind")
-# Operations of a file that one layer becomes, and how many results of its own size live inside at once.
-_OPERATIONS: tuple[tuple[tuple[type[nn.Module], ...], int, int], ...] = (
-    ((nn.GroupNorm,), 16, 1),
-    ((nn.InstanceNorm1d, nn.InstanceNorm2d), 12, 1),
-    ((nn.LayerNorm,), 13, 1),
-    ((nn.modules.batchnorm._BatchNorm,), 4, 0),  # one that no layer absorbs
-    ((nn.PReLU,), 4, 1),
-    ((nn.LeakyReLU,), 3, 1),
-    ((nn.ELU, nn.SELU, nn.CELU), 8, 1),
-    ((nn.LogSoftmax,), 3, 0),
-    ((nn.PixelShuffle, nn.PixelUnshuffle), 6, 0),
-    ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), 2, 0),
+# What mixes channels with space, or what the converter has no other order for.
+_IN_TORCH_ORDER = (
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.LayerNorm,
+    nn.ELU,
+    nn.SELU,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+    nn.RNNBase,
+    nn.Flatten,
 )
-_FUNCTIONS: dict[object, type[nn.Module]] = {
-    F.group_norm: nn.GroupNorm,
-    F.instance_norm: nn.InstanceNorm2d,
-    F.layer_norm: nn.LayerNorm,
-    F.prelu: nn.PReLU,
-    F.leaky_relu: nn.LeakyReLU,
-    F.elu: nn.ELU,
-    F.log_softmax: nn.LogSoftmax,
-    torch.log_softmax: nn.LogSoftmax,
-    "log_softmax": nn.LogSoftmax,
-    F.pixel_shuffle: nn.PixelShuffle,
-    torch.sqrt: nn.LogSoftmax,  # in float, too: there and back again
-    "sqrt": nn.LogSoftmax,
-    torch.amax: nn.AdaptiveMaxPool2d,
-    torch.max: nn.AdaptiveMaxPool2d,
-    "amax": nn.AdaptiveMaxPool2d,
-    "max": nn.AdaptiveMaxPool2d,
-}
-_PER_FRAME = {"GRU": 19, "LSTM": 16}  # recurrent layers are unrolled
+_FUNCTIONS_IN_TORCH_ORDER = (
+    *_RESHAPES,
+    F.group_norm,
+    F.instance_norm,
+    F.layer_norm,
+    F.elu,
+    F.selu,
+    F.pixel_shuffle,
+    F.pixel_unshuffle,
+    F.scaled_dot_product_attention,
+    torch.roll,
+    "roll",
+    torch.matmul,
+    torch.bmm,
+    operator.matmul,
+    "matmul",
+    "bmm",
+)
+_POOL_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d)
+_SOFTMAX = (F.softmax, torch.softmax, "softmax")
+_IMAGES = (
+    nn.modules.conv._ConvNd,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.Upsample,
+)
+_FUNCTIONS_OF_IMAGES = (
+    *(F.conv1d, F.conv2d, torch.conv1d, torch.conv2d, F.conv_transpose1d, F.conv_transpose2d),
+    *(F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.interpolate),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d),
+)
 
 
 def fuses(
@@ -70,15 +88,29 @@ def fuses(
         module, before: their layers, None for functions.
         term: what the writer costs.
     """
-    multiplies = term is not None and facts_of(term.kind).multiplies
+    multiplies = term is not None and facts_of(term.kind).multiplies and not isinstance(before, nn.ConvTranspose1d)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return term is not None and facts_of(term.kind).absorbs
     if isinstance(module, nn.Hardtanh) and not isinstance(module, _CLIPPING):
         clips = (module.min_val, module.max_val) in ((0.0, 6.0), (-1.0, 1.0))
     else:
         clips = isinstance(module, _CLIPPING) or _function(node) in _CLIPPING_FUNCTIONS
+        clips = clips or _clamps(node) in ((0, 6), (-1, 1), (0, None))
     sums = _function(writer) in (*_FUSING, *_FUSING_METHODS)
     return clips and (multiplies or sums or isinstance(before, _POOLS))
+
+
+def _clamps(node: fx.Node) -> tuple[Any, Any] | None:
+    """Bounds of a clamp."""
+    if _function(node) not in (torch.clamp, "clamp"):
+        return None
+    low, high = (*node.args[1:], None, None)[:2]
+    return node.kwargs.get("min", low), node.kwargs.get("max", high)
+
+
+def is_folded(node: fx.Node) -> bool:
+    """Whether an activation function has no kernel of its own, so that what runs has it in another operation."""
+    return _clamps(node) == (-1, 1)
 
 
 def padding_of(module: nn.Module | None, node: fx.Node, given: Tensor, around: Around | None) -> list[int] | None:
@@ -95,6 +127,9 @@ def padding_of(module: nn.Module | None, node: fx.Node, given: Tensor, around: A
     dims = given.dim() - 2
     if window is None or isinstance(window[2], str):
         return None
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        return [n + 2 * p for n, p in zip(given.shape[2:], _each(window[2], dims))]
+    averages = isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)) or _averages(node)  # no kernel counts zeros
     around = around or ((0, 0),) * dims
     valid = same = True
     padded = []
@@ -102,34 +137,14 @@ def padding_of(module: nn.Module | None, node: fx.Node, given: Tensor, around: A
         inner = n - before - after
         total = max((-(-inner // s) - 1) * s + (k - 1) * d + 1 - inner, 0)
         valid = valid and before + p == 0 and after + p == 0
-        same = same and (before + p, after + p) == (total // 2, total - total // 2)
+        same = same and not averages and (before + p, after + p) == (total // 2, total - total // 2)
         padded.append(n + 2 * p)
     return None if valid or same else padded
 
 
-def operations_of(module: nn.Module | None, node: fx.Node, given: object) -> int:
-    """Operations of a file that a layer or function becomes.
-
-    Args:
-        module, node: the layer or function.
-        given: its input.
-    """
-    if isinstance(module, nn.RNNBase) and isinstance(given, Tensor):
-        frames = given.shape[1 if module.batch_first else 0] if given.dim() == 3 else len(given)
-        return _PER_FRAME.get(module.mode, 10) * frames * module.num_layers * (2 if module.bidirectional else 1)
-    return _expansion(module, node)[0]
-
-
-def inside_of(module: nn.Module | None, node: fx.Node) -> int:
-    """How many times its result a layer or function keeps in memory while it runs."""
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return 4  # accumulators
-    return _expansion(module, node)[1]
-
-
-def _expansion(module: nn.Module | None, node: fx.Node) -> tuple[int, int]:
-    kind = type(module) if module is not None else _FUNCTIONS.get(_function(node), nn.Identity)
-    return next(((count, inside) for kinds, count, inside in _OPERATIONS if issubclass(kind, kinds)), (1, 0))
+def inside_of(module: nn.Module | None) -> int:
+    """How many times its result [B] a layer's kernel takes as scratch."""
+    return 4 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0  # accumulators
 
 
 def splits(node: fx.Node) -> bool:
@@ -157,6 +172,12 @@ def _window(module: nn.Module | None, node: fx.Node) -> tuple[Any, Any, Any, Any
     layer: Any = module
     if isinstance(module, (nn.Conv1d, nn.Conv2d, *_POOLS)):
         return layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1)
+    pooled = _function(node) in _POOL_FUNCTIONS
+    if pooled:
+        names = ("input", "kernel_size", "stride", "padding", *(() if _averages(node) else ("dilation",)))
+        values = {**dict(zip(names, node.args)), **node.kwargs}
+        kernel, stride = _numbers(values["kernel_size"]), _numbers(values.get("stride"))
+        return kernel, stride or kernel, _numbers(values.get("padding", 0)), _numbers(values.get("dilation", 1))
     if node.target in (F.conv1d, F.conv2d, torch.conv1d, torch.conv2d):
         values = {**dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), node.args)), **node.kwargs}
         weight = values["weight"]
@@ -168,13 +189,20 @@ def _window(module: nn.Module | None, node: fx.Node) -> tuple[Any, Any, Any, Any
     return None
 
 
+def _averages(node: fx.Node) -> bool:
+    return _function(node) in (F.avg_pool1d, F.avg_pool2d)
+
+
 def _numbers(argument: Any) -> Any:
     """An argument with the values of the example in place of the nodes that compute sizes."""
     return fx.node.map_arg(argument, lambda node: node.meta["value"])
 
 
 def zeros_around(module: nn.Module | None, node: fx.Node) -> Around | None:
-    """Elements before and after each spatial dimension, of a node that pads space with zeros; None for any other."""
+    """Elements before and after each spatial dimension, of a node that pads space with zeros; None for any other.
+
+    Fewer than none are cut off.
+    """
     layer: Any = module
     if isinstance(module, (nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d)):
         pad, value = layer.padding, getattr(layer, "value", 0)
@@ -187,33 +215,59 @@ def zeros_around(module: nn.Module | None, node: fx.Node) -> Around | None:
         return None
     dims = node.meta["value"].dim() - 2
     pad = [*pad, *[0] * (2 * dims - len(pad))]
-    if value != 0 or len(pad) > 2 * dims or min(pad) < 0:
+    if value != 0 or len(pad) > 2 * dims:
         return None
     return tuple((int(pad[2 * i]), int(pad[2 * i + 1])) for i in reversed(range(dims)))
 
 
-def copies_to_torch_order(module: nn.Module | None, node: fx.Node, given: Tensor, lies_last: bool) -> bool:
-    """Whether a node mixes space and channels, or drops space, so that its input is first transposed to channels first.
+def order_of(module: nn.Module | None, node: fx.Node, given: Any, result: Any) -> Literal["last", "first", "any"]:
+    """In which order of dimensions a node reads images: channels last, torch's, or whichever they have.
 
     Args:
         module, node: layer or function.
         given: its input.
-        lies_last: whether an input of three dimensions is one of four with a height of 1 in the file.
+        result: what it computes.
     """
-    if given.dim() not in ((3, 4) if lies_last else (4,)) or given.shape[1] == 1 or given.shape[2:].numel() == 1:
-        return False
-    if isinstance(module, nn.Flatten) or _function(node) in _RESHAPES:
-        return True
-    if _function(node) not in _REDUCTIONS:
-        return False
-    over = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
-    over = [over] if isinstance(over, int) else over
-    if isinstance(over, (tuple, list)) and all(isinstance(d, int) for d in over):
-        whole = sorted(d % given.dim() for d in over) == list(range(2, given.dim()))
-        return (
-            not (whole and _function(node) in _POOLINGS) and node.kwargs.get("keepdim", len(node.args) > 2) is not True
-        )
-    return True
+    function = _function(node)
+    if isinstance(module, (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)) and isinstance(result, Tensor):
+        return "any" if result.shape[2:].numel() == 1 else "last"
+    if isinstance(module, _IMAGES) or function in _FUNCTIONS_OF_IMAGES:
+        return "last"
+    if isinstance(module, _IN_TORCH_ORDER) or function in _FUNCTIONS_IN_TORCH_ORDER:
+        return "first"
+    if function in _REDUCTIONS and isinstance(given, Tensor):
+        keeps = node.kwargs.get("keepdim", len(node.args) > 2) is True
+        if function in _POOLINGS and is_over_space(node, given):
+            return "any" if given.dim() == 3 or function in (torch.mean, "mean") else "last"
+        return "any" if keeps else "first"
+    if isinstance(given, Tensor) and (isinstance(module, nn.Linear) or function is F.linear) and given.dim() > 2:
+        return "first"
+    if isinstance(module, nn.Softmax) or function in _SOFTMAX:
+        dim = module.dim if isinstance(module, nn.Softmax) else node.kwargs.get("dim", (*node.args, None)[1])
+        return "any" if isinstance(given, Tensor) and given.dim() == 4 and dim == 1 else "first"
+    return "any"
+
+
+def is_moved(module: nn.Module | None, node: fx.Node) -> bool:
+    """Whether a node tells dimensions apart that a linear layer may join."""
+    moves = (torch.transpose, "transpose", torch.permute, "permute", *_RESHAPES, *_SOFTMAX, *_REDUCTIONS)
+    return isinstance(module, (nn.Softmax, nn.LayerNorm, nn.Flatten)) or _function(node) in moves
+
+
+def permutation_of(node: fx.Node, rank: int) -> tuple[int, ...] | None:
+    """The order in which a node puts the `rank` dimensions of its input, None for what does something else."""
+    function = _function(node)
+    given = node.args[1:]
+    if function in (torch.transpose, "transpose") and len(given) == 2 and all(isinstance(d, int) for d in given):
+        order = list(range(rank))
+        one, two = (int(d) % rank for d in given)  # type: ignore[arg-type]
+        order[one], order[two] = two, one
+        return tuple(order)
+    if function not in (torch.permute, "permute"):
+        return None
+    dims: Any = given or (node.kwargs.get("dims", ()),)
+    dims = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+    return tuple(d % rank for d in dims) if len(dims) == rank and all(isinstance(d, int) for d in dims) else None
 
 
 def _each(size: Any, dims: int) -> tuple[int, ...]:
