@@ -56,7 +56,41 @@ def _max_pool(
     if return_indices:
         raise NotImplementedError
     sizes = (_pair(kernel_size, 1), _pair(stride or kernel_size, 1), _pair(padding, 0), _pair(dilation, 1))
-    return F.max_pool2d(x, *sizes, ceil_mode)
+    x, around = _with_copies(x, *sizes, ceil_mode)
+    return F.max_pool2d(x, *sizes[:2], around, sizes[3], ceil_mode)
+
+
+def _max_pool_2d(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    sizes = (_both(kernel_size), _both(stride or kernel_size), _both(padding), _both(dilation))
+    padded, around = _with_copies(x, *sizes, ceil_mode)
+    if return_indices or padded is x:
+        raise NotImplementedError
+    return F.max_pool2d(padded, *sizes[:2], around, sizes[3])
+
+
+def _with_copies(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> tuple[Tensor, Any]:
+    """Padding for a maximum, as copies of the rim where it is not the runtime's "same": `(padded, padding that is left)`.
+
+    Every window over the padding reads the rim as well, so its copies change no maximum; -inf has no integer.
+    """
+    same = True
+    for n, k, s, p in zip(x.shape[2:], kernel, stride, padding):
+        total = max((-(-n // s) - 1) * s + k - n, 0)
+        same = same and p == total // 2 == total - total // 2
+    if same or ceil or not any(padding) or any(d != 1 for d in dilation):
+        return x, padding
+    for step in range(max(padding)):  # converters know copies of one row
+        rows, columns = (int(p > step) for p in padding)
+        x = F.pad(x, (columns, columns, rows, rows), mode="replicate")
+    return x, (0, 0)
 
 
 def _avg_pool(
@@ -157,6 +191,8 @@ LAYERS: dict[Any, Rule] = {
 IMAGES: dict[Any, Rule] = {
     F.avg_pool2d: _avg_pool_2d,
     F.adaptive_max_pool2d: _adaptive_max_pool,
+    F.max_pool2d: _max_pool_2d,
+    torch.max_pool2d: _max_pool_2d,
     torch.conv2d: _conv_2d,
 }
 MAXIMA = (torch.amax, Tensor.amax, torch.max, Tensor.max)
