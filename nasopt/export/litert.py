@@ -22,6 +22,7 @@ from nasopt.export.lift import TwoDimensional
 from nasopt.export.program import calling_layer, capture, quiet
 from nasopt.export.subject import Subject, output_tensors
 from nasopt.export.tflite_model import Array, Invoke, TfliteModel
+from nasopt.export.transposed import fold_norms
 from nasopt.extras import import_extra
 
 PACKAGES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro")
@@ -60,7 +61,7 @@ class Flat(nn.Module):
         integers: bool = False,
     ) -> None:
         super().__init__()
-        self.network = copy.deepcopy(subject.written)
+        self.network = fold_norms(copy.deepcopy(subject.written), subject.arguments)
         self.subject = subject
         self.inputs_last, self.outputs_last = inputs_last, outputs_last
         self.output_ranks = output_ranks
