@@ -1,10 +1,11 @@
-"""Arenas that TensorFlow Lite Micro really uses for files of `to_tflite`, and the persistent bytes fitted to them:
+"""Arenas that TensorFlow Lite Micro really uses for files of `to_tflite`, beside the predicted ones:
 
-    python -m benchmarks.targets.tflm_arenas [NETWORK ...]      # needs pip install "nasopt[litert]"
+    python -m benchmarks.targets.tflm_arenas [NETWORK ...]      # needs pip install "nasopt[litert]" and torchvision
 
-writes every network (or those named) of `tflm_networks` and `device_networks` as a full-integer int8 file, runs it in the
-interpreter with reference kernels, and keeps `tflm_arenas.csv`: operations, planned tensors, persistent bytes, smallest arena and
-size of the file. `--fit` prints the constants of `nasopt.cost.runtime.TFLM` that fit these rows, and needs none of the packages.
+writes every network (or those named) of `tflm_networks`, `device_networks` and `found_networks` as a full-integer int8 file, runs
+it in the interpreter with reference kernels, and keeps `tflm_arenas.csv`: operations, tensors, bytes for scales of channels,
+ports, planned tensors, persistent bytes, smallest arena and size of the file. Neither `--compare`, which prints predictions
+beside these rows, nor `--fit`, which prints the bytes of every kind of operation that fit them, needs any of the packages.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,17 @@ import numpy as np
 import torch
 
 from benchmarks import device_networks
-from benchmarks.targets import tflm_networks
+from benchmarks.targets import found_networks, tflm_networks
 from nasopt.cost import NetworkCalls, network_calls
-from nasopt.cost.runtime import TFLM, _operations
+from nasopt.cost.memory import lifetimes
+from nasopt.cost.runtime import TFLM
 from nasopt.errors import ExportError
 from nasopt.export import to_tflite
+from nasopt.export.tflite_model import TfliteModel
 
 TABLE = Path(__file__).with_name("tflm_arenas.csv")
-COLUMNS = ("network", "operations", "planned", "persistent", "needed", "file")
-NETWORKS = {**tflm_networks.NETWORKS, **device_networks.NETWORKS}
+COLUMNS = ("network", "kinds", "tensors", "channels", "ports", "planned", "persistent", "needed", "file")
+NETWORKS = {**tflm_networks.NETWORKS, **device_networks.NETWORKS, **found_networks.NETWORKS}
 
 
 def example(name: str, samples: int) -> Any:
@@ -39,9 +43,17 @@ def example(name: str, samples: int) -> Any:
     return torch.randn(samples, *shape)
 
 
+def network_of(name: str) -> torch.nn.Module:
+    """The network, with norms as a training leaves them; the same at every call."""
+    torch.manual_seed(0)
+    network = NETWORKS[name][0]()
+    found_networks.settle(network)
+    return network
+
+
 def calls_of(name: str) -> NetworkCalls:
     """What the cost side knows of a network."""
-    return network_calls(NETWORKS[name][0](), input_example=example(name, 1))
+    return network_calls(network_of(name), input_example=example(name, 1))
 
 
 def measure(name: str, folder: Path) -> dict[str, str]:
@@ -50,82 +62,124 @@ def measure(name: str, folder: Path) -> dict[str, str]:
     Raises:
         ExportError: TFLM lacks an operation.
     """
-    torch.manual_seed(0)
-    given = example(name, 8)
-    batch = dict(zip(("sound", "motion"), given)) if isinstance(given, tuple) else given
-    device = to_tflite(NETWORKS[name][0](), folder / "network.tflite", [batch], tolerance=9.0).device
+    network, given = network_of(name), example(name, 8)
+    names = ("x_0", "x_1") if name.startswith("pit ") else ("sound", "motion")
+    batch = dict(zip(names, given)) if isinstance(given, tuple) else given
+    device = to_tflite(network, folder / "network.tflite", [batch], tolerance=9.0).device
     assert device is not None
     assert device.arena is not None
-    arena = device.arena
+    arena, model = device.arena, TfliteModel((folder / "network.tflite").read_bytes())
+    kinds = " ".join(f"{kind}:{count}" for kind, count in sorted(device.operations.items()))
+    ports = len(model.graph.inputs) + len(model.graph.outputs)
     size = (folder / "network.tflite").stat().st_size
-    count = sum(device.operations.values())
-    figures = (count, arena.planned, arena.whole - arena.planned, arena.needed, size)
-    return dict(zip(COLUMNS, (name, *map(str, figures))))
+    figures = (
+        kinds,
+        len(model.graph.tensors),
+        _channels(model),
+        ports,
+        arena.planned,
+        arena.whole - arena.planned,
+        arena.needed,
+    )
+    return dict(zip(COLUMNS, (name, *map(str, figures), str(size))))
+
+
+def _channels(model: TfliteModel) -> int:
+    """Bytes for the scales of output channels: two arrays of words per layer, each in whole lines of 16 B."""
+    found = 0
+    for operator in model.graph.operators:
+        kind, tensors = model.kind(operator), model.graph.tensors
+        if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"):
+            found += -(-4 * tensors[operator.outputs[0]].shape[-1] // 16) * 32
+        elif kind == "FULLY_CONNECTED" and model.data.buffers[tensors[operator.inputs[1]].buffer].data is not None:
+            found += -(-4 * tensors[operator.inputs[1]].shape[0] // 16) * 32
+    return found
+
+
+def rows() -> dict[str, dict[str, str]]:
+    """The table by network."""
+    if not TABLE.exists():
+        return {}
+    with TABLE.open(newline="") as file:
+        return {row["network"]: row for row in csv.DictReader(file)}
+
+
+def compare() -> str:
+    """Predicted and measured arenas as a Markdown table, and how far off they are."""
+    lines = [
+        "| network | planned | predicted | arena | predicted | off |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    off = []
+    for name, row in rows().items():
+        memory = calls_of(name).materialised
+        sizes = [buffer.bytes(narrow=False) for buffer in memory.buffers.values()]
+        planned = TFLM.tower(sizes, lifetimes(memory))[1]
+        arena, needed = TFLM.memory_bytes(memory), int(row["needed"])
+        off.append(100 * (arena / needed - 1))
+        cells = (int(row["planned"]), planned, needed, arena)
+        lines.append(f"| {name} | {' | '.join(f'{cell:,}' for cell in cells)} | {off[-1]:+.1f} % |")
+    return "\n".join(
+        [
+            *lines,
+            f"{len(off)} networks: {min(off):+.2f} to {max(off):+.2f} %, mean of the sizes {np.abs(off).mean():.2f} %",
+        ]
+    )
 
 
 def fit() -> str:
-    """Persistent bytes and file sizes by least squares in relative errors of the arena and of the file."""
-    with TABLE.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    counts, persistent, arena, described, files = [], [], [], [], []
-    planning = []
-    for row in rows:
-        calls = calls_of(row["network"])
-        memory = calls.materialised
-        layers = TFLM.layers(calls.materialised)
-        shapes = [step.term.layer_shape() for step in layers if step.term is not None]
-        channels = sum(shape.out_channels for shape in shapes)
-        weights = sum(s.in_channels * s.out_channels * s.taps // s.groups + 4 * s.bias * s.out_channels for s in shapes)
-        ports = len(memory.inputs) + len(memory.outputs) - 2
-        counts.append((1, _operations(memory), len(layers), channels, ports))
-        if int(row["needed"]) > int(row["planned"]) + int(row["persistent"]):
-            planning.append((int(row["needed"]) - int(row["persistent"])) / _operations(memory))
-        persistent.append(int(row["persistent"]))
-        arena.append(int(row["planned"]) + int(row["persistent"]))
-        described.append(int(row["file"]) - weights)
-        files.append(int(row["file"]))
-    table = np.asarray(counts, dtype=float)
-    scale, large = np.asarray(arena, dtype=float), np.asarray(files, dtype=float)
-    bytes_ = np.linalg.lstsq(table / scale[:, None], np.asarray(persistent) / scale, rcond=None)[0]
-    columns = table[:, [0, 2, 3]]
-    file_ = np.linalg.lstsq(columns / large[:, None], np.asarray(described) / large, rcond=None)[0]
-    errors = 100 * (table @ bytes_ - persistent) / scale
-    off = 100 * (columns @ file_ - described) / large
-    middle = f"{np.median(planning):.0f}, of {min(planning):.0f} to {max(planning):.0f}"
+    """Bytes that the engine keeps per operation, by kind: least squares, drawn a little towards a typical operation."""
+    counts = [
+        Counter({k: int(n) for k, n in (part.split(":") for part in row["kinds"].split())}) for row in rows().values()
+    ]
+    kinds = sorted({kind for count in counts for kind in count})
+    left = [
+        int(row["persistent"])
+        - TFLM.tensor_bytes * int(row["tensors"])
+        - TFLM.port_bytes * int(row["ports"])
+        - int(row["channels"])
+        for row in rows().values()
+    ]
+    table = np.asarray([[count[kind] for kind in kinds] + [1] for count in counts], dtype=float)
+    weight = 1 / np.sqrt(np.maximum(table[:, :-1].sum(1), 5))
+    start = np.asarray([110.0] * len(kinds) + [530.0])
+    pull = 0.02 * np.eye(len(start))
+    right = np.concatenate([(np.asarray(left) - table @ start) * weight, np.zeros(len(start))])
+    found = start + np.linalg.lstsq(np.concatenate([table * weight[:, None], pull]), right, rcond=None)[0]
+    off = table @ found - np.asarray(left)
     return "\n".join(
         [
-            f"base, operation, layer, channel, port [B]: {bytes_.round(1).tolist()}",
-            f"arenas off by {errors.min():+.2f} to {errors.max():+.2f} %",
-            f"planning, per operation [B]: {middle}",
-            f"file: base, layer, channel [B]: {file_.round(1).tolist()}, off by {off.min():+.1f} to {off.max():+.1f} %",
+            *(
+                f'    "{kind}": {value:.0f},  # {table[:, i].sum():.0f} seen'
+                for i, (kind, value) in enumerate(zip(kinds, found))
+            ),
+            f"base {found[-1]:.0f}; persistent bytes off by {off.min():+.0f} to {off.max():+.0f} B",
         ]
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, or fit."""
+    """Measure, compare or fit."""
     parser = argparse.ArgumentParser(description="Arenas of TensorFlow Lite Micro, measured.")
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--fit", action="store_true", help="fit the constants to the table instead")
+    parser.add_argument("--compare", action="store_true", help="print predictions beside the table instead")
+    parser.add_argument("--fit", action="store_true", help="fit the bytes of operations to the table instead")
     options = parser.parse_args(arguments)
-    if options.fit:
-        print(fit())
+    if options.fit or options.compare:
+        print(fit() if options.fit else compare())
         return
-    rows = {}
-    if TABLE.exists():
-        with TABLE.open(newline="") as file:
-            rows = {row["network"]: row for row in csv.DictReader(file)}
+    known = rows()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks:
             try:
-                rows[name] = measure(name, Path(folder))
+                known[name] = measure(name, Path(folder))
+                print(known[name], flush=True)
             except ExportError as error:
-                print(f"{name}: {error}")
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in NETWORKS if name in rows)
-    print(TABLE.read_text())
+                print(f"{name}: {error}", flush=True)
+            with TABLE.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(known[name] for name in NETWORKS if name in known)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ def in_litert(path: Path, x: Tensor) -> Tensor:
 
 def starts(path: Path, arena: int) -> bool:
     """Whether TFLM's interpreter starts in an arena of that size: in a process of its own, which some sizes crash."""
-    script = f"from tflite_micro.python.tflite_micro import runtime as r; r.Interpreter.from_file({str(path)!r}, arena_size={arena})"
+    start = f"runtime.Interpreter.from_file({str(path)!r}, arena_size={arena})"
+    script = f"from tflite_micro.python.tflite_micro import runtime; {start}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
