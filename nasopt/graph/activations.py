@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from nasopt.graph.branches.decided import DecidedGraph, DecidedGraphs, is_changed_in_place
+from nasopt.graph.branches.decided import DecidedGraph, DecidedGraphs
 from nasopt.graph.branches.markers import Choice, choices_of, is_marker
 from nasopt.graph.branches.regions import Decisions
 from nasopt.graph.buffers import ActivationMemory, Buffer, Step
@@ -32,6 +32,7 @@ from nasopt.graph.groups import Analysis
 from nasopt.graph.materialised import splits
 from nasopt.graph.points import widths_of_values
 from nasopt.graph.registry import Memory, memory_of
+from nasopt.graph.sharing import is_changed_in_place
 from nasopt.graph.values import UNKNOWN
 
 

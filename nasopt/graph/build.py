@@ -86,8 +86,10 @@ def keep_labels(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Te
 
 
 def kernel_cut(analysis: Analysis, layer: str, axes: Sequence[Sequence[int]]) -> KernelCut:
-    modules = dict(analysis.module.named_modules())
-    found: Any = modules.get(layer)
+    try:
+        found: Any = analysis.module.get_submodule(layer)
+    except AttributeError:
+        found = None
     if found is None or not has_searchable_kernel(found):
         raise ConfigError(f"the structure cuts the kernel of {layer!r}, which is no convolution of the seed")
     sizes = kernel_size(found)

@@ -29,11 +29,11 @@ def put_module(model: nn.Module, path: str, layer: nn.Module) -> None:
 def is_in_place(node: fx.Node) -> bool:
     """Whether a node may change one of its inputs, so that it stays even where nobody uses its result."""
     # Found by running it (`values.Evaluator`): layers that work in place, `out=`, functions that write into an argument.
-    return bool(node.meta.get("writes")) or _is_called_in_place(node)
+    return bool(node.meta.get("writes")) or written_by_name(node)
 
 
-def _is_called_in_place(node: fx.Node) -> bool:
-    """Whether name or settings say that a node changes its first input."""
+def written_by_name(node: fx.Node) -> bool:
+    """Whether name or settings say that a node changes an input, which is its first one."""
     if node.op == "call_method":
         return _ends_in_place(str(node.target)) or node.target == "__setitem__"
     if node.op == "call_function":
@@ -104,7 +104,7 @@ def read_what_was_written(graph: fx.Graph) -> None:
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        if not _is_called_in_place(node) or node.target in (operator.setitem, "__setitem__"):
+        if not written_by_name(node) or node.target in (operator.setitem, "__setitem__"):
             continue
         source = node.args[0] if node.args else None
         same = isinstance(source, fx.Node) and _look_alike(source.meta.get("value"), node.meta.get("value"))

@@ -18,7 +18,7 @@ from nasopt.graph.composites import open_composites
 from nasopt.graph.containers import note_seed
 from nasopt.graph.cost_terms import CostTerm
 from nasopt.graph.example import Example
-from nasopt.graph.facts import Read
+from nasopt.graph.facts import Read, flatten
 from nasopt.graph.labels import NO_LABEL
 from nasopt.graph.propagate import propagate
 from nasopt.graph.registry import alteration, find_layer_rule, own_functions
@@ -222,6 +222,16 @@ class Analysis:
             for count in (term.in_channels, term.out_channels):
                 if isinstance(count, Tensor):
                     yield count
+        # Slices hold a part of the channels in memory, which is to be counted, too.
+        known: set[int] = set()
+        for node, values in self.facts.values.items():
+            for labels in flatten(values) if node.op in ("call_function", "call_method") else ():
+                if isinstance(labels, Tensor) and id(labels) not in known:
+                    known.add(id(labels))
+                    dims = self.labels.varying(labels)
+                    if len(dims) == 1:
+                        line = self.labels.line(labels, dims[0])
+                        yield line[line != NO_LABEL]
 
     def _mark(self, label_vectors: Iterable[Tensor]) -> Tensor:
         marked = torch.zeros(len(self.labels), dtype=torch.bool)

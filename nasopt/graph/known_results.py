@@ -79,6 +79,19 @@ def on_meta(module: nn.Module, x: Tensor) -> Tensor | None:
     return result if is_new and _is_in_order(result) else None
 
 
+def is_plain_norm(x: Any = None, mean: Any = None, variance: Any = None, *others: Any, **more: Any) -> bool:
+    """Whether the result of a call of `F.batch_norm` is like its input, as far as that is to be seen at once.
+
+    Torch takes it apart into thirty operations on fake tensors, at a hundred times the price of a layer.
+    """
+    training = others[2] if len(others) > 2 else more.get("training", False)
+    given = [one for one in (mean, variance, *others[:2], more.get("weight"), more.get("bias")) if one is not None]
+    if type(x) is not fake.FakeTensor or not _is_in_order(x) or x.dim() < 2 or is_special(x):
+        return False
+    fits = all(isinstance(one, Tensor) and one.shape == x.shape[1:2] for one in given)
+    return fits and all(one.dtype == x.dtype for one in given) and not (training and x.numel() <= x.shape[1])
+
+
 def _is_in_order(tensor: Tensor) -> bool:
     """Whether the elements of a tensor lie in the order of its dimensions, as those of a new tensor do."""
     if tensor.layout != torch.strided:

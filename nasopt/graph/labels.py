@@ -48,12 +48,7 @@ class Labels:
 
     def find(self, labels: Tensor) -> Tensor:
         """The root of every label's class, same shape."""
-        roots = self.parent[labels]
-        while True:
-            above = self.parent[roots]
-            if torch.equal(above, roots):
-                return roots
-            roots = above
+        return self.parent[labels]
 
     def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Unite the classes of labels at the same position; shapes must be equal.
@@ -61,11 +56,12 @@ class Labels:
         A label that meets `NO_LABEL` is fixed, for the given reason.
         """
         left, right = squash(left, right)
-        pairs = torch.stack([self.find(left.reshape(-1)), self.find(right.reshape(-1))])
-        pairs = pairs[:, pairs[0] != pairs[1]]
-        if pairs.shape[1] == 0:
+        left, right = self.find(left.reshape(-1)), self.find(right.reshape(-1))
+        different = left != right
+        if not bool(different.any()):
             return
-        low, high = pairs.amin(0), pairs.amax(0)
+        left, right = left[different], right[different]
+        low, high = torch.minimum(left, right), torch.maximum(left, right)
         meets_none = low == NO_LABEL
         if bool(meets_none.any()):
             self.fix(high[meets_none], reason)
@@ -75,11 +71,21 @@ class Labels:
         # One round hangs every root below the smallest root it meets; chains need more rounds.
         while len(high):
             self.parent.scatter_reduce_(0, high, low, "amin")
+            self._flatten()
             low, high = self.find(low), self.find(high)
             different = low != high
             low, high = low[different], high[different]
             low, high = torch.minimum(low, high), torch.maximum(low, high)
         self._fixed[self.find(fixed)] = True
+
+    def _flatten(self) -> None:
+        """Hang every label below the root of its class: they are asked for more often than united."""
+        known = self.parent[: self.count]
+        while True:
+            above = known[known]
+            if torch.equal(above, known):
+                return
+            known.copy_(above)
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Never remove these labels, for this reason."""

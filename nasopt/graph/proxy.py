@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import TraceError
+from nasopt.graph.augmented import augmented_methods
 from nasopt.graph.callsite import is_shown_only, place_of, takes_key, user_frame
 from nasopt.graph.values import UNKNOWN
 
@@ -209,6 +210,10 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[ValueProxy, Any]
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(ValueProxy, f"__{_name}__", _compared(getattr(operator, _name)))
+
+
+for _name, _method in augmented_methods().items():
+    setattr(ValueProxy, _name, _method)
 
 
 # Keys of a dict are plain, what it holds are proxies.

@@ -11,11 +11,11 @@ import torch
 from torch import fx, nn
 
 from nasopt.errors import ConfigError
-from nasopt.graph.branches.decided import is_changed_in_place
 from nasopt.graph.branches.markers import SITE, WidthSite
 from nasopt.graph.integer_roles import BATCH_NORMS, QUANTISED, quantised_class
 from nasopt.graph.points import Points, find_points
 from nasopt.graph.registry import alteration
+from nasopt.graph.sharing import is_changed_in_place
 from nasopt.nn.grids import FLOAT_BITS
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import QuantisedWeight

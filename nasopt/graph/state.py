@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from functools import lru_cache
 from types import CellType, FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ def copy_model(model: nn.Module) -> nn.Module:
         TraceError: something in it cannot be copied; names the attribute.
     """
     memo: dict[int, Any] = {}
-    copy_parts(model, memo)
     try:
+        copy_parts(model, memo)
         return with_own_functions(copy.deepcopy(model, memo), memo)
     except Exception as error:
         raise TraceError(
@@ -39,20 +40,18 @@ def copy_model(model: nn.Module) -> nn.Module:
 def copy_parts(model: nn.Module, memo: dict[int, Any]) -> None:
     """Add to the memo of a `copy.deepcopy` what it would fail on, or take long over.
 
-    Tensors that modules have kept, such as a weight that a hook computes at every call, come without their history. Layers of
-    torch hold numbers, tensors and empty dicts, which need not be found out for each of them by way of pickling.
+    Tensors that modules have kept, such as a weight that a hook computes at every call, come without their history. Modules hold
+    numbers, tensors and empty dicts, which need not be found out for each of them by way of pickling.
     """
     for _, _, value in _attributes(model):
         if type(value) not in _PLAIN and (isinstance(value, Tensor) or value):
             for tensor in pytree.tree_leaves(value):
                 if isinstance(tensor, Tensor) and not tensor.is_leaf and id(tensor) not in memo:
                     memo[id(tensor)] = tensor.detach().clone()
-    plain = [m for m in model.modules() if type(m).__module__ in _LAYERS and id(m) not in memo]
+    plain = [m for m in model.modules() if id(m) not in memo and _is_copied_by_attribute(cast(Any, type(m)))]
     memo.update((id(module), module.__new__(type(module))) for module in plain)
     for module in plain:
-        vars(memo[id(module)]).update(
-            {key: _copy_attribute(value, memo) for key, value in module.__getstate__().items()}
-        )
+        vars(memo[id(module)]).update({key: _copy_attribute(value, memo) for key, value in vars(module).items()})
 
 
 def with_own_functions(twin: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -105,6 +104,18 @@ _LAYERS = {
         "sparse",
     )
 }  # fmt: skip
+
+
+_COPYING = ("__new__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
+
+
+@lru_cache(maxsize=1024)
+def _is_copied_by_attribute(kind: Any) -> bool:
+    """Whether a copy of such a module is a new one with copies of its attributes, as far as its class says."""
+    same = [name for name in _COPYING if getattr(kind, name, None) is getattr(nn.Module, name, None)]
+    is_torchs = kind.__module__ in _LAYERS
+    slots = any(vars(base).get("__slots__") for base in kind.__mro__)
+    return not slots and (is_torchs or len(same) == len(_COPYING))
 
 
 def _copy_attribute(value: Any, memo: dict[int, Any]) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, TraceError, nearest
+from nasopt.graph.augmented import settle
 from nasopt.graph.callsite import line_of_error
 from nasopt.graph.edit import add_submodule, is_in_place, remove_dead_code
 from nasopt.graph.example import Example
@@ -235,6 +236,7 @@ def _trace_once(tracer: ValueTracer, root: nn.Module) -> fx.Graph:
     try:
         with tracing(tracer, root):
             graph = tracer.trace(root)
+        settle(root, graph)
         graph._tracer_cls = None  # unpickling traces the written code anew, for which the plain tracer is enough
         if not any(is_in_place(node) for node in graph.nodes):
             for clone in tracer.made.values():

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nasopt.errors import TraceError
+from nasopt.graph.augmented import ASSIGNS
 from nasopt.graph.branches.markers import Alternatives, check_branches
 from nasopt.graph.callsite import names_dtype, place_of, user_frame
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, add_submodule, is_in_place
@@ -272,7 +273,7 @@ class ValueTracer(RelyingTracer):
         path = self.path_of_module(module)
         buffer = self._own_tensor(f"{path}.{name}" if path else name)
         node = value.node
-        while is_in_place(node) and node.args and isinstance(node.args[0], fx.Node):
+        while (is_in_place(node) or ASSIGNS in node.meta) and node.args and isinstance(node.args[0], fx.Node):
             node = node.args[0]
         if node is not buffer.node:
             buffer.detach().copy_(value.detach())

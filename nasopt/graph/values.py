@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses import fake_tensor as fake
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, is_check, is_in_place
@@ -18,6 +19,7 @@ from nasopt.graph.known_results import (
     RESULTS,
     describe,
     has_hooks,
+    is_plain_norm,
     is_special,
     is_torchs,
     layer_kind,
@@ -108,6 +110,9 @@ class Evaluator:
         key = self._key(node, args, kwargs)
         if key is not None and key in RESULTS:
             return self._like(*RESULTS[key])
+        in_region = bool(self._regions) or torch.is_autocast_enabled("cpu")
+        if node.target is F.batch_norm and not in_region and is_plain_norm(*args, **kwargs):
+            return self._like(args[0].shape, args[0].stride(), args[0].dtype, args[0].device)
         owner = (getattr(function, "__self__", None),) if node.op == "call_method" else ()
         before = _fingerprint((owner, args, kwargs))
         try:

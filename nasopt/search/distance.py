@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -24,8 +25,13 @@ def distance(left: Tensor, right: Tensor, floor: float = 0.0) -> float:
         return 0.0
     if not (left.is_floating_point() or left.is_complex()):
         return 0.0 if torch.equal(left, right) else float("inf")
+    if torch.equal(left, right):
+        return 0.0
     wide = torch.complex128 if left.is_complex() else torch.float64
     left, right = left.detach().to(wide), right.detach().to(wide)
+    difference, scale = float((left - right).abs().max()), max(float(left.abs().max()), floor)
+    if math.isfinite(difference) and math.isfinite(scale):
+        return difference / scale if scale else difference
     same = (left == right) | (left.isnan() & right.isnan())
     if bool(same.all()):
         return 0.0

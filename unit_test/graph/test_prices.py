@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from settings import scramble
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt import PITSuperNet, with_candidates
 from nasopt.cost import network_cost
 from nasopt.errors import UnpricedError
 from nasopt.graph.example import make_example
@@ -74,3 +76,26 @@ def test_what_nobody_can_price_is_named() -> None:
     unknown = analysed(Uses(lambda s, x: torch.cdist(x, s.w[None]), 3, 4), (6, 4))
     with pytest.raises(UnpricedError, match=r'latency: nobody knows what cdist costs.*call.cost.*unpriced="ignore"'):
         unknown.check_priced("latency")
+
+
+class HoldsASlice(nn.Module):
+    """A part of the channels is held on its own, and read by nobody but with all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x[:, 0] += 2
+        x[:, :4] = x[:, :4].exp()
+        return self.last(x)  # type: ignore[no-any-return]
+
+
+def test_memory_of_a_part_of_the_channels_is_that_of_those_which_live() -> None:
+    model = PITSuperNet(with_candidates(HoldsASlice(), (3, 4, 4)), (3, 4, 4), regularizer="memory").eval()
+    for number in range(12):
+        torch.manual_seed(number)
+        scramble(model)
+        exported = model.arch_export(verify=False)
+        assert model.get_cost("memory", discrete=True) == network_cost(exported, "memory", (3, 4, 4))

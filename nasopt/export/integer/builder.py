@@ -21,6 +21,7 @@ from nasopt.graph.activation_nodes import activation_nodes, activations_in
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.execute import layer_of, node_values
 from nasopt.graph.integer_roles import BATCH_NORMS, role_of
+from nasopt.graph.sharing import sharing
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
@@ -109,6 +110,7 @@ class _Builder:
         for node in self.nodes:
             node.meta["value"] = self.draft.concrete[node]
         self.activations = activation_nodes(network.graph)
+        self.place = {node: i for i, node in enumerate(self.nodes)}
         self.inputs: list[Input] = []
         self.left_out: list[str] = []
 
@@ -119,8 +121,8 @@ class _Builder:
                 self.draft.known[node] = Given(arguments.index(node.name))
             elif node in self.activations:
                 self.draft.known[node] = self._visit(node)
-                if is_in_place(node):
-                    self.draft.known[node.all_input_nodes[0]] = self.draft.known[node]
+            if is_in_place(node):
+                self._after_writing(node)
         outputs, structure = self._outputs(self.nodes[-1])
         kept = [name for output in outputs for name, _ in output.terms]
         steps = fuse_padding(_needed(self.draft.steps, kept), self.draft.values, kept)
@@ -138,6 +140,18 @@ class _Builder:
         )
 
     # --- one node
+
+    def _after_writing(self, node: Any) -> None:
+        """What is written in place has its new values under its first name, too."""
+        first = node.args[0] if node.args else None
+        if first not in self.activations:
+            return
+        others = [one for one in sharing(self.network, first, node) if one is not None and one is not first]
+        read_later = {user for one in others for user in one.users if self.place[user] > self.place[node]}
+        if node not in self.activations or any(user not in others for user in read_later):
+            reason = "it writes into a part of a tensor, or into one that is read under another name"
+            raise ExportError(self._island(Floats(node.name, reason)))
+        self.draft.known[first] = self.draft.known[node]
 
     def _visit(self, node: Any) -> Any:
         layer = layer_of(self.network, node)

@@ -17,7 +17,7 @@ from nasopt.graph.branches.markers import BranchInput, Choice, choices_of, is_ma
 from nasopt.graph.branches.regions import Decisions, Region, happens, regions
 from nasopt.graph.containers import like_seed
 from nasopt.graph.edit import is_in_place
-from nasopt.graph.registry import memory_of
+from nasopt.graph.sharing import is_changed_in_place
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,6 @@ def _entry_of(module: fx.GraphModule, node: Any) -> fx.Node | None:
         if isinstance(marker, fx.Node) and is_marker(module, marker, BranchInput) and len(marker.args) > 1:
             return marker.args[index]  # type: ignore[index, return-value]
     return None
-
-
-def is_changed_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether some reader writes over the result of a node, or over a view of it."""
-    return any(
-        is_in_place(user) or (memory_of(module, user) == "view" and is_changed_in_place(module, user))
-        for user in node.users
-    )
 
 
 def shorter_names(module: fx.GraphModule, decisions: Decisions) -> dict[str, str]:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from nasopt.graph.branches.decided import is_changed_in_place
 from nasopt.graph.branches.markers import BranchInput, Choice
+from nasopt.graph.sharing import is_changed_in_place
 
 
 class Active(NamedTuple):
