@@ -265,7 +265,10 @@ class Call:
             covered.append(weight)
         else:
             covered += facts.parameters_of(self.node, self.module)
-        key = self._facts.canonical(self._path(weight)) if weight is not None else self.name
+        key = facts.canonical(self._path(weight)) if weight is not None else self.name
+        if bias and weight is not None and self.module is None and any(term.key == key for term in facts.costs):
+            # The stored weights have their price: a bias of this call alone is priced by itself.
+            bias, covered = False, [path for path in covered if facts.canonical(path) == key]
         sizes = (tuple(kernel), positions, tuple(output_size), tuple(stride))
         last = (weight_bits, activation_bits, None if quantised is None else 32, changes_kind)
         regions = list(self.regions)

@@ -24,6 +24,7 @@ from torch.amp import autocast_mode
 from torch.overrides import is_tensor_method_or_property
 from torch.utils import checkpoint
 
+from nasopt.graph.custom_functions import traced_apply
 from nasopt.graph.opened import opened_functions
 from nasopt.graph.pickling import CONSTRUCTORS
 from nasopt.graph.proxy import has_proxy, isinstance_proxy
@@ -66,6 +67,7 @@ def tracing(tracer: ValueTracer, root: nn.Module) -> Iterator[None]:
             stack.callback(_put_back, namespace, name, _current(namespace, name))
             _put(namespace, name, replacement)
         stack.enter_context(opened_functions())
+        stack.enter_context(traced_apply(tracer))
         with torch.enable_grad(), torch.inference_mode(False), FunctionMode(tracer):
             yield
 
@@ -100,7 +102,6 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
         yield vars(torch), name, _as_node(getattr(torch, name), tracer)
     for name in _SIZED_METHODS:
         yield Tensor, name, _as_method(getattr(Tensor, name), name, tracer)
-    yield torch.autograd.Function, "apply", classmethod(_make_apply(tracer))
     yield torch._C.ScriptFunction, "__call__", _make_script_call(tracer)
     yield vars(checkpoint), "_checkpoint_without_reentrant_generator", _make_checkpoint(tracer)
     yield autocast_mode.autocast, "__enter__", _make_enter(tracer)
@@ -207,19 +208,6 @@ def _is_installed_nowhere(module: Any) -> bool:
 
 def _top(name: str) -> str:
     return name.partition(".")[0]
-
-
-def _make_apply(tracer: ValueTracer) -> Callable[..., Any]:
-    original = torch.autograd.Function.apply.__func__  # type: ignore[attr-defined]
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if not tracer.listens() or not has_proxy(args, kwargs):
-            return original(cls, *args, **kwargs)
-        if cls is checkpoint.CheckpointFunction:
-            return args[0](*args[2:])
-        return tracer.call_function_unit(cls, args, kwargs)
-
-    return apply
 
 
 def _make_script_call(tracer: ValueTracer) -> Callable[..., Any]:

@@ -15,10 +15,12 @@ from nasopt.graph.branches.regions import ALWAYS, Region
 from nasopt.graph.call import Call
 from nasopt.graph.cost_terms import CostTerm
 from nasopt.graph.edit import changed_parameters, is_in_place
+from nasopt.graph.elementwise_units import is_elementwise
 from nasopt.graph.facts import Extent, Facts, flatten, no_labels
 from nasopt.graph.folded import folded_parameters
 from nasopt.graph.labels import Labels
 from nasopt.graph.registry import alteration, find_rule
+from nasopt.graph.rules.elementwise import meet
 from nasopt.graph.values import UNKNOWN
 
 
@@ -67,6 +69,8 @@ def _propagate_call(facts: Facts, call: Call, strict: bool) -> Any:
     if not has_tensor and call.node.op != "call_module" and not is_in_place(call.node):
         return _call_without_tensors(call)
     rule = find_rule(call.node, call.module)
+    if rule is None and is_elementwise(call.module, call.node):
+        return meet(call, call.tensors, call.value.shape)
     if rule is None:
         return _unknown(facts, call, strict)
     if not rule.takes_sizes:

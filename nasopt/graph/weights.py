@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from nasopt.graph.call import Call
 from nasopt.graph.edit import is_in_place
+from nasopt.graph.elementwise_units import is_elementwise
 from nasopt.graph.facts import Source, Weight
 from nasopt.graph.folded import can_fold
 from nasopt.graph.registry import find_rule
@@ -43,6 +44,8 @@ def weight_sources(module: fx.GraphModule, node: Any) -> Sources | None:
         return _reduced(module, node)
     if name in ("matmul", "mm", "__matmul__") or node.target is operator.matmul:
         return _multiplied(module, node)
+    if node.op == "call_module" and is_elementwise(module.get_submodule(str(node.target)), node):
+        return _elementwise(module, node)
     entry = find_rule(node, None) if node.op.startswith("call_") and node.op != "call_module" else None
     if entry is not None and entry.function in (unary_function, arithmetic):
         return _elementwise(module, node)
