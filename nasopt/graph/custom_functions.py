@@ -26,7 +26,7 @@ class _Code:
     """The code of `apply` meanwhile, which closes over its class as that of torch does."""
 
     def apply(cls, *args, **kwargs):  # type: ignore[no-untyped-def]
-        __class__  # noqa: B018
+        __class__  # type: ignore[name-defined]  # noqa: B018
         from nasopt.graph.custom_functions import _HANDLERS
 
         return _HANDLERS[-1](cls, *args, **kwargs)

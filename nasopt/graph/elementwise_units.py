@@ -45,41 +45,41 @@ _PLAIN = (Tensor, int, float, bool, str, type(None))
 
 def _commutes(unit: FunctionUnit, values: list[Any], spec: Any) -> bool:
     generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(_TRIED, generator=generator)
 
-    def run(given: list[Any]) -> tuple[Tensor, list[Tensor | None]]:
+    def run(given: list[Any], chosen: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         leaves = [one.clone().requires_grad_() if isinstance(one, Tensor) else one for one in given]
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         result = unit(*args, **kwargs)
         wide = [one for one in leaves if isinstance(one, Tensor) and one.numel() > 1]
         if not result.requires_grad:
             return result, [None]
-        return result, list(torch.autograd.grad(result.sum(), wide, allow_unused=True))
+        return result, list(torch.autograd.grad((result * weights[chosen]).sum(), wide, allow_unused=True))
 
     try:
         with without_mode(), torch.enable_grad(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             for scale in _SCALES:
-                count = {True: 1, False: _TRIED}
-                given = [
-                    scale
-                    * torch.randn(count[one.numel() == 1], generator=generator).reshape(
-                        one.shape if one.numel() == 1 else (-1,)
-                    )
-                    if isinstance(one, Tensor)
-                    else one
-                    for one in values
-                ]
-                result, slopes = run(given)
-                if result.shape != (_TRIED,) and result.numel() != 1:
+                given = [_random_like(one, scale, generator) for one in values]
+                result, slopes = run(given, torch.arange(_TRIED))
+                if (result.shape != (_TRIED,) and result.numel() != 1) or not bool(result.isfinite().any()):
                     return False
                 for chosen in (torch.randperm(_TRIED, generator=generator), torch.arange(7)):
                     part = [one[chosen] if isinstance(one, Tensor) and one.numel() > 1 else one for one in given]
-                    other, other_slopes = run(part)
+                    other, other_slopes = run(part, chosen)
                     pairs = [(result, other), *zip(slopes, other_slopes)]
                     if not all(_is_chosen(whole, found, chosen) for whole, found in pairs):
                         return False
     except Exception:
         return False
     return True
+
+
+def _random_like(value: Any, scale: float, generator: torch.Generator) -> Any:
+    """One number for one number, else as many as are tried, in a row."""
+    if not isinstance(value, Tensor):
+        return value
+    shape = value.shape if value.numel() == 1 else torch.Size([_TRIED])
+    return scale * torch.randn(shape, generator=generator)
 
 
 def _is_chosen(whole: Tensor | None, part: Tensor | None, chosen: Tensor) -> bool:

@@ -25,6 +25,7 @@ from torch.overrides import is_tensor_method_or_property
 from torch.utils import checkpoint
 
 from nasopt.graph.custom_functions import traced_apply
+from nasopt.graph.einsums import split_equation
 from nasopt.graph.opened import opened_functions
 from nasopt.graph.pickling import CONSTRUCTORS
 from nasopt.graph.proxy import has_proxy, isinstance_proxy
@@ -60,12 +61,16 @@ _RANDOM = {
 @contextmanager
 def tracing(tracer: ValueTracer, root: nn.Module) -> Iterator[None]:
     """Replace everything for one trace of `root`."""
-    importlib.import_module("torch._dynamo")  # by the first fake tensor else, which would find `builtins` replaced
+    # Else the first fake tensor imports it, which would find `builtins` replaced.
+    dynamo = importlib.import_module("torch._dynamo")
     with LOCK, ExitStack() as stack:
         tracer.thread = threading.get_ident()
         for namespace, name, replacement in _replacements(tracer, root):
             stack.callback(_put_back, namespace, name, _current(namespace, name))
             _put(namespace, name, replacement)
+        stack.enter_context(
+            dynamo.config.patch(error_on_nested_fx_trace=False)
+        )  # what is compiled is traced as it was written
         stack.enter_context(opened_functions())
         stack.enter_context(traced_apply(tracer))
         with torch.enable_grad(), torch.inference_mode(False), FunctionMode(tracer):
@@ -261,7 +266,7 @@ def _make_setattr(tracer: ValueTracer) -> Callable[[nn.Module, str, Any], None]:
 
     def set_attribute(self: nn.Module, name: str, value: Any) -> None:
         if isinstance_proxy(value) and tracer.listens() and self.__dict__.get("_buffers", {}).get(name) is not None:
-            tracer.write_buffer(self, name, value)
+            tracer.assigned[self, name] = None
             self._buffers[name] = value  # type: ignore[assignment]
         else:
             original(self, name, value)
@@ -291,5 +296,14 @@ class FunctionMode(TracingMode):
             return getattr(args[0], function.__self__.__name__)
         if is_tensor_method_or_property(function):
             return tracer.create_proxy("call_method", name, args, kwargs)
+        if function is torch.einsum and len(args) == 2 and _is_instance(args[1], (list, tuple)):
+            args = (args[0], *args[1])
+        if function is torch.einsum and not kwargs:
+            result = args[1]
+            pairs = split_equation(args)
+            for equation, second in pairs:
+                result = tracer.create_proxy("call_function", function, (equation, result, args[second]), {})
+            if pairs:
+                return result
         hint = tracer.graph._target_to_str(name) if _is_instance(tracer.graph, fx.Graph) else None
         return tracer.create_proxy("call_function", function, args, kwargs, name=hint)

@@ -50,7 +50,7 @@ def copy_parts(model: nn.Module, memo: dict[int, Any]) -> None:
                     memo[id(tensor)] = tensor.detach().clone()
     plain = [m for m in model.modules() if id(m) not in memo and _is_copied_by_attribute(cast(Any, type(m)))]
     memo.update((id(module), module.__new__(type(module))) for module in plain)
-    for module in plain:
+    for module in reversed(plain):  # what is inside first: a compiled module looks at what it holds while it is copied
         vars(memo[id(module)]).update({key: _copy_attribute(value, memo) for key, value in vars(module).items()})
 
 

@@ -282,4 +282,6 @@ def _is_torch_layer(module: nn.Module) -> bool:
     if computes_weights(module) or is_parametrization(module) or has_own_forward(module):
         return False
     opaque = isinstance(module, torch.jit.ScriptModule)
-    return opaque or (owner.__module__.startswith(("torch.nn.", "torch.ao.")) and owner is not nn.Sequential)
+    is_torchs = owner.__module__.startswith(("torch.nn.", "torch.ao."))
+    # One that has its forward on the object alone, such as a compiled module, is what that calls.
+    return opaque or (is_torchs and owner is not nn.Sequential and owner is not nn.Module)

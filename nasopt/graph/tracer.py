@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nasopt.errors import TraceError
-from nasopt.graph.augmented import ASSIGNS
+from nasopt.graph.augmented import ASSIGNS, OVERWRITES
 from nasopt.graph.branches.markers import Alternatives, check_branches
 from nasopt.graph.callsite import names_dtype, place_of, user_frame
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, add_submodule, is_in_place
@@ -36,6 +36,7 @@ class ValueTracer(RelyingTracer):
 
     Attributes:
         added: modules that the graph needs and the model does not have, by path.
+        assigned: buffers that `forward` has set, by module and name.
         made: tensors that `forward` makes anew at every call, by identity, as nodes.
     """
 
@@ -57,6 +58,7 @@ class ValueTracer(RelyingTracer):
         self.thread = threading.get_ident()
         self.made: dict[int, fx.Node] = {}
         self.added: dict[str, nn.Module] = {}
+        self.assigned: dict[tuple[nn.Module, str], None] = {}
         self._autocasts: list[tuple[Any, fx.Node]] = []
         self._proxies: dict[str, ValueProxy] = {}
 
@@ -82,7 +84,7 @@ class ValueTracer(RelyingTracer):
             proxies[name] = self.proxy(node)
         args, kwargs = call_arguments(self.root, self.example, proxies)
         # The whole call, not `forward` alone: hooks of the model, and a `forward` of the instance, belong to it.
-        return lambda root: root._call_impl(*args, **kwargs), [self.root]
+        return lambda root: self._write_buffers(root._call_impl(*args, **kwargs)), [self.root]
 
     # --- who asks
 
@@ -268,15 +270,18 @@ class ValueTracer(RelyingTracer):
         name = str(getattr(function, "__name__", "function")).lower().strip("_")
         return self.create_proxy("call_module", self.add_unit(name, FunctionUnit(function)), args, kwargs)
 
-    def write_buffer(self, module: nn.Module, name: str, value: ValueProxy) -> None:
-        """`self.buffer = value`: the buffer has that content from now on."""
-        path = self.path_of_module(module)
-        buffer = self._own_tensor(f"{path}.{name}" if path else name)
-        node = value.node
-        while (is_in_place(node) or ASSIGNS in node.meta) and node.args and isinstance(node.args[0], fx.Node):
-            node = node.args[0]
-        if node is not buffer.node:
-            buffer.detach().copy_(value.detach())
+    def _write_buffers(self, result: Any) -> Any:
+        """What `self.buffer = value` has left: a buffer has that content from the end of the call on."""
+        for module, name in self.assigned:
+            value: Any = module._buffers[name]
+            path = self.path_of_module(module)
+            buffer = self._own_tensor(f"{path}.{name}" if path else name)
+            node: Any = value.node if isinstance_proxy(value) else buffer.node
+            while (is_in_place(node) or ASSIGNS in node.meta) and node.args and isinstance(node.args[0], fx.Node):
+                node = node.args[0]
+            if node is not buffer.node:
+                buffer.detach().copy_(value.detach()).node.meta[OVERWRITES] = buffer.node
+        return result
 
     def is_models(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether a call computes with parameters or buffers, or changes a tensor that a module keeps as an attribute."""

@@ -11,7 +11,7 @@ from settings import scramble
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt import PITSuperNet, with_candidates
+from nasopt import PIT, PITSuperNet, with_candidates
 from nasopt.cost import network_cost
 from nasopt.errors import UnpricedError
 from nasopt.graph.example import make_example
@@ -99,3 +99,41 @@ def test_memory_of_a_part_of_the_channels_is_that_of_those_which_live() -> None:
         scramble(model)
         exported = model.arch_export(verify=False)
         assert model.get_cost("memory", discrete=True) == network_cost(exported, "memory", (3, 4, 4))
+
+
+class BiasOfItsOwn(nn.Module):
+    """A weight that two layers share, and a bias that only one of them has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.bias = nn.Linear(6, 4), nn.Parameter(torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.relu(self.encoder(x)), self.encoder.weight.t(), self.bias)
+
+
+def test_a_bias_behind_shared_weights_is_stored_too() -> None:
+    assert network_cost(BiasOfItsOwn(), "size", (6,)) == 6 * 4 + 4 + 6
+
+
+class ChannelsWithBatch(nn.Module):
+    """A shuffle that puts channels and samples into one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        b, c, h, w = x.shape
+        x = x.view(b * c // 2, 2, h * w).permute(1, 0, 2).reshape(2, -1, c // 2, h, w)
+        return self.last(torch.cat((x[0], x[1]), 1))  # type: ignore[no-any-return]
+
+
+def test_memory_of_channels_that_lie_with_the_batch() -> None:
+    x = torch.randn(3, 3, 4, 4)
+    model = PIT(ChannelsWithBatch(), input_example=x, regularizer="memory").eval()
+    assert model.get_cost("memory", discrete=True) == network_cost(ChannelsWithBatch(), "memory", (3, 4, 4))
+    torch.manual_seed(1)
+    scramble(model)
+    assert model.get_cost("memory", discrete=True) == network_cost(model.arch_export(), "memory", (3, 4, 4))

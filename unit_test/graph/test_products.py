@@ -41,7 +41,12 @@ TABLE: dict[str, tuple[Body, int, int]] = {
     "gram_of_channels": (lambda s, x: tokens(x).mT @ tokens(x), 0, 0),
     "values_only": (lambda s, x: image(torch.eye(36).softmax(0) @ tokens(x)), 8, 0),
     "one_head_for_all": (lambda s, x: image(tokens(x) @ tokens(s.c(x)).mean(0).mT), 8, 8),
-    "vector": (lambda s, x: (tokens(x) @ s.p).view(-1, 1, 6, 6), 0, 0),
+    "vector": (lambda s, x: (tokens(x) @ s.p).view(-1, 1, 6, 6), 8, 0),
+    "three_factors": (
+        lambda s, x: image(torch.einsum("bnc,bc,bnc->bnc", tokens(x), tokens(s.c(x)).mean(1), tokens(s.c(x)))),
+        8,
+        8,
+    ),
     "bmm": (lambda s, x: image(torch.bmm(tokens(x), tokens(s.c(x)).mT)), 8, 8),
     "baddbmm": (
         lambda s, x: image(torch.baddbmm(tokens(x).mean(-1, keepdim=True), tokens(s.c(x)), tokens(x).mT)),

@@ -151,3 +151,48 @@ def test_what_no_graph_can_follow_is_named_at_wrap() -> None:
         model = PIT(seed, (50,), verify=False)
     x = torch.randn(3, 50)
     assert torch.equal(model.eval()(x), seed.eval()(x))
+
+
+class SetsBuffers(nn.Module):
+    """What forward sets is there at the next call, and what it has read before stays what it was."""
+
+    def __init__(self, part: Any) -> None:
+        super().__init__()
+        self.first, self.last, self.part = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), part
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("rows", torch.zeros(3, 8))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        found = self.part(self, x, x.mean((0, 2, 3)).detach())
+        return self.last(x - found.view(1, -1, 1, 1)), found
+
+
+def reads_the_old_one(self: Any, x: Tensor, new: Tensor) -> Tensor:
+    old = self.mean
+    self.mean = new
+    return old  # type: ignore[no-any-return]
+
+
+def reads_a_view_of_the_old_one(self: Any, x: Tensor, new: Tensor) -> Tensor:
+    old = self.rows[1:]
+    self.rows = torch.cat([old, new[None]])
+    return old[0]  # type: ignore[no-any-return]
+
+
+def goes_on_writing(self: Any, x: Tensor, new: Tensor) -> Tensor:
+    self.rows = torch.roll(self.rows, 1, 0)
+    self.rows[0] = new
+    self.rows *= 0.9
+    return self.rows.sum(0)  # type: ignore[no-any-return]
+
+
+def sets_it_twice(self: Any, x: Tensor, new: Tensor) -> Tensor:
+    self.mean = self.mean + new
+    self.mean = self.mean * 0.5
+    return self.mean  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("part", [reads_the_old_one, reads_a_view_of_the_old_one, goes_on_writing, sets_it_twice])
+def test_buffers_that_forward_sets(part: Any) -> None:
+    assert_same(SetsBuffers(part), verify=True)

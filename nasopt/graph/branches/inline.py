@@ -64,6 +64,7 @@ def inline_alternatives(
             inliner.copy(node, inliner.env, str(node.target), traced)
     inliner.graph._tracer_cls = loading_tracer(traced, inliner.graph)
     flat = fx.GraphModule(inliner.objects, inliner.graph, type(traced).__name__)
+    flat.meta.update(traced.meta)
     original = dict(traced.named_modules())
     for name, module in flat.named_modules():
         # Containers are new; everything else has its own mode.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.graph.call import Call
+from nasopt.graph.cost_terms import Count
 from nasopt.graph.facts import Weight
 from nasopt.graph.layer_shape import Kind
 from nasopt.graph.registry import function_rule, layer_rule
@@ -99,7 +100,7 @@ def _convolution(
 
 
 def price_layer(
-    call: Call, kind: Kind, read: Tensor, written: Tensor, *, weight: str | Weight, bias: bool | Weight, **sizes: Any
+    call: Call, kind: Kind, read: Tensor, written: Count, *, weight: str | Weight, bias: bool | Weight, **sizes: Any
 ) -> None:
     """Price a layer. Where no parameter holds its weight, the work alone: the parameters are priced one by one."""
     if isinstance(weight, Weight) and weight.stored is None:

@@ -165,16 +165,17 @@ def _linear(
     x, weight = call.argument(*places[1 - at]), find_weight(call, *places[at])
     into, out = ([a for a in terms[at] if (a in output) == is_out] for is_out in (False, True))
     given = terms[1 - at]
-    if weight is None or len(into) != 1 or len(out) != 1 or into[0] not in given or out[0] in given:
+    if weight is None or len(into) != 1 or len(out) > 1 or into[0] not in given or set(out) & set(given):
         return None
     if any(given[dim] != into[0] for dim in call.labels.varying(x)):
         return None
     read = call.labels.line(x, given.index(into[0]))
-    written = call.writes(weight, terms[at].index(out[0]), sizes[out[0]])
+    written = call.writes(weight, terms[at].index(out[0]), sizes[out[0]]) if out else None
     call.reads(weight, terms[at].index(into[0]), read)
-    positions = max(call.value.numel() // sizes[out[0]] // call.batch, 1)
-    price_layer(call, "linear", read, written, positions=positions, bias=bias or False, weight=weight)
-    return call.spread(written, output.index(out[0]))
+    positions = max(call.value.numel() // (sizes[out[0]] if out else 1) // call.batch, 1)
+    count: Count = 1 if written is None else written
+    price_layer(call, "linear", read, count, positions=positions, bias=bias or False, weight=weight)
+    return no_labels(call.value) if written is None else call.spread(written, output.index(out[0]))
 
 
 def _price(call: Call, summed: list[str], sizes: dict[str, int], output: str, lines: dict[str, Tensor]) -> None:
