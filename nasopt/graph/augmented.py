@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from nasopt.graph.edit import is_in_place, read_what_was_written
+from nasopt.graph.edit import read_what_was_written
 from nasopt.graph.sharing import sharing
 from nasopt.graph.values import UNKNOWN
 
 # `node.meta[ASSIGNS]` is the operator that a node of plain arithmetic was written as.
 ASSIGNS = "assigns"
-# `node.meta[OVERWRITES]` is the buffer that a node gives its content for the next call.
-OVERWRITES = "overwrites"
 # Tensors have no `@=`: Python takes `@` there.
 _PLAIN: dict[Callable[..., Any], Callable[..., Any]] = {
     getattr(operator, f"i{name}"): getattr(operator, f"{name}_" if name in ("and", "or") else name)
@@ -69,32 +67,6 @@ def settle(root: nn.Module, graph: fx.Graph) -> None:
         is_plain = torch.result_type(*operands) == source.meta["value"].dtype
         if not is_plain or is_seen_elsewhere(root, node, source, place):
             _write_in_place(node, assigns, is_detached)
-    _overwrite(root, graph)
-
-
-def _overwrite(root: nn.Module, graph: fx.Graph) -> None:
-    """Give buffers their content as soon as it is known; what reads the old one later reads a copy."""
-    for node in list(graph.nodes):
-        buffer = node.meta.pop(OVERWRITES, None)
-        if buffer is None:
-            continue
-        place = {one: i for i, one in enumerate(graph.nodes)}
-        target, given = node.args
-        value = given.args[0]
-        names = [one for one in sharing(root, value, given) if one is not None]
-        last = max([value, *(user for one in names for user in one.users if is_in_place(user))], key=place.__getitem__)
-        for moved in (*([buffer] if place[buffer] > place[last] else []), target, given, node):
-            last.append(moved)
-            last = moved
-        place = {one: i for i, one in enumerate(graph.nodes)}
-        for one in [one for one in sharing(root, buffer, target) if one is not None]:
-            late = [user for user in one.users if place[user] > place[node]]
-            if late and place[one] < place[node]:
-                with graph.inserting_before(target):
-                    copied = graph.call_method("clone", (one,))
-                copied.meta["value"] = one.meta["value"]
-                for user in late:
-                    user.replace_input_with(one, copied)
 
 
 def is_seen_elsewhere(root: nn.Module, node: fx.Node, source: fx.Node, place: dict[fx.Node, int]) -> bool:

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from nasopt.arguments import short
 from nasopt.errors import ConfigError
 from nasopt.graph.call import Rule
+from nasopt.graph.hooks import changes
 
 if TYPE_CHECKING:
     from nasopt.graph.rewrite import Rewrite
@@ -212,7 +213,7 @@ def alteration(module: nn.Module) -> str:
         return "its forward is replaced on the object"
     if parametrize.is_parametrized(module):
         return "its weights are parametrized, that is, computed at every call"
-    if module._forward_hooks or module._forward_pre_hooks:
+    if changes(module):
         return "it has forward hooks"
     return ""
 

@@ -17,10 +17,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nasopt.errors import ConfigError, TraceError, nearest
+from nasopt.graph.assigned import overwrite
 from nasopt.graph.augmented import settle
 from nasopt.graph.callsite import line_of_error
 from nasopt.graph.edit import add_submodule, is_in_place, remove_dead_code
 from nasopt.graph.example import Example
+from nasopt.graph.hooks import drop_hooks, mark_observers
 from nasopt.graph.modes import ModeResult, follow_mode
 from nasopt.graph.parametrized import computes_weights, has_own_forward, is_parametrization
 from nasopt.graph.patches import LOCK, tracing
@@ -103,6 +105,8 @@ def trace(
             break
         units.add((full_name or str)(mode.unit))
         state.restore()
+    for layer, is_part in evaluation.hooked.items():
+        (drop_hooks if is_part else mark_observers)(layer)
     graph = evaluation.graph
     remove_dead_code(graph)
     graph._tracer_cls = loading_tracer(root, graph)
@@ -165,7 +169,7 @@ class _Run:
             changed = {key: value for key, value in state.changed().items() if not _is_cache(tracer, value)}
             self.changed = {key: _concrete(value) for key, value in changed.items()}
             self.constants = {name: vars(root)[name] for name in set(vars(root)) - known if name in _constants(tracer)}
-            self.added = tracer.added
+            self.added, self.hooked = tracer.added, tracer.hooked
         finally:
             set_random_state(random)
             state.restore()
@@ -237,6 +241,7 @@ def _trace_once(tracer: ValueTracer, root: nn.Module) -> fx.Graph:
         with tracing(tracer, root):
             graph = tracer.trace(root)
         settle(root, graph)
+        overwrite(root, graph)
         graph._tracer_cls = None  # unpickling traces the written code anew, for which the plain tracer is enough
         if not any(is_in_place(node) for node in graph.nodes):
             for clone in tracer.made.values():

@@ -12,11 +12,12 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nasopt.errors import TraceError
-from nasopt.graph.augmented import ASSIGNS, OVERWRITES
+from nasopt.graph.assigned import assign_buffers
 from nasopt.graph.branches.markers import Alternatives, check_branches
 from nasopt.graph.callsite import names_dtype, place_of, user_frame
 from nasopt.graph.edit import ENTER_AUTOCAST, LEAVE_AUTOCAST, add_submodule, is_in_place
 from nasopt.graph.example import Example, call_arguments
+from nasopt.graph.hooks import call_with_hooks, has_own_hooks, owned
 from nasopt.graph.proxy import ValueAttribute, ValueProxy, isinstance_proxy, plain_result
 from nasopt.graph.reliance import RelyingTracer
 from nasopt.graph.state import leaves, tensors_of
@@ -37,6 +38,7 @@ class ValueTracer(RelyingTracer):
     Attributes:
         added: modules that the graph needs and the model does not have, by path.
         assigned: buffers that `forward` has set, by module and name.
+        hooked: layers whose forward hooks were traced: whether these are a part of the graph.
         made: tensors that `forward` makes anew at every call, by identity, as nodes.
     """
 
@@ -58,6 +60,8 @@ class ValueTracer(RelyingTracer):
         self.thread = threading.get_ident()
         self.made: dict[int, fx.Node] = {}
         self.added: dict[str, nn.Module] = {}
+        self.hooked: dict[nn.Module, bool] = {}
+        self.looks_on: set[nn.Module] = set()
         self.assigned: dict[tuple[nn.Module, str], None] = {}
         self._autocasts: list[tuple[Any, fx.Node]] = []
         self._proxies: dict[str, ValueProxy] = {}
@@ -84,7 +88,7 @@ class ValueTracer(RelyingTracer):
             proxies[name] = self.proxy(node)
         args, kwargs = call_arguments(self.root, self.example, proxies)
         # The whole call, not `forward` alone: hooks of the model, and a `forward` of the instance, belong to it.
-        return lambda root: self._write_buffers(root._call_impl(*args, **kwargs)), [self.root]
+        return lambda root: assign_buffers(self, root._call_impl(*args, **kwargs)), [self.root]
 
     # --- who asks
 
@@ -136,7 +140,7 @@ class ValueTracer(RelyingTracer):
             asked = self._dtypes.get(a)
             return a if asked is None or names_dtype(user_frame()) else self._attribute(asked, "dtype")
         if isinstance(a, Tensor) and id(a) in self._names:
-            return self._own_tensor(self._names[id(a)]).node
+            return self.own_tensor(self._names[id(a)]).node
         if isinstance(a, Tensor) and id(a) in self.made:
             return self.made[id(a)]
         if isinstance(a, FakeTensor):
@@ -226,7 +230,8 @@ class ValueTracer(RelyingTracer):
 
     # --- modules and their tensors
 
-    def _own_tensor(self, name: str) -> ValueProxy:
+    def own_tensor(self, name: str) -> ValueProxy:
+        """The parameter or buffer at a path of the model."""
         if name not in self._proxies:
             self._proxies[name] = self.create_proxy("get_attr", name, (), {})
         return self._proxies[name]
@@ -234,14 +239,23 @@ class ValueTracer(RelyingTracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         is_tensor = type(attr_val) is not ValueProxy and self.listens() and isinstance(attr_val, Tensor)
         name = self._names.get(id(attr_val)) if is_tensor else None
-        return attr_val if name is None else self._own_tensor(name)
+        return attr_val if name is None else self.own_tensor(name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if not self.listens() or m not in self._tensors_of:  # made in `forward` itself
             return forward(*args, **kwargs)
         if isinstance(m, Alternatives) and not self.root.training:
             self._check_alternatives(m, args, kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        alone = super().call_module
+        if m not in self.looks_on and has_own_hooks(m) and self.is_leaf_module(m, self.path_of_module(m)):
+            try:
+                made, self.hooked[m] = call_with_hooks(m, forward, alone, owned(self.root), args, kwargs)
+            except Exception:  # what cannot be traced stays with its layer
+                self.hooked.pop(m, None)
+            if self.hooked.get(m):
+                return made
+            self.looks_on.add(m)
+        return alone(m, forward, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if not self.is_leaf(self.full_name(module_qualified_name), m):
@@ -269,19 +283,6 @@ class ValueTracer(RelyingTracer):
         """A function that cannot be looked into becomes a unit."""
         name = str(getattr(function, "__name__", "function")).lower().strip("_")
         return self.create_proxy("call_module", self.add_unit(name, FunctionUnit(function)), args, kwargs)
-
-    def _write_buffers(self, result: Any) -> Any:
-        """What `self.buffer = value` has left: a buffer has that content from the end of the call on."""
-        for module, name in self.assigned:
-            value: Any = module._buffers[name]
-            path = self.path_of_module(module)
-            buffer = self._own_tensor(f"{path}.{name}" if path else name)
-            node: Any = value.node if isinstance_proxy(value) else buffer.node
-            while (is_in_place(node) or ASSIGNS in node.meta) and node.args and isinstance(node.args[0], fx.Node):
-                node = node.args[0]
-            if node is not buffer.node:
-                buffer.detach().copy_(value.detach()).node.meta[OVERWRITES] = buffer.node
-        return result
 
     def is_models(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether a call computes with parameters or buffers, or changes a tensor that a module keeps as an attribute."""

@@ -13,7 +13,9 @@ from nasopt.errors import ConfigError, nearest
 from nasopt.graph.edit import put_module
 from nasopt.graph.example import make_example
 from nasopt.graph.groups import trace_model
+from nasopt.graph.hooks import has_own_hooks
 from nasopt.graph.places import CONVOLUTIONS, Place, conv_places
+from nasopt.graph.state import copy_model
 from nasopt.graph.trace import matches_module
 from nasopt.methods.candidate_table import Site, check_names, make_candidates
 from nasopt.search.layer_choice import SuperNetModule, check_temperature
@@ -148,10 +150,12 @@ def with_candidates(
     check_flag("hard_softmax", hard_softmax)
     check_temperature(temperature)
     places = conv_places(trace_model(model, make_example(model, input_shape, input_example)))
+    # Hooks are of one layer: they would not know what to do with another one.
+    places = [place for place in places if not any(has_own_hooks(model.get_submodule(name)) for name in place.names)]
     wanted = [place for place in places if _matches(where, place)]
     if not wanted:
         raise ConfigError(_no_place(where, [place.names[0] for place in places]))
-    result = copy.deepcopy(model)
+    result = copy_model(model)
     sites = [
         Site([result.get_submodule(name) for name in place.names], place.is_block, place.keeps_shape)
         for place in wanted
