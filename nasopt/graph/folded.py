@@ -75,7 +75,13 @@ def folded_parameters(node: fx.Node, others: Iterable[fx.Node] = ()) -> list[str
     own = _upstream(node)
     inside = {one for folded in others for one in _upstream(folded)}.union(own)
     attributes = [one for one in own if one.op == "get_attr"]
-    return [str(one.target) for one in attributes if all(user in inside for user in one.users)]
+    found = [str(one.target) for one in attributes if all(user in inside for user in one.users)]
+    for path in dict.fromkeys(str(one.target) for one in own if one.op == "call_module"):
+        calls = [one for one in node.graph.nodes if one.op == "call_module" and one.target == path]
+        if all(one in inside for one in calls) and node.graph.owning_module is not None:
+            layer = node.graph.owning_module.get_submodule(path)
+            found += [f"{path}.{name}" for name, _ in layer.named_parameters(remove_duplicate=False)]
+    return found
 
 
 def without_layers(paths: Collection[str], graph: fx.Graph) -> list[str]:

@@ -137,3 +137,44 @@ def test_memory_of_channels_that_lie_with_the_batch() -> None:
     torch.manual_seed(1)
     scramble(model)
     assert model.get_cost("memory", discrete=True) == network_cost(model.arch_export(), "memory", (3, 4, 4))
+
+
+class KernelPerSample(nn.Module):
+    """Mixtures of kernels with the weights of a sample: all samples lie along the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mixture = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+        self.kernels = nn.Parameter(torch.randn(2, 4 * 4 * 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        b, c, h, w = x.shape
+        kernels = (self.mixture(x.mean((2, 3))).sigmoid() @ self.kernels).view(b * 4, c, 3, 3)
+        return F.conv2d(x.view(1, b * c, h, w), kernels, padding=1, groups=b).view(b, 4, h, w)
+
+
+def test_work_on_one_sample_where_all_lie_along_the_channels() -> None:
+    wanted = 64 * (3 * 4 + 4 * 4 * 9) + 4 * 2 + 2 * 4 * 4 * 9
+    for batch in (1, 2, 5):
+        assert network_cost(KernelPerSample(), "macs", input_example=torch.randn(batch, 3, 8, 8)) == wanted
+
+
+class WeightByLayer(nn.Module):
+    """A weight that a layer makes of a parameter is one of its own in exports, without the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code, self.maker = nn.Parameter(torch.randn(4)), nn.Linear(4, 8 * 3)
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.maker(self.code).view(8, 3, 1, 1)
+        return self.last(F.conv2d(x, weight).relu())  # type: ignore[no-any-return]
+
+
+def test_layers_that_only_make_weights_are_stored_nowhere() -> None:
+    model = PIT(WeightByLayer(), (3, 4, 4), regularizer="size")
+    assert model.get_cost("size", discrete=True) == 8 * 3 + 8 * 2 + 2
+    scramble(model)
+    assert model.get_cost("size", discrete=True) == network_cost(model.arch_export(), "size", (3, 4, 4))

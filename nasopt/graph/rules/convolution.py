@@ -49,8 +49,12 @@ def convolution_function(call: Call) -> Any:
     tensor = call.argument_node(1, "weight").meta["value"]
     stride, groups = call.argument(3, "stride", 1), call.argument(6, "groups", 1)
     if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
-        positions = call.value.shape[2 - tensor.dim() :].numel()
-        call.cost("matmul", tensor[0].numel(), tensor.shape[0], positions=positions)
+        spatial, samples = tensor.dim() - 2, call.batch
+        # A weight for every sample: all of them lie along the channels, in a group each.
+        is_apart = call.value.shape[0] == 1 < samples and groups % samples == 0
+        outputs = tensor.shape[0] // samples if is_apart else tensor.shape[0]
+        positions = math.prod(_of_one_sample(call, call.value, spatial))
+        call.cost("matmul", tensor[0].numel(), outputs, positions=positions)
         return call.fixed_unit(NOT_FOLLOWED)
     strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * (tensor.dim() - 2)
     read, written = _convolution(call, weight, bias, tensor, groups, strides)

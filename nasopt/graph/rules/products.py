@@ -165,16 +165,21 @@ def _linear(
     x, weight = call.argument(*places[1 - at]), find_weight(call, *places[at])
     into, out = ([a for a in terms[at] if (a in output) == is_out] for is_out in (False, True))
     given = terms[1 - at]
-    if weight is None or len(into) != 1 or len(out) > 1 or into[0] not in given or set(out) & set(given):
+    if weight is None or not into or len(out) > 1 or not set(into) <= set(given) or set(out) & set(given):
         return None
-    if any(given[dim] != into[0] for dim in call.labels.varying(x)):
+    varying = {given[dim] for dim in call.labels.varying(x)} or {into[0]}
+    if len(varying) > 1 or not varying <= set(into):
         return None
-    read = call.labels.line(x, given.index(into[0]))
+    (channel,) = varying
+    read = call.labels.line(x, given.index(channel))
     written = call.writes(weight, terms[at].index(out[0]), sizes[out[0]]) if out else None
-    call.reads(weight, terms[at].index(into[0]), read)
+    call.reads(weight, terms[at].index(channel), read)
+    taps = math.prod(sizes[a] for a in into if a != channel)
     positions = max(call.value.numel() // (sizes[out[0]] if out else 1) // call.batch, 1)
     count: Count = 1 if written is None else written
-    price_layer(call, "linear", read, count, positions=positions, bias=bias or False, weight=weight)
+    price_layer(
+        call, "linear", read.repeat_interleave(taps), count, positions=positions, bias=bias or False, weight=weight
+    )
     return no_labels(call.value) if written is None else call.spread(written, output.index(out[0]))
 
 
