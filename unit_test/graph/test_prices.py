@@ -165,11 +165,11 @@ class WeightByLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.code, self.maker = nn.Parameter(torch.randn(4)), nn.Linear(4, 8 * 3)
+        self.latent, self.maker = nn.Parameter(torch.randn(4)), nn.Linear(4, 8 * 3)
         self.last = nn.Conv2d(8, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.maker(self.code).view(8, 3, 1, 1)
+        weight = self.maker(self.latent).view(8, 3, 1, 1)
         return self.last(F.conv2d(x, weight).relu())  # type: ignore[no-any-return]
 
 
