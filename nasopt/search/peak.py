@@ -106,7 +106,7 @@ class NetworkPeak:
         for node, region in where.items():
             if node.op == "call_module" and node.target in choices:
                 self._within.setdefault(region, {})[str(node.target)] = None
-        # By runtime, decisions, layers that are of another kind, device and dtype.
+        # By name of the runtime, decisions, layers that are of another kind, device and dtype.
         self._known: dict[tuple[Any, ...], _Places] = {}
         self._known_elsewhere: dict[Runtime, _Rows] = {}
         self._changing = [term for term in analysis.costs if term.changes_kind]
@@ -217,7 +217,7 @@ class NetworkPeak:
 
     def _places(self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], counts: Tensor) -> _Places:
         changed = frozenset() if runtime.moments is live_moments else self._changed(counts)
-        key = (runtime, kept, changed, counts.device, counts.dtype)
+        key = (runtime.name, kept, changed, counts.device, counts.dtype)
         if key not in self._known:
             if len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
