@@ -17,7 +17,7 @@ from test_integer import OWN
 from torch import Tensor, nn
 from toys import TOYS
 
-from nasopt import MixedPrecision
+from nasopt import MixedPrecision, Precision
 from nasopt.cost import network_cost
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export import integer_program, to_c
@@ -201,3 +201,26 @@ def test_folders_are_safe(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a pipe, which is never replaced"):
         to_c(program, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["main.c", "notes.txt"]
+
+
+CMSIS_NN = Path(__file__).with_name("cmsis_nn_headers")
+
+
+@pytest.mark.parametrize(("name", "calls"), [("depthwise", 3), ("causal", 2), ("two_inputs", 3)])
+def test_calls_of_cmsis_nn_compute_the_integers(name: str, calls: int, tmp_path: Path, c_compiler: str) -> None:
+    """Through a stand-in for its header, which has its declarations and computes what they are documented to."""
+    torch.manual_seed(0)
+    seed = OWN[name][0]() if name in OWN else TOYS[name].seed(torch.float32)
+    x = batch(*OWN[name][1]) if name in OWN else TOYS[name].batch(4, torch.float32)
+    model = MixedPrecision(seed, input_example=x, precision=Precision(8), verify=False)
+    model.calibrate([x])
+    to_c(integer_program(model.arch_export(verify=False)), tmp_path, name="net")
+    assert (tmp_path / "net.c").read_text().count("wrapper_s8(") >= calls
+    build = [c_compiler, "-std=c99", "-DNASOPT_CMSIS_NN", f"-isystem{CMSIS_NN}", "net.c", "main.c", "-o", "net"]
+    told = subprocess.run([*build[:4], "-fsyntax-only", "net.c"], cwd=tmp_path, capture_output=True, text=True)
+    assert "-DCMSIS_NN_USE_SINGLE_ROUNDING" in told.stderr
+    for wrong in (0, 1):
+        macros = ["-DCMSIS_NN_USE_SINGLE_ROUNDING", f"-DSTANDIN_ADDS={wrong}", *(["-O0"] if wrong else STRICT.split())]
+        subprocess.run([*build, *macros], cwd=tmp_path, check=True)
+        done = subprocess.run([tmp_path / "net"], capture_output=True, text=True)
+        assert (done.returncode != 0) == bool(wrong), done.stdout + done.stderr

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nasopt.export.integer import c_cmsis
 from nasopt.export.integer import c_texts as texts
 from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.c_steps import c_array, c_type, step_functions
@@ -127,6 +128,7 @@ def _source(program: Program, symbol: str, placed: Plan, names: Mapping[str, str
         "/* Written by nasopt. */",
         f'#include "{symbol}.h"\n#include "nasopt_kernels.h"',
         f"static union {{ int32_t words[{words}]; uint8_t bytes[{4 * words}]; }} arena;",
+        *filter(None, [c_cmsis.buffers(program.steps, values)]),
         *step_functions(program.steps, values, names),
     ]
     for one in program.inputs:

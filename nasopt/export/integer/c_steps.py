@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nasopt.export.integer import c_cmsis
 from nasopt.export.integer.arithmetic import Array
 from nasopt.export.integer.boxes import Box, boxes
 from nasopt.export.integer.c_lines import Constant, Lines, c_array, c_type, contiguous, finished, linear, smallest_type
@@ -41,8 +42,13 @@ def _function(step: Step, values: Mapping[str, Value], name: str) -> str:
         return f"{name}_{what}"
 
     WRITERS[step.kind](step, values, lines, constant)
-    title = f"/* {step.kind}: {step.layer} */"
-    return "\n".join([title, *constants, signature(step, values, name) + " {", *lines.lines, "}"])
+    title, head = f"/* {step.kind}: {step.layer} */", signature(step, values, name) + " {"
+    plain = "\n".join([*constants, head, *lines.lines])
+    called = c_cmsis.call(step, values, name)
+    if called is None:
+        return "\n".join([title, plain, "}"])
+    own, body = called
+    return "\n".join([title, f"#if defined({c_cmsis.MACRO})", own, head, body, "#else", plain, "#endif", "}"])
 
 
 def _broadcast(shape: Sequence[int], out: Sequence[int]) -> list[int]:

@@ -58,6 +58,19 @@ NASOPT_MAYBE_UNUSED static inline int32_t nasopt_bits(const uint8_t *row, int32_
 #define nasopt_weight_6(row, i) nasopt_bits(row, i, 6)
 #define nasopt_weight_7(row, i) nasopt_bits(row, i, 7)
 
+/* With -DNASOPT_CMSIS_NN convolutions and linear layers of 8 bits are calls of CMSIS-NN, whose headers and sources the build
+   then needs. Its default rounding would give other integers. */
+#if defined(NASOPT_CMSIS_NN)
+#if !defined(CMSIS_NN_USE_SINGLE_ROUNDING)
+#error "compile this and CMSIS-NN with -DCMSIS_NN_USE_SINGLE_ROUNDING"
+#endif
+#include <stdlib.h>
+#include "arm_nnfunctions.h"
+#if !defined(NASOPT_CMSIS_NN_FAILED)
+#define NASOPT_CMSIS_NN_FAILED abort()
+#endif
+#endif
+
 #endif /* NASOPT_KERNELS_H */
 """
 
