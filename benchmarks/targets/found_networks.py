@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from benchmarks import device_networks
 from benchmarks.device_networks import conv
 from benchmarks.targets.tflm_networks import Gate, Inverted, Residual
 from benchmarks.torchvision_models import load_torchvision
-from benchmarks_mlperf_tiny.networks import resnet8
+from benchmarks_mlperf_tiny.networks import autoencoder, resnet8, tcn, wake_word_cnn
 from benchmarks_mlperf_tiny.tasks import TASKS
 from nasopt import PIT, PITSuperNet, SuperNet
 
@@ -263,11 +264,13 @@ def grouped() -> nn.Module:
     return nn.Sequential(*layers, conv(16, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 6))
 
 
-def resnet18() -> nn.Module:
-    """torchvision's, for 10 classes."""
-    network = load_torchvision().models.get_model("resnet18", weights=None, num_classes=10)
+def _torchvision(name: str) -> nn.Module:
+    network = load_torchvision().models.get_model(name, weights=None, num_classes=10)
     assert isinstance(network, nn.Module)
     return network
+
+
+resnet18, mobilenet_v2 = partial(_torchvision, "resnet18"), partial(_torchvision, "mobilenet_v2")
 
 
 def decoder() -> nn.Module:
@@ -286,7 +289,7 @@ def found(
     def build() -> nn.Module:
         seed = make()
         settle(seed)
-        example = tuple(torch.randn(1, *shape) for shape in shapes)
+        example = tuple(torch.randn(2, *shape) for shape in shapes)
         model = method(seed, input_example=example if len(example) > 1 else example[0])
         with torch.no_grad():
             for parameter in model.arch_parameters():
@@ -329,6 +332,10 @@ _SEEDS: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...]]] = {
     "grouped": (grouped, (2, 32, 20)),
     "decoder": (decoder, (1, 32, 24)),
     "resnet18": (resnet18, (3, 64, 64)),
+    "mobilenet_v2": (mobilenet_v2, (3, 64, 64)),
+    "tcn": (tcn, (4, 64)),
+    "wake_word": (wake_word_cnn, (40, 30)),
+    "autoencoder": (autoencoder, (640,)),
 }
 """Name -> seed, shape of one sample (of each input)."""
 

@@ -65,12 +65,14 @@ class Converted:
         before, after = self._walk.value(source), self._walk.value(node)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self._walk.held:
             return False
-        around = zeros_around(self._walk.module_of(node), node)
-        if around is not None and min(min(sides) for sides in around) < 0:
-            return False  # cuts, then pads
+        if zeros_around(self._walk.module_of(node), node) is not None and before.dim() > 2:
+            if not self._pads_its_reader(node):
+                return False
+            self.orders.inherit(node, source)
+            return True
         if before.shape != after.shape:
             alone = before.shape[2:].numel() == 1  # no space: nothing to reorder, and the reader reshapes
-            if not (before.numel() == after.numel() if alone else self._pads_its_reader(node)):
+            if not alone or before.numel() != after.numel():
                 return False
             if alone and after.dim() == 3 and before.dim() == 2:
                 return False
@@ -207,13 +209,21 @@ class Converted:
         return {user for holder in walk.holders[name] for user in walk.flow.users[holder]} - set(walk.holders[name])
 
     def _pads_its_reader(self, node: fx.Node) -> bool:
-        """Whether a node only puts zeros around the input of one convolution or pooling, which takes that over."""
+        """Whether a node only puts zeros around the input of one convolution or pooling, which takes that over.
+
+        Of several in a row the last one knows all.
+        """
         walk = self._walk
-        around = zeros_around(walk.module_of(node), node)
-        if around is not None and min(min(sides) for sides in around) < 0:
-            return False
+        own = zeros_around(walk.module_of(node), node)
+        assert own is not None
+        before = self._padded.get(walk.flow.inputs[node][0], ((0, 0),) * len(own))
+        around = tuple((a + c, b + d) for (a, b), (c, d) in zip(own, before, strict=True))
         users = list(walk.flow.users[node])
-        if around is None or len(users) != 1 or not knows_padding(walk.module_of(users[0]), users[0]):
+        if len(users) != 1:
+            return False
+        user = walk.module_of(users[0]), users[0]
+        cuts = min(min(sides) for sides in around) < 0
+        if zeros_around(*user) is None and (cuts or not knows_padding(*user)):
             return False
         self._padded[node] = around
         return True

@@ -61,7 +61,10 @@ _KINDS: tuple[tuple[tuple[object, ...], str], ...] = (
     ((nn.Upsample, F.interpolate), "RESIZE_BILINEAR"),
     ((torch.cat, torch.concat, torch.concatenate), "CONCATENATION"),
     ((torch.permute, torch.transpose, "permute", "transpose"), "TRANSPOSE"),
-    ((torch.reshape, torch.flatten, nn.Flatten, "view", "reshape", "flatten"), "RESHAPE"),
+    (
+        (torch.reshape, torch.flatten, nn.Flatten, torch.unsqueeze, "view", "reshape", "flatten", "unsqueeze"),
+        "RESHAPE",
+    ),
     ((operator.getitem, torch.chunk, torch.split, "chunk", "split", torch.narrow, "narrow"), "SLICE"),
     ((torch.rsqrt, "rsqrt"), "RSQRT"),
     ((torch.maximum,), "MAXIMUM"),
@@ -118,8 +121,7 @@ def _several(module: nn.Module | None, node: fx.Node, given: Tensor, readers: Se
         bounds = [node.kwargs.get(name, value) for name, value in (("min", low), ("max", high))]
         return clipped(*(value if isinstance(value, (int, float)) else None for value in bounds)) or [Part(("",))]
     if target in _PADS:
-        kinds = ("SLICE", "PAD") if _cuts_and_pads(node) else ("SLICE",)
-        return [Part(kinds, constants=2, shared=(("PAD", node.name),))]
+        return [Part(_cuts_and_pads(node), constants=2, shared=(("PAD", node.name),))]
     if target in _MAXIMA and not is_over_space(node, given):
         return maximum_over(given)
     kind = _kind(module, target)
@@ -154,9 +156,12 @@ def _kind(module: nn.Module | None, target: object) -> str:
     return next((name for things, name in _KINDS if _is_one(module, target, things)), "")
 
 
-def _cuts_and_pads(node: fx.Node) -> bool:
+def _cuts_and_pads(node: fx.Node) -> tuple[str, ...]:
     amounts = node.kwargs.get("pad", node.args[1] if len(node.args) > 1 else ())
-    return isinstance(amounts, (tuple, list)) and any(not isinstance(n, int) or n > 0 for n in amounts)
+    known = [n for n in amounts if isinstance(n, int)] if isinstance(amounts, (tuple, list)) else []
+    return (*(["SLICE"] if min(known, default=0) < 0 else []), *(["PAD"] if max(known, default=1) > 0 else [])) or (
+        "PAD",
+    )
 
 
 def _is_softmax(value: object) -> bool:

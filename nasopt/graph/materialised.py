@@ -26,7 +26,7 @@ _FUSING_METHODS = ("add", "sub", "mul", "add_", "sub_", "mul_")
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 _POOLINGS = (torch.mean, torch.amax, torch.max, "mean", "amax", "max")  # over all of space
 _REDUCTIONS = (torch.sum, *_POOLINGS, "sum")
-_RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+_RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape", torch.unsqueeze, "unsqueeze")
 _PARTS = (torch.chunk, torch.split, torch.tensor_split, torch.unbind, "chunk", "split", "tensor_split", "unbind")
 # What mixes channels with space, or what the converter has no other order for.
 _IN_TORCH_ORDER = (
@@ -135,7 +135,7 @@ def padding_of(module: nn.Module | None, node: fx.Node, given: Tensor, around: A
     padded = []
     for n, (before, after), k, s, p, d in zip(given.shape[2:], around, *(_each(x, dims) for x in window)):
         inner = n - before - after
-        total = max((-(-inner // s) - 1) * s + (k - 1) * d + 1 - inner, 0)
+        total = (-(-inner // s) - 1) * s + (k - 1) * d + 1 - inner  # below 0 where the last elements are not read
         valid = valid and before + p == 0 and after + p == 0
         same = same and not averages and (before + p, after + p) == (total // 2, total - total // 2)
         padded.append(n + 2 * p)
