@@ -34,35 +34,54 @@ def measured() -> list[dict[str, str]]:
 
 
 ROWS = {row["network"]: row for row in measured()}
-# Off by more than 6 %: unrolled recurrences, and layers that become a dozen operations, some of them in float.
-ROUGH = {
-    "gru": 0.1,
-    "lstm": 0.1,
-    "attention": 0.13,
-    "statistics": 0.18,
-    "gated_linear": 0.14,
-    "norms": 0.13,
-    "pools": 0.11,
-}
-ROUGH |= {"tokens": 0.08, "flattened": 0.08}
+# A mean of windows at the rim that leaves the usual order of dimensions, and a spread over time beside a maximum.
+OUTSIDE = {"pools": (0.94, 1.0), "statistics": (0.97, 1.0)}
+# Of those that searches find, what takes less than half a second to find.
+FOUND = (
+    "pit attention_keywords", "pit gated_images", "pit temporal", "pit recurrent_keywords", "pit two_sensors", "pit spatial_gate",
+    "pit silu_images", "pit mixer", "pit grouped", "pit decoder",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tflm_plans_what_the_interpreter_planned(name):
     row, calls = ROWS[name], calls_of(name)
     if name != "cat":  # copies for another scale depend on the values
-        assert len(calls.materialised.steps) == int(row["operations"])
+        operations = sum(len(step.operations) for step in calls.materialised.steps)
+        assert operations == sum(int(part.split(":")[1]) for part in row["kinds"].split())
     sizes = [buffer.elements() for buffer in calls.materialised.buffers.values()]
     assert runtimes.TFLM.tower(sizes, lifetimes(calls.materialised))[1] == int(row["planned"])
-    assert 0.99 * int(row["needed"]) <= calls.total("memory:tflm") <= 1.03 * int(row["needed"])
+    assert 0.99 * int(row["needed"]) <= calls.total("memory:tflm") <= 1.02 * int(row["needed"])
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("name", [name for name in DEVICE_NETWORKS if name in ROWS])
-def test_unusual_networks_fit_where_they_were_said_to(name):
-    needed, rough = int(ROWS[name]["needed"]), ROUGH.get(name, 0.06)
-    low = 0.98 if rough <= 0.1 and name not in ("tokens", "norms") else 1 - rough
-    assert low * needed <= calls_of(name).total("memory:tflm") <= (1 + rough) * needed
+@pytest.mark.parametrize("name", [*(name for name in DEVICE_NETWORKS if name in ROWS), *FOUND])
+def test_other_networks_fit_where_they_were_said_to(name):
+    needed, (low, high) = int(ROWS[name]["needed"]), OUTSIDE.get(name, (0.98, 1.05))
+    assert low * needed <= calls_of(name).total("memory:tflm") <= high * needed
+
+
+def test_what_a_layer_becomes_follows_from_where_its_input_lies():
+    def kinds(*layers: nn.Module) -> list[str]:
+        calls = network_calls(nn.Sequential(nn.Conv2d(3, 8, 3), *layers), (3, 9, 9))
+        return [kind for step in calls.materialised.steps[1:] for kind in step.operations]
+
+    # A flattened image is put into torch's order first, a vector is not.
+    assert kinds(nn.Flatten(), nn.Linear(392, 4)) == ["TRANSPOSE", "RESHAPE", "FULLY_CONNECTED"]
+    assert kinds(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)) == ["MEAN", "FULLY_CONNECTED"]
+    # A convolution puts it back into its own.
+    assert kinds(nn.ChannelShuffle(2), nn.Conv2d(8, 4, 1)) == [
+        "TRANSPOSE", "RESHAPE", "TRANSPOSE", "RESHAPE", "TRANSPOSE", "CONV_2D",
+    ]  # fmt: skip
+    # 7 x 7 with one element around it at stride 2 is the runtime's "same", 8 x 8 is not; no kernel counts zeros in a mean.
+    assert kinds(nn.MaxPool2d(3, 2, 1)) == ["MAX_POOL_2D"]
+    assert kinds(nn.ConstantPad2d((0, 1, 0, 1), 1.0), nn.MaxPool2d(3, 2, 1))[1:] == ["MIRROR_PAD", "MAX_POOL_2D"]
+    assert kinds(nn.AvgPool2d(3, 1, 1)) == ["PAD", "AVERAGE_POOL_2D"]
+    # Only the first activation is part of its convolution.
+    assert kinds(nn.ReLU(), nn.Hardswish()) == ["HARD_SWISH"]
+    assert kinds(nn.ReLU(), nn.ReLU6()) == ["DEQUANTIZE", "RELU6", "QUANTIZE"]
+    # Zeros that a search's cut takes away again are nothing.
+    assert kinds(nn.ZeroPad2d(2), nn.ZeroPad2d(-2), nn.Conv2d(8, 8, 1)) == ["CONV_2D"]
 
 
 def test_a_layer_whose_name_is_that_of_a_function():
