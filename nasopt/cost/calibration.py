@@ -177,8 +177,11 @@ def fit_checked(
     """`fit_prices`, refusing timings that no prices can explain.
 
     Raises:
-        ConfigError: with the worst timing, and by how much it is off.
+        ConfigError: with the worst timing, and by how much it is off; a timing of something without layers.
     """
+    for label, counted in zip(labels, units, strict=True):
+        if not counted.any():
+            raise ConfigError(f"{label} is of something without a layer that takes time: time a network with layers")
     posterior = fit_prices(units, cycles, ratios, noise)
     off = np.log(cycles / (units @ posterior.prices))
     worst = int(np.abs(off).argmax())
@@ -212,14 +215,18 @@ def suggest_calibration_models(
         like: as in `target_from_timings`.
 
     Raises:
-        ConfigError: fewer candidates than `k`, or `k` below 1.
+        ConfigError: fewer candidates than `k`, or `k` below 1; a candidate without layers.
     """
     if not 1 <= k <= len(candidates):
-        raise ConfigError(
-            f"suggest_calibration_models: k is {k!r} of {len(candidates)} candidates: give 1 to {len(candidates)}"
-        )
+        allowed = f"give 1 to {len(candidates)}" if candidates else "give networks to choose from"
+        raise ConfigError(f"suggest_calibration_models: k is {k!r} of {len(candidates)} candidates: {allowed}")
     units = np.stack([network_units(model, shape) for model, shape in candidates.values()])
     names = list(candidates)
+    empty = [name for name, counted in zip(names, units) if not counted.any()]
+    if empty:
+        raise ConfigError(
+            f"suggest_calibration_models: {', '.join(map(repr, empty))} has no layer that takes time: leave it out"
+        )
     return [names[i] for i in most_telling(units, k, ratios_of(get_target(like)))]
 
 

@@ -21,6 +21,10 @@ from nasopt.export.integer.c_program import c_files
 from nasopt.export.integer.c_weights import stored_bytes
 
 
+_TAKEN = ("main", "cortex_m", "nasopt_kernels")
+"""Names of files that every program has."""
+
+
 @dataclass(frozen=True)
 class CReport:
     """What `to_c` wrote; `print` shows it readably.
@@ -81,7 +85,7 @@ def to_c(
         ConfigError: nothing in `found` is quantised, `name` is no identifier, or the folder cannot be written.
         ExportError: there is no integer program, or the compiled one computes something else. Nothing is left.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w{0,40}", name, flags=re.ASCII) or name == "main":
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w{0,40}", name, flags=re.ASCII) or name in _TAKEN:
         raise ConfigError(f"name {name!r}: give an identifier of C, such as 'network', which is no other file's")
     place = _folder(folder)
     made = not place.exists()

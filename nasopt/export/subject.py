@@ -102,6 +102,8 @@ def make_subject(found: nn.Module, example: Any) -> Subject:
         network = network.float()
         notes.append("weights were converted to float32")
     bound = make_example(network, None, example).converted(to_plain)
+    if bound.batch == 0:
+        raise ConfigError("the example holds no sample: give at least one")
     written, binary = emulate(network)
     if binary:
         notes.append(

@@ -103,6 +103,10 @@ def test_timings_that_cannot_be_used():
         target_from_timings([NETS["mlp"]])
     with pytest.raises(ConfigError, match="'gap8' is no CPU"):
         target_from_timings([(*NETS["mlp"], 1.0)], like="gap8")
+    with pytest.raises(ConfigError, match="timing 2 is of something without a layer that takes time"):
+        target_from_timings([(*NETS["mlp"], 1.0), (nn.Identity(), (4,), 1.0)])
+    with pytest.raises(ConfigError, match="'same' has no layer that takes time: leave it out"):
+        suggest_calibration_models({"mlp": NETS["mlp"], "same": (nn.Identity(), (4,))}, 1)
     good = [(*NETS[name], ms("cortex_m4", name)) for name in ("keyword", "mobile", "plain")]
     wrong = (*NETS["keyword"], 6 * ms("cortex_m4", "keyword"))
     with pytest.raises(ConfigError, match=r"the timings contradict: timing 4 takes .* times as long"):

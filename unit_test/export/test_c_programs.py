@@ -192,7 +192,7 @@ def test_folders_are_safe(tmp_path: Path) -> None:
     for bad in ("", "a\0b", tmp_path / "none" / "deeper", "/dev/null", 3, tmp_path / ("x" * 300)):
         with pytest.raises(ConfigError):
             to_c(program, bad)  # type: ignore[arg-type]
-    for name in ("", "1x", "a b", "main", 3):
+    for name in ("", "1x", "a b", "main", "cortex_m", "nasopt_kernels", 3):
         with pytest.raises(ConfigError, match="identifier of C"):
             to_c(program, tmp_path / "net", name=name)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
