@@ -12,6 +12,7 @@ nasopt export my_nets.py:build --structure found.json --weights found.pt --input
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "print_config", False):
             print(print_config(parser, options))
         else:
-            print(run[options.command](options))
+            print(run[options.command](options), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; what Python flushes at its end must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (NasoptError, OSError) as error:
         print(f"nasopt: {error}", file=sys.stderr)
         return 2

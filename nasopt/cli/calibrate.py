@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from nasopt.cli.models import input_shape, load_model
-from nasopt.cost import target_from_profile, target_from_table, target_from_timings
+from nasopt.cost import target_from_profile, target_from_table, target_from_timings, target_names
 from nasopt.cost.target_file import describe_prices, write_target
 from nasopt.errors import ConfigError
 
@@ -53,6 +53,10 @@ def calibrate(options: argparse.Namespace) -> str:
         target = target_from_timings(timings, options.like, options.clock, options.name)
     text = describe_prices(target)
     if options.output:
+        if target.name in target_names():
+            raise ConfigError(
+                f"--name {target.name}: a target of that name exists already, so the file could not be imported"
+            )
         write_target(target, options.output)
         text += f"\n\n{options.output} written: import it, and {target.name!r} is a target"
     return text

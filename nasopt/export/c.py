@@ -20,7 +20,6 @@ from nasopt.export.integer import IntegerProgram, integer_program
 from nasopt.export.integer.c_program import c_files
 from nasopt.export.integer.c_weights import stored_bytes
 
-
 _TAKEN = ("main", "cortex_m", "nasopt_kernels")
 """Names of files that every program has."""
 

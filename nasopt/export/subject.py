@@ -104,6 +104,8 @@ def make_subject(found: nn.Module, example: Any) -> Subject:
     bound = make_example(network, None, example).converted(to_plain)
     if bound.batch == 0:
         raise ConfigError("the example holds no sample: give at least one")
+    if not all(bool(torch.isfinite(x).all()) for x in pytree.tree_leaves(bound.inputs) if isinstance(x, Tensor)):
+        raise ConfigError("the example, or the first batch, holds values that are not finite")
     written, binary = emulate(network)
     if binary:
         notes.append(

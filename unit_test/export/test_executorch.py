@@ -70,7 +70,7 @@ def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
     network = nn.Linear(4, 2)
     for arguments, message in (
         (([],), "calibration holds no batch"),
-        (([X * torch.nan],), "calibration batch 0 holds values that are not finite"),
+        (([X * torch.nan],), "holds values that are not finite"),
         (([X, X[:, :3]],), r"calibration batch 1: samples have shape \(3,\)"),
     ):
         with pytest.raises(ConfigError, match=message):

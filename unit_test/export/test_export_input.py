@@ -34,6 +34,7 @@ def network() -> nn.Sequential:
         (lambda path: to_int8_onnx(network(), path, 3), r"calibration is a int"),
         (lambda path: to_int8_onnx(network(), path, [X[:0]]), r"the example holds no sample"),
         (lambda path: to_onnx(network(), path, X[:0]), r"the example holds no sample"),
+        (lambda path: to_onnx(network(), path, X * torch.nan), r"values that are not finite"),
         (lambda path: to_int8_onnx(network(), path, [X], max_batches=0), r"max_batches is 0"),
         (lambda path: to_int8_onnx(network(), path, [X], method="min_max"), r"method 'min_max'.*Did you mean 'minmax'"),
         (lambda path: to_int8_onnx(network(), path, [torch.zeros(2, 5)]), r"Sequential fails on the example"),
