@@ -213,14 +213,14 @@ class Walk:
         batch = self.facts.batch
         total = value.numel() // batch if value.numel() % batch == 0 else value.numel()
         dims = self.facts.labels.varying(labels) if isinstance(labels, Tensor) else []
-        if len(dims) != 1 or value.numel() % batch:
+        if len(dims) != 1:
             return Buffer(total, 1, bits)
         line = self.facts.labels.line(labels, dims[0])
         if total % len(line) == 0:
             return Buffer(line, total // len(line), bits)
         # Channels of all samples along one dimension, such as `x.view(b * c, ...)`: those of one sample.
-        by_sample = line.sort().values.reshape(-1, batch) if len(line) % batch == 0 else line[:, None]
-        if by_sample.shape[1] == 1 or bool((by_sample != by_sample[:, :1]).any()):
+        by_sample = line.sort().values.reshape(-1, batch) if len(line) % batch == 0 else line[None]
+        if bool((by_sample != by_sample[:, :1]).any()):
             return Buffer(total, 1, bits)
         return Buffer(by_sample[:, 0], value.numel() // len(line), bits)
 

@@ -66,7 +66,8 @@ def keep_labels(analysis: Analysis, channels: Mapping[str, Sequence[int]]) -> Te
         labels = written[layer]
         dead = torch.ones(len(labels), dtype=torch.bool)
         dead[list(kept)] = False
-        if bool((analysis.channel_index[labels[dead]] < 0).any()):
+        # What nobody reads may go: in the search space, another branch has passed it on.
+        if bool(analysis.labels.is_fixed(labels[dead]).any()):
             reasons = {group.reason for group in analysis.groups if layer in group.writers and group.reason}
             raise ConfigError(
                 f"the structure removes channels of {layer!r} that are fixed in this seed: {'; '.join(sorted(reasons))}. It "

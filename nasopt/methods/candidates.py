@@ -170,10 +170,32 @@ def with_candidates(
         if modules:
             branches = _with_copy(site, modules)
             choice = SuperNetModule(branches, gumbel_softmax, hard_softmax, temperature)
-            put_module(result, place.names[0], choice.train(site.conv.training))
-            for name in place.names[1:]:
-                put_module(result, name, nn.Identity())
+            exchanged: list[nn.Module] = [choice.train(site.conv.training), *(nn.Identity() for _ in place.names[1:])]
+            olds = [result.get_submodule(name) for name in place.names]
+            for name, new in zip(place.names, exchanged):
+                put_module(result, name, new)
+            _put_everywhere(result, {id(old): new for old, new in zip(olds, exchanged)})
     return result
+
+
+def _put_everywhere(model: nn.Module, exchanged: dict[int, Any]) -> None:
+    """Exchange layers where the model has them beside its modules, too: in plain attributes, lists, tuples and dicts."""
+
+    def other(value: Any) -> Any:
+        return exchanged.get(id(value), value)
+
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if key.startswith("_") or isinstance(module, SuperNetModule):
+                continue
+            if isinstance(value, nn.Module):
+                vars(module)[key] = other(value)
+            elif type(value) is list:
+                value[:] = map(other, value)
+            elif type(value) is dict:
+                value.update((name, other(item)) for name, item in value.items())
+            elif type(value) is tuple:
+                vars(module)[key] = tuple(map(other, value))
 
 
 def _no_place(where: Where | None, known: Sequence[str]) -> str:

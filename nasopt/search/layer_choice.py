@@ -13,6 +13,8 @@ from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import Alternatives
 from nasopt.nn import Zero
 
+_SIZES = ("in_channels", "out_channels", "in_features", "out_features")
+
 
 class SuperNetModule(Alternatives):
     """A layer that a search decides: one of several branches, which map the same input to the same output shape.
@@ -93,6 +95,17 @@ class SuperNetModule(Alternatives):
         self.gumbel_softmax = check_flag("SuperNetModule: gumbel_softmax", gumbel_softmax)
         self.hard_softmax = check_flag("SuperNetModule: hard_softmax", hard_softmax)
         self.temperature = check_temperature(temperature)
+
+    def __getattr__(self, name: str) -> Any:
+        """Sizes that all branches have in common, as those of the layer in whose place they are."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            branches = self.__dict__.get("_modules", {}).get("branches") if name in _SIZES else None
+            sizes = [vars(layer)[name] for layer in (branches[0].modules() if branches else ()) if name in vars(layer)]
+            if not sizes:
+                raise
+            return sizes[0 if name.startswith("in") else -1]
 
     def _check_sizes(self) -> None:
         count = len(self.branches)

@@ -178,3 +178,28 @@ def test_layers_that_only_make_weights_are_stored_nowhere() -> None:
     assert model.get_cost("size", discrete=True) == 8 * 3 + 8 * 2 + 2
     scramble(model)
     assert model.get_cost("size", discrete=True) == network_cost(model.arch_export(), "size", (3, 4, 4))
+
+
+class SpreadParameter(nn.Module):
+    """A parameter that is spread over positions, which belong to no sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.centres = nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        n, c = x.shape[:2]
+        spread = self.centres.expand(x.shape[2] * x.shape[3], -1, -1).permute(1, 2, 0)
+        return self.last(x + (spread * x.view(n, 1, c, -1)).sum(1).view_as(x))  # type: ignore[no-any-return]
+
+
+def test_memory_of_a_parameter_that_is_spread() -> None:
+    x = torch.randn(5, 3, 4, 4)
+    model = PIT(SpreadParameter(), input_example=x, regularizer="memory").eval()
+    for number in range(3):
+        torch.manual_seed(number)
+        scramble(model)
+        exported = model.arch_export(verify=False)
+        assert model.get_cost("memory", discrete=True) == network_cost(exported, "memory", input_example=x)

@@ -197,3 +197,49 @@ def test_adders_are_a_change_of_arithmetic() -> None:
     assert float(model.get_cost("multiplications").detach()) == 16 * 27 * 4 / 2
     assert float(model.get_cost("additions").detach()) == 16 * 27 * 4 * (1 + 2) / 2
     assert layer.kernel_size == (3, 3)
+
+
+class HeldTwice(nn.Module):
+    """Layers that the model also holds under plain names, and sizes that forward asks them for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+        self.steps = [self.first, torch.relu]
+        self.by_name = {"last": self.last}
+        object.__setattr__(self, "alias", self.first)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == self.alias.in_channels
+        for step in self.steps:
+            x = step(x)
+        assert x.shape[1] == self.first.out_channels
+        return self.by_name["last"](x)  # type: ignore[no-any-return]
+
+
+def test_layers_that_the_model_holds_beside_its_modules() -> None:
+    seed = HeldTwice()
+    model = with_candidates(seed, (3, 8, 8))
+    assert model.alias is model.first is model.steps[0] and isinstance(model.first, SuperNetModule)
+    assert seed.alias is seed.first and isinstance(seed.first, nn.Conv2d)
+    assert len(SuperNet(model, (3, 8, 8)).arch_summary()["choices"]) == 1
+
+
+class PartlyRead(nn.Module):
+    """Channels that only the input of a passed-on branch is read for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.choice, self.last = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.last(x) + self.choice(x)[:, :3]  # type: ignore[no-any-return]
+
+
+def test_channels_that_are_read_in_the_search_space_only() -> None:
+    model = PITSuperNet(with_candidates(PartlyRead(), (3, 8, 8), where="choice"), (3, 8, 8)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    for _ in range(4):
+        randomise(model)
+        assert largest_difference(model(x), model.arch_export()(x)) < 1e-5
