@@ -230,7 +230,7 @@ def check(seed: int, size: int = 8, kinds: Sequence[Part] | None = None) -> str:
             parameter.copy_(torch.rand_like(parameter))
     network = search.arch_export(verify=False)
     problem = _compare(search, network, x, statistics=False)
-    for metric in () if problem else ("size", "macs"):
+    for metric in () if problem else ("size", "macs", "memory"):
         found = search.get_cost(metric, discrete=True)
         wanted = network_cost(network, metric, (3, size, size), unpriced="ignore")
         problem = problem or ("" if found == wanted else f"{metric} is {found}, of the export {wanted}")

@@ -220,8 +220,10 @@ class HeldTwice(nn.Module):
 def test_layers_that_the_model_holds_beside_its_modules() -> None:
     seed = HeldTwice()
     model = with_candidates(seed, (3, 8, 8))
-    assert model.alias is model.first is model.steps[0] and isinstance(model.first, SuperNetModule)
-    assert seed.alias is seed.first and isinstance(seed.first, nn.Conv2d)
+    assert isinstance(model.first, SuperNetModule)
+    assert model.alias is model.first is model.steps[0]
+    assert isinstance(seed.first, nn.Conv2d)
+    assert seed.alias is seed.first
     assert len(SuperNet(model, (3, 8, 8)).arch_summary()["choices"]) == 1
 
 
