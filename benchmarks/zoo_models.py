@@ -249,6 +249,7 @@ def timm(name: str, size: int) -> Built:
     more = {"depth": int(option.partition("=")[2])} if option else {}
     model = importlib.import_module("timm").create_model(name, num_classes=10, **more)
     channels, *sides = model.default_cfg["input_size"]
+    size = max(size, 96) if name in ("inception_v3", "inception_v4", "inception_resnet_v2") else size  # without padding
     fixed = model.default_cfg.get("fixed_input_size") or min(sides) <= size
     return model, _images(channels, *(sides if fixed else (size, size)))
 
