@@ -44,7 +44,7 @@ class Paired:
 
     def __init__(self, seed: nn.Module, batches: Batches) -> None:
         self.model, self.batches = copy.deepcopy(seed).train(), batches
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-3)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-3, fused=True)
         self.epochs: list[tuple[float, float]] = []
         self.seed_time = 0.0
 

@@ -152,12 +152,12 @@ class Run:
             self.forward = self.parallel()  # before anything is frozen: the schedule comes after it
         if phase.stage is None:
             self.forward = self.parallel()
-            self.optimizers = [torch.optim.Adam(self.model.parameters(), lr=config.lr)]
+            self.optimizers = [self.adam(self.model.parameters(), config.lr)]
         elif self.method.is_binary:  # AlternatingSearch has one for each half
             rates = ((self.model.net_parameters(), config.lr), (self.model.arch_parameters(), config.arch_lr))
-            self.optimizers = [torch.optim.Adam(parameters, lr=lr) for parameters, lr in rates]
+            self.optimizers = [self.adam(parameters, lr) for parameters, lr in rates]
         else:
-            self.optimizers = [torch.optim.Adam(self.model.param_groups(lr=config.lr, arch_lr=config.arch_lr))]
+            self.optimizers = [self.adam(self.model.param_groups(lr=config.lr, arch_lr=config.arch_lr), config.lr)]
         if phase.stage is not None:
             lengths: dict[str, Any] = {one.kind: one.epochs for one in self.phases if one.stage == phase.stage}
             strength = None if config.budget else rising(config.strength, lengths["search"])
@@ -165,6 +165,10 @@ class Run:
             shrink = self.optimizers if shrinks else ()
             self.schedule = nasopt.PhaseSchedule(self.model, **lengths, strength=strength, shrink=shrink)
         set_norm_momentum(self.model, config.norm_momentum)  # a search adds norms of its own
+
+    def adam(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        """In one call per step, where the device has that: small networks spend much of a step in the optimizer."""
+        return torch.optim.Adam(parameters, lr=lr, fused=torch.device(self.config.device).type in ("cpu", "cuda"))
 
     def parallel(self) -> Any:
         """What runs the model in training: compiled, or in step with the other processes."""

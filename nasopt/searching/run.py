@@ -29,10 +29,8 @@ from nasopt.searching.given import check_batch, check_loss, enough, first_of, le
 
 Loss = Callable[[Any, Any], Tensor]
 Figure = Callable[[Any, Any], float]
-_RECALIBRATION = (
-    2,
-    8,
-)  # batches, from which norm statistics are estimated before a search model is judged: an eighth of an epoch
+# Batches from which norm statistics are estimated before a search model is judged: a sixteenth of an epoch, within these.
+_RECALIBRATION = (2, 8)
 _LEARNED = 0.7  # share of the teacher in the loss
 _FORMAT = 1
 
@@ -110,7 +108,8 @@ class Run:
         self.wrap = lambda: method(model, input_example=example, regularizer=Budget(dict(given.limits), steps=steps))
         self.model: Any = self.wrap()
         # Masks are set, not trained: their rate moves nothing, and branches follow that of the weights.
-        self.optimizer = torch.optim.Adam(self.model.param_groups(lr=lr, arch_lr=lr))
+        is_fused = {p.device.type for p in self.model.parameters()} <= {"cpu", "cuda"}
+        self.optimizer = torch.optim.Adam(self.model.param_groups(lr=lr, arch_lr=lr), fused=is_fused)
         warmup, search_epochs, finetune = lengths
         self.phases = PhaseSchedule(
             self.model,
@@ -163,7 +162,7 @@ class Run:
             self._diverged(math.nan)
         if phase == "search" and self.has_norms:
             least, most = _RECALIBRATION
-            recalibrate(self.model, itertools.islice(self.train_loader, max(least, min(count // 8, most))))
+            recalibrate(self.model, itertools.islice(self.train_loader, max(least, min(count // 16, most))))
         val = self.judge()
         record: dict[str, Any] = {"epoch": phases.epoch, "phase": phase, "loss": total / max(count, 1), "val": val}
         record["seconds"] = seconds
