@@ -95,7 +95,7 @@ class _Quantise(torch.autograd.Function):
         if step.numel() == 1 and not isinstance(ctx.low, Tensor) and not torch.compiler.is_compiling():
             # In few passes: activations are large. The bounds themselves are inside.
             size, tiny = float(step), torch.finfo(x.dtype).tiny
-            gradient = gradient.contiguous()
+            gradient = _laid_out_as(x, gradient)
             bounds = (ctx.low * size - tiny, ctx.high * size * (1 + torch.finfo(x.dtype).eps))
             to_x = torch.ops.aten.hardtanh_backward(gradient, x, *bounds)
             if ctx.needs_input_grad[1]:
@@ -109,7 +109,17 @@ class _Quantise(torch.autograd.Function):
         return to_x, to_step, None, None, None, None, None
 
 
+def _laid_out_as(x: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last if _has_channels_last(x) else torch.contiguous_format)
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
 def _dot(left: Tensor, right: Tensor) -> Tensor:
+    if _has_channels_last(left) and _has_channels_last(right):  # without copies
+        left, right = left.permute(0, 2, 3, 1), right.permute(0, 2, 3, 1)
     return torch.dot(left.reshape(-1), right.reshape(-1))
 
 
@@ -168,7 +178,7 @@ class _Mixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, steps, shares, *parts = ctx.saved_tensors
-        gradient = gradient.contiguous()
+        gradient = _laid_out_as(x, gradient)
         tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
         to_x: Any = None
         to_steps, to_shares = [], []

@@ -13,7 +13,7 @@ from nasopt.nn.grids import activation_range, best_step, check_widths, weight_ra
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import QuantConv2d, QuantLinear
 from nasopt.nn.weight_quantizers import angle_levels, angle_step, dorefa
-from nasopt.ste import quantise
+from nasopt.ste import quantise, quantise_mixture
 
 WEIGHTS = torch.tensor([-1, -0.62, -0.31, -0.05, 0, 0.05, 0.3, 0.5, 0.8, 1.0], dtype=torch.float64)
 FRACTIONS = torch.linspace(0.02, 1, 400)
@@ -209,3 +209,20 @@ def test_a_step_never_falls_to_nothing(width: tuple[int, ...]) -> None:
     assert float(point.step().detach()) > 0
     assert x.grad is not None
     assert bool(torch.isfinite(x.grad).all())
+
+
+@pytest.mark.parametrize("grids", [1, 2])
+def test_where_channels_lie_in_memory_makes_no_difference(grids: int) -> None:
+    values, slope = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = values.clone(memory_format=layout).requires_grad_()
+        steps = torch.tensor([0.1, 0.2][:grids], dtype=torch.float64, requires_grad=True)
+        shares = torch.tensor([0.3, 0.7], dtype=torch.float64)
+        one = quantise(x, steps, 0, 15, half_up=True) if grids == 1 else None
+        y = quantise_mixture(x, steps, shares, ((0, 15), (-8, 7)), (0.1, 0.2)) if one is None else one
+        y.backward(slope)
+        assert x.grad is not None
+        assert x.grad.is_contiguous(memory_format=layout)
+        found.append((y.detach(), x.grad, steps.grad))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
