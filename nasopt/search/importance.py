@@ -1,11 +1,15 @@
 """Importance: masks set by rank of their own gradients, under limits that fall over the steps of a search.
 
 The gradient `g` of the task's loss to the mask of a unit (a block of channels, a ring or distance of a kernel) says how much the
-loss would change without it. Units are ranked by a running mean of `g^2` over the square root of what the unit costs, and as
-many as fit are kept, the highest first (`nasopt.search.settle`). Limits stay at the seed's cost for a tenth of the search, to
-look around, and then fall in a straight line to the wanted ones, until three fifths of it are over; then masks rest. So nothing
-walks: alpha, beta and gamma are set, and hold the rank of a unit in relation to the threshold of its group, 1/2. What is off has
-a gradient, and may come back.
+loss would change without it. Units are ranked by the root of a running mean of `g^2`, over the mean of that in their group (of
+channels that live together, of items along one axis of a kernel), and as many as fit are kept, the highest first
+(`nasopt.search.settle`). Between groups gradients tell little: many layers read some, one reads others. And costs that are
+compared between groups pull them apart: every channel that goes makes those of its partners cheaper, until a layer has one
+channel left between wide ones.
+
+Limits stay at the seed's cost for a tenth of the search, to look around, and then fall in a straight line to the wanted ones,
+until three fifths of it are over; then masks rest. So nothing walks: alpha, beta and gamma are set, and hold the rank of a unit
+in relation to the threshold of its group, 1/2. What is off has a gradient, and may come back.
 
 Related: Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019 (squared gradients of gates, without cost
 and limits).
@@ -24,13 +28,14 @@ from nasopt.cost import AnyMetric
 from nasopt.search.constants import exact_dtype
 from nasopt.search.deciding import DecidingModel
 from nasopt.search.decisions import ArchParameters, Decisions
-from nasopt.search.masks import HALF, Masks, Thresholds
+from nasopt.search.masks import HALF, THRESHOLD, Masks, Thresholds
 from nasopt.search.parameters import MASKS
 from nasopt.search.settle import Decided, fill
 from nasopt.uncompiled import uncompiled
 
 _OFTEN, _SELDOM = 60, 50  # masks are set about 60 times in a search, at least every 50 steps
-_FREE = 1e-3  # what a unit costs at least, as a share of the mean: beside a peak that others hold many cost nothing
+_FREE = 1e-3  # what a group costs at least, as a share of the mean: beside a peak that others hold many cost nothing
+_KEPT = 1e6  # times the score of what costs nothing
 _CLEARLY = 0.51  # what is on is not off by rounding
 
 Limits = Sequence[tuple[AnyMetric, float]]
@@ -43,14 +48,14 @@ class Ranking:
     Attributes:
         memory: of the running mean.
         look, fall: shares of the search that are over when limits begin to fall, and when they are the wanted ones.
-        power: of a unit's cost, by which its score is divided.
+        power: of what the group costs, by which scores are divided.
         share: of the threshold's rank up to which units that are off leave a model that is shrunk; 1: all of them.
     """
 
     memory: float = 0.99
     look: float = 0.1
     fall: float = 0.6
-    power: float = 0.5
+    power: float = 0.0
     share: float = 1.0
 
 
@@ -194,8 +199,13 @@ def ranked(
     masks, ladders = decisions.masks, decisions.masks.ladders
     scores = {}
     for name, cost in _unit_costs(decisions, parameters, branches, limits).items():
-        free = _FREE * cost.mean().clamp(min=1e-30)
-        score = getattr(importance, name).to(cost) / (cost.clamp(min=0) + free) ** RANKING.power
+        if name in ladders:
+            group, on = ladders[name].ladder, ladders[name].score(parameters[name]) > THRESHOLD
+        else:
+            group, on = masks.channels.unit_group, masks.channels.score(parameters[name]) > THRESHOLD
+        score = _in_groups(
+            getattr(importance, name).to(cost).sqrt(), cost.clamp(min=0), group.to(cost.device), on.to(cost)
+        )
         scores[name] = ladders[name].falling(score) if name in ladders else score
     order = torch.unique(torch.cat(list(scores.values())), return_inverse=True)[1] + 1
     exact = exact_dtype(order.device)
@@ -222,6 +232,19 @@ def ranked(
         else:
             found[name] = _relative(masks.channels.score(trial[name]), channels)
     return {name: value.to(parameters[name]) for name, value in parameters_of(found).items() if name in found}
+
+
+def _in_groups(seen: Tensor, cost: Tensor, group: Tensor, on: Tensor) -> Tensor:
+    """Scores in relation to the mean of what is on in the group, and to what the group costs."""
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros(int(group.max()) + 1).index_add(0, group, values * on)
+
+    mean = total(seen) / total(torch.ones_like(seen)).clamp(min=1)
+    cost = total(cost)
+    free = _FREE * cost.mean().clamp(min=1e-30)
+    scores = seen / mean.clamp(min=1e-30)[group] / (cost + free)[group] ** RANKING.power
+    return torch.where((cost <= free)[group], _KEPT * scores, scores)
 
 
 def _relative(scores: Tensor, thresholds: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def searching(name: str) -> tuple[Any, torch.optim.Optimizer, tuple[Tensor]]:
     make, shape = KERNELS[name]
     torch.manual_seed(1)
     inputs = (torch.randn(6, *shape, dtype=torch.float64),)
-    model = PIT(make(), shape, regularizer=Budget(size=60, steps=40)).train()
+    model = PIT(make(), shape, regularizer=Budget(size=30, steps=40)).train()
     return model, torch.optim.Adam(model.param_groups(lr=1e-2, arch_lr=1.0)), inputs
 
 
@@ -177,7 +177,7 @@ def test_a_search_by_importance_goes_on_in_the_smaller_network(name: str) -> Non
             reports.append(model.shrink(optimizer, when=number, share=1.0))
             close(before, model(*inputs))
     model.shrink(optimizer, share=1.0)
-    assert model.get_cost("size", discrete=True) <= 60
+    assert model.get_cost("size", discrete=True) <= 30
     assert sum(p.numel() for p in model.net_parameters()) < seed_size / 3
     assert any(report["kernels"] for report in reports)
     assert [report["when"] for report in reports] == [9, 19, 29, 39]
