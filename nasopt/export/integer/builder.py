@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasopt.errors import ConfigError, ExportError, NasoptError
+from nasopt.errors import ConfigError, ExportError
 from nasopt.export.integer.formulas import Formula, of_layer, of_norm, rounded
 from nasopt.export.integer.operations import Draft, Integers, extended, kept, moved, table, written
 from nasopt.export.integer.padding import fuse_padding
 from nasopt.export.integer.parts import Input, Output, Step, Value
 from nasopt.export.integer.program import IntegerProgram
+from nasopt.export.integer.samples import computed, one_sample
 from nasopt.graph.activation_nodes import activation_nodes, activations_in
 from nasopt.graph.edit import is_in_place
-from nasopt.graph.execute import layer_of, node_values
+from nasopt.graph.execute import layer_of
 from nasopt.graph.integer_roles import BATCH_NORMS, role_of
 from nasopt.graph.sharing import sharing
 from nasopt.nn.quantise import Quantise
@@ -78,35 +79,15 @@ def integer_program(found: nn.Module, example: Any = None, leave_out_tail: bool 
         if isinstance(layer, QuantisedWeight):
             check_integers(layer.quantizer, name)
     network: Any = copy.deepcopy(found).cpu().double().eval()
-    return _Builder(network, _one_sample(network, example), leave_out_tail).run()
-
-
-def _one_sample(network: Any, example: Any) -> list[Any]:
-    """Inputs of the graph, a batch of one."""
-    nodes = [node for node in network.graph.nodes if node.op == "placeholder"]
-    if example is None:
-        values = [node.meta.get("value", node.args[0] if node.args else None) for node in nodes]
-        if any(value is None and not node.args for value, node in zip(values, nodes)):
-            raise ConfigError(
-                "integer_program: this network does not remember the shape of its inputs: pass example=, a tensor or a tuple"
-            )
-    else:
-        values = list(example) if isinstance(example, (tuple, list)) else [example]
-        values += [node.args[0] for node in nodes[len(values) :] if node.args]
-    return [
-        torch.zeros(1, *value.shape[1:], dtype=torch.float64 if value.is_floating_point() else value.dtype)
-        if isinstance(value, Tensor) and value.dim()
-        else value
-        for value in values
-    ]
+    return _Builder(network, one_sample(network, example), leave_out_tail).run()
 
 
 class _Builder:
     def __init__(self, network: Any, inputs: list[Any], leave_out_tail: bool) -> None:
         self.network, self.leave_out_tail = network, leave_out_tail
         self.nodes = list(network.graph.nodes)
-        self.draft = Draft(network, _computed(network, inputs))
-        self.twice = _computed(network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs])
+        self.draft = Draft(network, computed(network, inputs))
+        self.twice = computed(network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs])
         for node in self.nodes:
             node.meta["value"] = self.draft.concrete[node]
         self.activations = activation_nodes(network.graph)
@@ -299,23 +280,6 @@ class _Builder:
                 return Output(terms, shape, found.low, found.high, batch_dim=batch_dim)
             found = real
         return Output(((found.name, found.scale),), shape, found.low, found.high, batch_dim=batch_dim)
-
-
-def _computed(network: Any, inputs: list[Any]) -> dict[Any, Any]:
-    """Values of all nodes; tensors that the network makes are of double precision, too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        return node_values(network, inputs)
-    except NasoptError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            f"integer_program: the network cannot be computed in double precision: {error}. Take the dtype of what forward "
-            "makes from one of its inputs (dtype=x.dtype)"
-        ) from error
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _batch_dim(one: Tensor, two: Tensor) -> int:
