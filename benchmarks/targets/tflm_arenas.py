@@ -53,7 +53,7 @@ def network_of(name: str) -> torch.nn.Module:
 
 def calls_of(name: str) -> NetworkCalls:
     """What the cost side knows of a network."""
-    return network_calls(network_of(name), input_example=example(name, 1))
+    return network_calls(network_of(name).eval(), input_example=example(name, 1))
 
 
 def measure(name: str, folder: Path) -> dict[str, str]:

@@ -37,7 +37,8 @@ class Runtime:
         planning_base_bytes, planning_tensor_bytes, planning_buffer_bytes, planning_operation_bytes: what the engine takes
             before it has placed the buffers, in the memory that they have afterwards: per tensor, per one that is no
             constant, and per operation by kind.
-        planning_least: what one operation takes while it prepares itself, by kind; the largest counts.
+        planning_least, planning_channel_bytes: what one operation takes while it prepares itself, by kind, and per output of
+            a linear layer; the largest counts.
         weight_bits: widths of weights that it runs; empty: any.
         bias_bytes: flash for one bias.
         code_bytes, layer_code_bytes: flash for code, and more of it per layer with weights.
@@ -63,6 +64,7 @@ class Runtime:
     planning_buffer_bytes: int = 0
     planning_operation_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
     planning_least: Mapping[str, int] = field(default_factory=dict, hash=False)
+    planning_channel_bytes: int = 0
     code_bytes: int = 0
     layer_code_bytes: int = 0
     layer_file_bytes: int = 0
@@ -92,8 +94,11 @@ class Runtime:
         if not self.planning_tensor_bytes:
             return 0
         results, constants = _tensors(memory)
-        kinds = {kind for step in memory.steps for kind in step.operations}
-        least = max((self.planning_least.get(kind, 0) for kind in kinds), default=0)
+        least = 0
+        for step in memory.steps:
+            for kind in set(step.operations):
+                channels = _length(step) if step.term is not None and kind == "FULLY_CONNECTED" else 0
+                least = max(least, self.planning_least.get(kind, 0) + self.planning_channel_bytes * channels)
         tensors = self.planning_tensor_bytes * (results + constants) + self.planning_buffer_bytes * results
         return max(least, self.planning_base_bytes + tensors + _sum(self.planning_operation_bytes, memory))
 
@@ -264,7 +269,8 @@ TFLM = register_runtime(
         planning_tensor_bytes=32,
         planning_buffer_bytes=40,
         planning_operation_bytes={"MEAN": 264},  # three scratch buffers
-        planning_least={"CONV_2D": 712, "TRANSPOSE_CONV": 712, "SOFTMAX": 368, "FULLY_CONNECTED": 280},
+        planning_least={"CONV_2D": 712, "TRANSPOSE_CONV": 712, "SOFTMAX": 368, "FULLY_CONNECTED": 248},
+        planning_channel_bytes=4,
         code_bytes=265_706,  # 268,000 with the full resolver; the fit of the files has a base of -2,294
         layer_file_bytes=2066,
         channel_file_bytes=22,
