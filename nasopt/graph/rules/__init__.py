@@ -11,6 +11,7 @@ from nasopt.graph.rules import (  # noqa: F401
     movement,
     multi_head,
     norms,
+    positions,
     products,
     quantised,
     reaf,
