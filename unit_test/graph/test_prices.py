@@ -203,3 +203,17 @@ def test_memory_of_a_parameter_that_is_spread() -> None:
         scramble(model)
         exported = model.arch_export(verify=False)
         assert model.get_cost("memory", discrete=True) == network_cost(exported, "memory", input_example=x)
+
+
+class Pairs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.pairs = nn.Linear(6, 3), nn.Linear(6, 4), nn.Bilinear(3, 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pairs(self.first(x), self.second(x))  # type: ignore[no-any-return]
+
+
+def test_products_of_all_pairs() -> None:
+    assert network_cost(Pairs(), "macs", (6,)) == 6 * 3 + 6 * 4 + 3 * 4 * 5
+    assert network_cost(Pairs(), "size", (6,)) == sum(p.numel() for p in Pairs().parameters())

@@ -70,3 +70,13 @@ def embedding(call: Call) -> Any:
     call.cost("embedding", count, written, weight="weight")
     call.attribute("embedding_dim", written)
     return call.spread(written, -1)
+
+
+@layer_rule(nn.Bilinear, searchable="fixes its channels")
+def bilinear(call: Call) -> Any:
+    layer = call.module
+    assert isinstance(layer, nn.Bilinear)
+    outputs = layer.out_features
+    sizes = (layer.in1_features * layer.in2_features, outputs)
+    call.cost("linear", *sizes, positions=_rows(call, outputs), bias=layer.bias is not None, weight="weight")
+    return call.fixed_unit("it multiplies all pairs of channels")
