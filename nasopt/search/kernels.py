@@ -104,8 +104,13 @@ class Ladders:
         # Row i averages the entries of its own ladder from i on.
         same = self.ladder[:, None] == self.ladder[None, :]
         later = (same & (self.item[None, :] >= self.item[:, None])).to(torch.float64)
-        mean = later / later.sum(1, keepdim=True)
-        self._constants = Constants(mean, self.ladder, self.item, torch.linalg.inv(mean), later)
+        remaining = later.sum(1)
+        mean = later / remaining[:, None]
+        # p_i = n_i s_i - n_(i+1) s_(i+1), with n_i items from i on.
+        inverse = torch.diag(remaining)
+        inner = torch.nonzero(remaining > 1).reshape(-1)
+        inverse[inner, inner + 1] = -remaining[inner + 1]
+        self._constants = Constants(mean, self.ladder, self.item, inverse, later)
 
     def score(self, parameter: Tensor) -> Tensor:
         """Mean of |p_k| over k >= i for every item i, shape `(total,)`."""
