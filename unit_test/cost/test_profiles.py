@@ -191,6 +191,9 @@ def test_the_command_makes_a_target(tmp_path, capsys, monkeypatch):
     assert network_cost(perceptron(), "latency_ms:desk", (256,)) == pytest.approx(3.5, rel=0.02)
     assert get_target("desk").clock_mhz == 64
     assert main([*arguments, "--output", str(path)]) == 2
+    assert "a target of that name exists already" in capsys.readouterr().err
+    registry._OWN.clear()
+    assert main([*arguments, "--output", str(path)]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
