@@ -217,6 +217,8 @@ def _price_further_biases(facts: Facts) -> None:
         if (term.key, bias) not in own:
             sizes: dict[str, Any] = {"kernel": (), "stride": (), "output_size": (), "positions": 1}
             counts: dict[str, Any] = {"in_channels": 1, "groups": 1, "bias_regions": [], "regions": []}
+            if term.bias_bits is not None:  # of a quantised layer: in no width that its weights may have
+                counts |= {"weight_bits": term.bias_bits, "bias_bits": None}
             own[term.key, bias] = replace(term, key=bias, kind="parameter", **counts, **sizes)
             facts.costs.append(own[term.key, bias])
         own[term.key, bias].regions.extend(term.bias_regions)

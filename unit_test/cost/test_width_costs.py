@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from toys import TOYS
 
 from nasopt import PIT, Budget, MixedPrecision, Precision
 from nasopt.cost import cost_report, energy_metric, get_target, latency_metric, network_cost
@@ -137,3 +138,15 @@ def test_budgets_on_a_target_that_runs_the_widths() -> None:
     model = searched(regularizer=Budget(latency=("gap9_ne16", limit)), weights=(2, 4, 8))
     model.settle_budget()
     assert 0.8 * limit < model.get_cost("latency_ms:gap9_ne16", discrete=True) <= limit
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+def test_the_bias_beside_a_tied_weight_has_32_bits(granularity):
+    """One weight of 4 x 6 in 8 bits for two layers, their biases of 4, and a head of 3 x 4 with 3."""
+    toy = TOYS["tied_weights"]
+    precision = Precision((2, 8) if granularity == "channel" else 8, 8, first_last=None, granularity=granularity)
+    model = PIT(toy.seed(torch.float32), input_example=toy.batch(2, torch.float32), precision=precision)
+    if granularity == "channel":
+        with torch.no_grad():
+            model.choice_logits.copy_(torch.tensor([0.0, 1.0]).repeat(model.choice_logits.numel() // 2))
+    assert model.get_cost("size_bits", discrete=True) == (24 + 12) * 8 + (4 + 4 + 3) * 32
