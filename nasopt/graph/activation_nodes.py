@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.edit import is_in_place
+from nasopt.graph.sharing import sharing
 
 
 def functions(names: str, methods: bool = True) -> set[Any]:
@@ -28,16 +29,15 @@ _LIKE = functions("expand_as view_as reshape_as type_as")
 _MADE = functions("zeros_like ones_like full_like new_zeros new_ones new_full")
 
 
-def activation_nodes(graph: fx.Graph) -> set[fx.Node]:
+def activation_nodes(module: fx.GraphModule) -> set[fx.Node]:
     """Nodes whose values hold floats that depend on inputs of the model, on more than their shapes; `meta["value"]` is set."""
     depends: set[fx.Node] = set()
-    for node in graph.nodes:
+    for node in module.graph.nodes:
         if node.op == "placeholder" or any(one in depends and holds_tensors(one) for one in values_read(node)):
             depends.add(node)
-            written = node
-            while is_in_place(written) and isinstance(written.args[0] if written.args else None, fx.Node):
-                written = written.args[0]  # type: ignore[assignment]
-                depends.add(written)
+            first = node.args[0] if node.args else None
+            if is_in_place(node) and isinstance(first, fx.Node):  # so does all that lies in the memory that it writes
+                depends.update(one for one in sharing(module, first, node) if one is not None)
     return {node for node in depends if node.op != "output" and holds_floats(node)}
 
 

@@ -45,10 +45,11 @@ def can_fold(module: fx.GraphModule, node: fx.Node) -> bool:
     value = node.meta["value"]
     if node.op == "get_attr" or not isinstance(value, Tensor) or not value.is_floating_point():
         return False
-    return all(_is_fixed(module, one) for one in _upstream(node))
+    return all(has_one_value(module, one) for one in _upstream(node))
 
 
-def _is_fixed(module: fx.GraphModule, node: fx.Node) -> bool:
+def has_one_value(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call gives the same whenever it is given the same: nothing is drawn, nothing is written."""
     if node.op == "get_attr":
         return True
     name = str(getattr(node.target, "__name__", node.target))

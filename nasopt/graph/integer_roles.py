@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 from nasopt.graph.activation_nodes import activations_in, functions, holds_floats, holds_tensors, values_read
 from nasopt.graph.branches.markers import BranchInput, Choice
+from nasopt.graph.edit import changed_parameters
+from nasopt.graph.folded import has_one_value
 from nasopt.graph.registry import alteration
 from nasopt.nn.grids import FLOAT_BITS
 from nasopt.nn.mode import PathByMode
@@ -137,22 +139,24 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
         return "joins" if all(one.target in _ZEROS for one in tensors) else "float"
     if key in _LARGEST and len(inputs) == 1:
         return "passes" if _is_over_one_dimension(node) else "float"
+    if is_largest(node):
+        return "passes"
     if key in _AVERAGES:
         return "writes" if _is_over_space(node) else "float"
     if key in _ADDITIONS | _PRODUCTS:
-        return _arithmetic(node, inputs)
+        return _arithmetic(module, node, inputs)
     if key in _MATRIX_PRODUCTS:
         is_batched = all(one.meta["value"].dim() > 2 for one in inputs)
         return "writes" if len(node.args) == 2 and all(arg in inputs for arg in node.args) and is_batched else "float"
-    if key in _TABLES and _is_of_one_value(node, inputs):
+    if key in _TABLES and _is_of_one_value(module, node, inputs):
         return "table"
     return "float"
 
 
-def _arithmetic(node: fx.Node, inputs: list[fx.Node]) -> Role:
+def _arithmetic(module: fx.GraphModule, node: fx.Node, inputs: list[fx.Node]) -> Role:
     if len(node.args) == 2 and all(arg in inputs for arg in node.args):
         return "writes" if node.kwargs.get("alpha", 1) == 1 else "float"
-    return "table" if _is_of_one_value(node, inputs) else "float"
+    return "table" if _is_of_one_value(module, node, inputs) else "float"
 
 
 def _has_dtype_of(node: fx.Node, source: fx.Node) -> bool:
@@ -162,12 +166,16 @@ def _has_dtype_of(node: fx.Node, source: fx.Node) -> bool:
 
 def _is_over_one_dimension(node: fx.Node) -> bool:
     """Whether the largest values along a dimension are taken, and their places are not read."""
-    return not isinstance(node.meta["value"], Tensor) and all(
-        user.target is operator.getitem and user.args[1] == 0 for user in node.users
-    )
+    firsts = all(is_largest(user) or (user.target is operator.getitem and user.args[1] == 0) for user in node.users)
+    return firsts and not isinstance(node.meta["value"], Tensor)
 
 
-def _is_of_one_value(node: fx.Node, inputs: list[fx.Node]) -> bool:
+def is_largest(node: fx.Node) -> bool:
+    """Whether a node is `.values` of the largest along a dimension."""
+    return node.target is getattr and node.args[1] == "values"
+
+
+def _is_of_one_value(module: fx.GraphModule, node: fx.Node, inputs: list[fx.Node]) -> bool:
     """Whether every element follows from that of one activation, and from constants which are equal or one per channel."""
     if len(inputs) != 1:
         return False
@@ -179,15 +187,18 @@ def _is_of_one_value(node: fx.Node, inputs: list[fx.Node]) -> bool:
     others = [one for one in node.all_input_nodes if one is not inputs[0] and holds_tensors(one)]
     is_prelu = "prelu" in str(getattr(node.target, "__name__", node.target))  # its slopes belong to the channels
     return all(
-        _is_constant(one) and (is_prelu or _is_per_channel(one.meta["value"].shape, before.dim())) for one in others
+        _is_constant(module, one) and (is_prelu or _is_per_channel(one.meta["value"].shape, before.dim()))
+        for one in others
     )
 
 
-def _is_constant(node: fx.Node) -> bool:
-    """Whether a value follows from parameters, buffers and shapes."""
-    if node.op == "placeholder":
+def _is_constant(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a value follows from shapes and from parameters and buffers that stay what they are."""
+    if node.op == "placeholder" or not has_one_value(module, node):
         return False
-    return all(not holds_tensors(one) or _is_constant(one) for one in values_read(node))
+    if node.op == "get_attr" and str(node.target) in changed_parameters(module.graph):
+        return False
+    return all(not holds_tensors(one) or _is_constant(module, one) for one in values_read(node))
 
 
 def _is_per_channel(shape: Sequence[int], rank: int) -> bool:

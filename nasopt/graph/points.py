@@ -96,7 +96,7 @@ def find_points(module: fx.GraphModule, floats: Collection[str] = (), share_at: 
 class _Finder:
     def __init__(self, module: fx.GraphModule, floats: set[str], share_at: Sequence[str]) -> None:
         self.module, self.excluded, self.share_at = module, floats, share_at
-        self.activations = activation_nodes(module.graph)
+        self.activations = activation_nodes(module)
         self.calls: dict[str, list[fx.Node]] = {}
         # A layer may have several paths: the first one is its name.
         first: dict[int, str] = {}

@@ -97,6 +97,7 @@ KINDS: dict[str, Made] = {
     "unfolded": lambda: Net(lambda m, x: F.unfold(x, 2).reshape(x.shape[0], 24, 5, 5), width=24),
     "activation_in_place": lambda: Net(lambda m, x: m.act(m.pool(x)).flip(1), act=nn.SiLU(True), pool=nn.MaxPool2d(2)),
     "cast_to_its_own_type": lambda: Net(lambda m, x: torch.tanh(x).to(x.dtype)),
+    "largest_by_name": lambda: Net(lambda m, x: x * torch.sigmoid(x.max(dim=1, keepdim=True).values)),
     "more_functions": lambda: Net(lambda m, x: torch.erf(x) + torch.log1p(x)),
 }  # fmt: skip
 
@@ -198,3 +199,34 @@ def test_numbers_of_a_fixed_type_are_refused_by_name() -> None:
     seed = Net(lambda m, x: torch.einsum("bchw,cd->bdhw", x, torch.eye(6, dtype=torch.float32)))
     with pytest.raises(ExportError, match=r"dtype=x\.dtype|has no integer form"):
         integer_program(_found(seed, x))
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda m, x: x - x.max(0)[0],
+        lambda m, x: x * x.amax(),
+        lambda m, x: x + x.flip(0),
+        lambda m, x: x + x.roll(1, 0),
+    ],
+)
+def test_what_mixes_samples_is_refused(mix):
+    (x,) = batch(X)
+    with pytest.raises(ExportError, match="it reads other samples of the batch"):
+        integer_program(_found(Net(mix), x))
+
+
+def test_what_is_drawn_or_changes_is_no_constant():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1, 6, 1, 1))
+
+        def forward(self, x):
+            self.scale.mul_(1.5)
+            return x * self.scale
+
+    (x,) = batch(X)
+    for seed in (Net(lambda m, x: x * torch.rand(1, 6, 1, 1)), Net(lambda m, x: m.count(x), count=Counts())):
+        model = PIT(seed, input_example=x, precision=8, verify=False)
+        assert list(model.floats.values()) == ["mul has no integer form"]

@@ -17,7 +17,7 @@ from nasopt.export.integer.operations import Draft, Integers, extended, kept, mo
 from nasopt.export.integer.padding import fuse_padding
 from nasopt.export.integer.parts import Input, Output, Step, Value
 from nasopt.export.integer.program import IntegerProgram
-from nasopt.export.integer.samples import computed, one_sample
+from nasopt.export.integer.samples import computed, mixed_samples, one_sample
 from nasopt.graph.activation_nodes import activation_nodes, activations_in
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.execute import layer_of
@@ -90,8 +90,9 @@ class _Builder:
         self.twice = computed(network, [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in inputs])
         for node in self.nodes:
             node.meta["value"] = self.draft.concrete[node]
-        self.activations = activation_nodes(network.graph)
+        self.activations = activation_nodes(network)
         self.place = {node: i for i, node in enumerate(self.nodes)}
+        self.mixed = mixed_samples(network, inputs, self.draft.concrete)
         self.inputs: list[Input] = []
         self.left_out: list[str] = []
 
@@ -157,6 +158,8 @@ class _Builder:
             return of_norm(
                 layer, (read[0].name,), self.draft.values[read[0].name], self.draft.shape(node), str(node.target)
             )
+        if node in self.mixed:
+            return self._floats(node, given, node.name, "it reads other samples of the batch")
         role = role_of(self.network, node, self.activations)
         found = None
         if role == "extends" and len(read) == 1:

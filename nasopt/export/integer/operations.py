@@ -19,7 +19,7 @@ from nasopt.export.integer.kernels import LIMIT
 from nasopt.export.integer.parts import Step, Value
 from nasopt.export.integer.windows import Windows, windows_of
 from nasopt.graph.execute import run_node
-from nasopt.graph.integer_roles import is_addition, is_matrix_product, is_product, is_subtraction
+from nasopt.graph.integer_roles import is_addition, is_largest, is_matrix_product, is_product, is_subtraction
 from nasopt.nn.quantise import Quantise
 
 
@@ -180,7 +180,7 @@ def table(draft: Draft, node: Any, given: Any, read: Integers) -> Formula:
 def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], read: list[Any]) -> Any:
     """What only moves numbers, joins them, or takes the largest."""
     if isinstance(read[0], tuple):  # an item of several
-        return read[0][node.args[1]]
+        return read[0][0 if is_largest(node) else node.args[1]]
     if any(isinstance(one, Formula) for one in read):
         read = [kept(draft, one) if isinstance(one, Formula) else one for one in read]
         if any(one is None for one in read):

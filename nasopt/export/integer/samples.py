@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,3 +47,37 @@ def computed(network: Any, inputs: list[Any]) -> dict[Any, Any]:
         ) from error
     finally:
         torch.set_default_dtype(before)
+
+
+def mixed_samples(network: Any, inputs: list[Any], one: Mapping[Any, Any]) -> set[Any]:
+    """Nodes of which some element depends on both of two samples: a program computes one sample at a time.
+
+    Found by changing one of two random samples, then the other; and by shapes that two samples leave as they are for `one`.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def two() -> list[Any]:
+        return [
+            3 * torch.randn(2, *x.shape[1:], generator=generator, dtype=x.dtype)
+            if isinstance(x, Tensor) and x.dim() and x.is_floating_point()
+            else torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x
+            for x in inputs
+        ]  # fmt: skip
+
+    def exchanged(sample: int) -> list[Any]:
+        found = [x.clone() if isinstance(x, Tensor) else x for x in given]
+        for x, y in zip(found, other):
+            if isinstance(x, Tensor) and x.dim() and x.is_floating_point():
+                x[sample] = y[sample]
+        return found
+
+    given, other = two(), two()
+    before, first, second = (computed(network, one) for one in (given, exchanged(0), exchanged(1)))
+    return {node for node, value in before.items() if _meets(value, first[node], second[node], one[node])}
+
+
+def _meets(value: Any, first: Any, second: Any, one: Any) -> bool:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.shape == first.shape == second.shape:
+        return False
+    changed = [(value != other) & ~(value.isnan() & other.isnan()) for other in (first, second)]
+    return value.shape == one.shape or bool((changed[0] & changed[1]).any())
