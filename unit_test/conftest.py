@@ -34,19 +34,6 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
-# Folders of tests about what search models do, on networks as usual: they are wrapped without a comparison with the seed and
-# trial exports, a fifth of the time. The laws compare every toy, tests of tracing their odd models.
-_UNVERIFIED = ("methods", "search", "cost", "export", "train")
-
-
-@pytest.fixture(autouse=True)
-def _wrapped_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.path.parent.name in _UNVERIFIED and request.node.get_closest_marker("verified") is None:
-        from nasopt.search.model import SearchModel
-
-        monkeypatch.setitem(SearchModel.__init__.__kwdefaults__, "verify", False)  # type: ignore[arg-type]
-
-
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     import torch

@@ -291,7 +291,6 @@ def test_many_choices_are_settled_in_the_order_of_what_they_save() -> None:
     assert model.get_cost("memory", discrete=True) == NARROW
 
 
-@pytest.mark.verified
 def test_compiled_as_one_graph() -> None:
     model = nasopt.PIT(nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), SHAPE, regularizer="memory")
     compiled = torch.compile(lambda: model.get_regularization_loss(), backend="eager", fullgraph=True)

@@ -202,7 +202,6 @@ def test_what_has_no_integers_is_trained_and_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.verified
 def test_exports_are_tried_when_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise ExportError("it does not fit")
@@ -357,7 +356,6 @@ def alternatives() -> nn.Module:
     return nn.Sequential(SuperNetModule(branches), nn.Flatten(), nn.Linear(400, 4))
 
 
-@pytest.mark.verified
 @pytest.mark.parametrize("front", [MixedPrecision, PIT, SuperNet, PITSuperNet])
 @pytest.mark.parametrize("precision", [8, (2, 4)])
 def test_without_rounding_the_model_is_its_seed(front: Any, precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
