@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,192 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Rule = Callable[..., Tensor]  # the arguments of the function, its tensors lifted -> the lifted result
+from nasopt.export.lifted_layers import IMAGES, LAYERS, pad_image
 
-
-def _pair(value: Any, before: int) -> tuple[int, int]:
-    return (before, int(value[0] if isinstance(value, (tuple, list)) else value))
-
-
-def _conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    if (
-        padding == "same"
-    ):  # as the runtime has it, the odd zero at the end: written out it becomes part of the convolution
-        total = (weight.shape[-1] - 1) * _pair(dilation, 1)[1]
-        x, padding = _pad(x, [total // 2, total - total // 2]), 0
-    sides: Any = padding if isinstance(padding, str) else _pair(padding, 0)
-    return F.conv2d(
-        x,
-        weight if weight.dim() == 4 else weight.unsqueeze(2),
-        bias,
-        _pair(stride, 1),
-        sides,
-        _pair(dilation, 1),
-        groups,
-    )
-
-
-def _max_pool(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
-    if return_indices:
-        raise NotImplementedError
-    sizes = (_pair(kernel_size, 1), _pair(stride or kernel_size, 1), _pair(padding, 0), _pair(dilation, 1))
-    x, around = _with_copies(x, *sizes, ceil_mode)
-    return F.max_pool2d(x, *sizes[:2], around, sizes[3], ceil_mode)
-
-
-def _max_pool_2d(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
-    sizes = (_both(kernel_size), _both(stride or kernel_size), _both(padding), _both(dilation))
-    padded, around = _with_copies(x, *sizes, ceil_mode)
-    if return_indices or padded is x:
-        raise NotImplementedError
-    return F.max_pool2d(padded, *sizes[:2], around, sizes[3])
-
-
-def _with_copies(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> tuple[Tensor, Any]:
-    """Padding for a maximum, as copies of the rim where it is not the runtime's "same": `(padded, padding that is left)`.
-
-    Every window over the padding reads the rim as well, so its copies change no maximum; -inf has no integer.
-    """
-    same = True
-    for n, k, s, p in zip(x.shape[2:], kernel, stride, padding):
-        total = max((-(-n // s) - 1) * s + k - n, 0)
-        same = same and p == total // 2 == total - total // 2
-    if same or ceil or not any(padding) or any(d != 1 for d in dilation):
-        return x, padding
-    for step in range(max(padding)):  # converters know copies of one row
-        rows, columns = (int(p > step) for p in padding)
-        x = F.pad(x, (columns, columns, rows, rows), mode="replicate")
-    return x, (0, 0)
-
-
-def _avg_pool(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Tensor:
-    sizes = (_pair(kernel_size, 1), _pair(stride or kernel_size, 1), _pair(padding, 0))
-    return F.avg_pool2d(x, *sizes, ceil_mode, count_include_pad)
-
-
-def _avg_pool_2d(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor:
-    """Zeros as an operation of their own: the converter knows no pooling with torch's padding."""
-    sides = _both(padding)
-    if not any(sides) or ceil_mode or divisor_override is not None:
-        raise NotImplementedError
-    pad = [sides[1], sides[1], sides[0], sides[0]]
-    pooled = F.avg_pool2d(_pad(x, pad), kernel_size, stride)
-    if count_include_pad:
-        return pooled
-    shares = [_inside(*sizes) for sizes in zip(x.shape[2:], *map(_both, (kernel_size, stride or kernel_size, sides)))]
-    inside = torch.tensor([[row * column for column in shares[1]] for row in shares[0]])
-    return (pooled.permute(0, 2, 3, 1) * (1 / inside).unsqueeze(2)).permute(0, 3, 1, 2)
-
-
-def _conv_2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Of even kernels: see `_conv`."""
-    if padding != "same" or all(size % 2 for size in weight.shape[2:]):
-        raise NotImplementedError
-    totals = [(size - 1) * step for size, step in zip(weight.shape[2:], _both(dilation))]
-    sides = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
-    return F.conv2d(_pad(x, sides), weight, bias, stride, 0, dilation, groups)
-
-
-def _both(value: Any) -> tuple[int, int]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
-
-
-def _inside(size: int, kernel: int, stride: int, padding: int) -> list[float]:
-    """Of every window its share that is no padding."""
-    starts = range(-padding, size + padding - kernel + 1, stride)
-    return [(min(start + kernel, size) - max(start, 0)) / kernel for start in starts]
-
-
-def _adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
-    """Where the windows are equal: the converter has none with windows of several sizes."""
-    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2
-    space = x.shape[2:]
-    if return_indices or any(n % (made or n) for n, made in zip(space, sizes)):
-        raise NotImplementedError
-    return F.max_pool2d(x, [n // (made or n) for n, made in zip(space, sizes)])
-
-
-def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Of `(B, C, H, W)`. Channels last, as kernels have them: the converter leaves a first pad in torch's order."""
-    if len(pad) > 4 or mode != "constant":
-        return F.pad(x, pad, mode, value)
-    return F.pad(x.permute(0, 2, 3, 1), [0, 0, *pad], mode, value).permute(0, 3, 1, 2)
-
-
-def _pad_lifted(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    if len(pad) != 2 or mode != "constant":
-        raise NotImplementedError
-    return _pad(x, pad, mode, value)
-
-
-LAYERS: dict[Any, Rule] = {
-    torch.conv1d: _conv,
-    F.max_pool1d: _max_pool,
-    torch.max_pool1d: _max_pool,
-    torch.avg_pool1d: _avg_pool,
-    F.avg_pool1d: _avg_pool,
-    F.adaptive_avg_pool1d: lambda x, output_size: F.adaptive_avg_pool2d(x, _pair(output_size, 1)),
-    torch.adaptive_avg_pool1d: lambda x, output_size: F.adaptive_avg_pool2d(x, _pair(output_size, 1)),
-    F.adaptive_max_pool1d: lambda x, size, return_indices=False: _adaptive_max_pool(x, _pair(size, 1), return_indices),
-    F.pad: _pad_lifted,
-}
-# Element by element, or channel by channel: the same function does for any number of dimensions behind the channels.
-IMAGES: dict[Any, Rule] = {
-    F.avg_pool2d: _avg_pool_2d,
-    F.adaptive_max_pool2d: _adaptive_max_pool,
-    F.max_pool2d: _max_pool_2d,
-    torch.max_pool2d: _max_pool_2d,
-    torch.conv2d: _conv_2d,
-}
 MAXIMA = (torch.amax, Tensor.amax, torch.max, Tensor.max)
 PARTS = (torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.tensor_split, Tensor.tensor_split)
+# Element by element, or channel by channel: the same function does for any number of dimensions behind the channels.
 ELEMENTWISE = {
     *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.elu),
     *(F.hardswish, F.hardsigmoid, F.silu, F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh, F.tanh),
@@ -234,7 +53,7 @@ class TwoDimensional(TorchFunctionMode):
         if func in (torch.cat, torch.concat):
             return self._cat(*args, **kwargs)
         if func is F.pad and args[0].dim() == 4:
-            return _pad(*args, **kwargs)
+            return pad_image(*args, **kwargs)
         if func in IMAGES and args and args[0].dim() == 4:
             with contextlib.suppress(NotImplementedError):
                 return IMAGES[func](*args, **kwargs)
