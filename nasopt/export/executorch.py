@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from nasopt.cost import Target
 from nasopt.errors import ConfigError, ExportError, nearest
@@ -27,6 +29,7 @@ from nasopt.export.tflite_model import Port
 from nasopt.extras import import_extra
 
 CORES = ("M0", "M0PLUS", "M3", "M4", "M7", "M23", "M33", "M35P", "M55", "M85")
+IMAGES = (F.conv2d, F.conv_transpose2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
 FOR_THE_CORE = "cortex_m."  # operators that only a build for the core has kernels for
 
 
@@ -188,8 +191,20 @@ class Positional(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self.subject.with_tensors(tensors)
-        with TwoDimensional():  # one-dimensional convolutions would stay in float
+        with ChannelsLast(), TwoDimensional():  # one-dimensional convolutions would stay in float
             return tuple(output_tensors(self.network(*args, **kwargs)))
+
+
+class ChannelsLast(TorchFunctionMode):
+    """While it is active, convolutions and poolings get their input in the order in memory that the core's operators take.
+
+    A convolution that gets another one, behind a reshape for instance, would stay in float.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in IMAGES and args and args[0].dim() == 4:
+            args = (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 def _channels_last(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -45,8 +45,13 @@ def temporal() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 5))
 
 
+def folded() -> nn.Module:
+    layers = [nn.Unflatten(1, (4, 2, 10)), nn.Conv2d(4, 6, (1, 3)), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+
+
 @pytest.mark.usefixtures("extra")
-@pytest.mark.parametrize(("make", "shape"), [(Separable, (3, 8, 8)), (temporal, (4, 20))])
+@pytest.mark.parametrize(("make", "shape"), [(Separable, (3, 8, 8)), (temporal, (4, 20)), (folded, (80,))])
 def test_everything_is_an_operator_of_the_core(make: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, path = randomise(make()).train(), tmp_path / "found.pte"
