@@ -30,6 +30,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em;
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
 th, td { padding: .25em .7em; border-bottom: 1px solid #d0d7de; text-align: right }
 th:first-child, td:first-child { text-align: left }
+td + td { white-space: nowrap } .picture { overflow-x: auto } svg { min-width: 540px }
 tr.front { background: #ddf4ff } table { display: block; overflow-x: auto } .note { color: #57606a }
 """
 
@@ -172,7 +173,8 @@ def section(task: str, data: str, methods: Methods) -> str:
         ]
         for method, members in methods.items()
     }
-    parts.append(pareto.plot(points, cost="MACs", figure=f"{networks[0].summary['figure']}, test").svg)
+    picture = pareto.plot(points, cost="MACs", figure=f"{networks[0].summary['figure']}, test").svg
+    parts.append(f'<div class="picture">{picture}</div>')
     chosen: list[Network] = []
     rows = []
     for method, members in methods.items():

@@ -149,10 +149,10 @@ def plot(
             start = f"M{best[0][0]} {best[0][1]}{steps}"
             parts.append(f'<path d="{start}" fill="none" stroke="{colour}" stroke-width="1.5" opacity=".6"/>')
         parts += [_dot(*place(network), colour, label, network, cost, figure) for network in points]
-        below = _HEIGHT - _BOTTOM - 14 - 18 * (len(groups) - 1 - index)  # where only bad networks would lie
-        parts.append(f'<circle cx="{_WIDTH - _RIGHT - 10}" cy="{below - 4}" r="4" fill="{colour}"/>')
-        parts.append(_words(_WIDTH - _RIGHT - 20, below, label, "end"))
-    size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" style="max-width:100%;height:auto"'
+        below = _HEIGHT + 10 + 18 * index  # below the axes: no point is covered
+        parts.append(f'<circle cx="{_LEFT + 4}" cy="{below - 4}" r="4" fill="{colour}"/>')
+        parts.append(_words(_LEFT + 14, below, label, "start"))
+    size = f'viewBox="0 0 {_WIDTH} {_HEIGHT + 18 * len(groups)}" style="max-width:100%;height:auto"'
     style = 'font-family="system-ui,sans-serif" font-size="12" fill="#1f2328"'
     return Plot(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{_WIDTH}" {size} {style}>{"".join(parts)}</svg>'
