@@ -27,12 +27,16 @@ _RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform", "multinomial", "
 def folded_path(node: fx.Node, taken: Collection[str]) -> str:
     """Path of the parameter that takes the place of a node: that of the layer whose weight it is made of, if it is free.
 
+    That is the first one of its shape, or the first one.
+
     Args:
         node: what computes the weight.
         taken: paths that are something else.
     """
-    first = next(str(one.target) for one in reversed(_upstream(node)) if one.op == "get_attr")
-    path = _PARTS.sub(lambda found: found["of"] or found["by"], first)
+    made_of = [one for one in reversed(upstream(node)) if one.op == "get_attr"]
+    shape = node.meta["value"].shape
+    first = next((one for one in made_of if getattr(one.meta.get("value"), "shape", None) == shape), made_of[0])
+    path = _PARTS.sub(lambda found: found["of"] or found["by"], str(first.target))
     free, number = path, 0
     while free in taken:
         number += 1
@@ -45,7 +49,7 @@ def can_fold(module: fx.GraphModule, node: fx.Node) -> bool:
     value = node.meta["value"]
     if node.op == "get_attr" or not isinstance(value, Tensor) or not value.is_floating_point():
         return False
-    return all(has_one_value(module, one) for one in _upstream(node))
+    return all(has_one_value(module, one) for one in upstream(node))
 
 
 def has_one_value(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -60,7 +64,7 @@ def has_one_value(module: fx.GraphModule, node: fx.Node) -> bool:
     return not is_in_place(node) and not any(word in name for word in _RANDOM)
 
 
-def _upstream(node: fx.Node) -> list[fx.Node]:
+def upstream(node: fx.Node) -> list[fx.Node]:
     found: dict[fx.Node, None] = {}
     waiting = [node]
     while waiting:
@@ -73,8 +77,8 @@ def _upstream(node: fx.Node) -> list[fx.Node]:
 
 def folded_parameters(node: fx.Node, others: Iterable[fx.Node] = ()) -> list[str]:
     """Paths of the parameters of a node that nothing needs any more once it, and the others, are parameters themselves."""
-    own = _upstream(node)
-    inside = {one for folded in others for one in _upstream(folded)}.union(own)
+    own = upstream(node)
+    inside = {one for folded in others for one in upstream(folded)}.union(own)
     attributes = [one for one in own if one.op == "get_attr"]
     found = [str(one.target) for one in attributes if all(user in inside for user in one.users)]
     for path in dict.fromkeys(str(one.target) for one in own if one.op == "call_module"):
@@ -94,7 +98,7 @@ def without_layers(paths: Collection[str], graph: fx.Graph) -> list[str]:
 def fold(network: fx.GraphModule, paths: Mapping[str, str]) -> None:
     """Put parameters of these paths in place of the nodes of these names, with the values of eval mode."""
     nodes = {node.name: node for node in network.graph.nodes}
-    made_of = {str(one.target) for name in paths for one in _upstream(nodes[name]) if one.op == "get_attr"}
+    made_of = {str(one.target) for name in paths for one in upstream(nodes[name]) if one.op == "get_attr"}
     modes = {module: module.training for module in network.modules()}
     known: dict[fx.Node, Any] = {}
     network.eval()

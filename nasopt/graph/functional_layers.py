@@ -22,9 +22,15 @@ _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((F.conv2d, torch.conv2d), nn.Conv2d),
     **dict.fromkeys((F.conv3d, torch.conv3d), nn.Conv3d),
 }
-FUNCTIONS = (*_CONVOLUTIONS, F.linear, torch._C._nn.linear)
+_TRANSPOSED: dict[Any, type[nn.Module]] = {
+    **dict.fromkeys((F.conv_transpose1d, torch.conv_transpose1d), nn.ConvTranspose1d),
+    **dict.fromkeys((F.conv_transpose2d, torch.conv_transpose2d), nn.ConvTranspose2d),
+    **dict.fromkeys((F.conv_transpose3d, torch.conv_transpose3d), nn.ConvTranspose3d),
+}
+FUNCTIONS = (*_CONVOLUTIONS, *_TRANSPOSED, F.linear, torch._C._nn.linear)
 """Functions with weights that may become layers."""
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_NAMES = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _NORM_NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _COUNT = "num_batches_tracked"
@@ -40,7 +46,8 @@ def use_layers(module: fx.GraphModule) -> None:
         if node.op != "call_function":
             continue
         if node.target in FUNCTIONS:
-            given = {**dict(zip(_NAMES, node.args)), **node.kwargs}
+            names = _TRANSPOSED_NAMES if node.target in _TRANSPOSED else _NAMES
+            given = {**dict(zip(names, node.args)), **node.kwargs}
             owner = _owner(module, node, given, ("weight", "bias"))
             if owner is not None and given.get("weight") is not None and _has_settings_alone(given):
                 _replace(module, node, given, owner, _layer(module, node, given))
@@ -56,7 +63,7 @@ def use_layers(module: fx.GraphModule) -> None:
 def _owner(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], names: tuple[str, ...]) -> str | None:
     """Path of the module that holds the tensors of a call, under a layer's names for them; only this call uses them."""
     tensors: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
-    if not tensors or not all(_is_attribute(one) for one in tensors.values()):
+    if not tensors or not all(is_attribute(one) for one in tensors.values()):
         return None
     owners = {str(one.target).rpartition(".")[0] for one in tensors.values()}
     owner = owners.pop()
@@ -65,18 +72,18 @@ def _owner(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], names: 
     paths = {str(one.target) for one in tensors.values()}
     read = [one for one in module.graph.nodes if one.op == "get_attr" and str(one.target) in paths]
     called = any(one.op == "call_module" and str(one.target) == owner for one in module.graph.nodes)
-    if called or not all(user is node or _reads_shape(user) for one in read for user in one.users):
+    if called or not all(user is node or reads_shape(user) for one in read for user in one.users):
         return None
     own = [module.get_parameter(f"{owner}.{name}") for name in ("weight", "bias") if name in tensors]
     others = [p for path, p in module.named_parameters(remove_duplicate=False) if path not in paths]
     return None if any(p is q for p in others for q in own) else owner
 
 
-def _is_attribute(value: Any) -> bool:
+def is_attribute(value: Any) -> bool:
     return isinstance(value, fx.Node) and value.op == "get_attr" and isinstance(value.meta["value"], Tensor)
 
 
-def _reads_shape(node: fx.Node) -> bool:
+def reads_shape(node: fx.Node) -> bool:
     """Whether a call asks a tensor for what no value changes."""
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim", "dtype", "device")
@@ -90,15 +97,20 @@ def _has_settings_alone(given: dict[str, Any]) -> bool:
 
 def _layer(module: fx.GraphModule, node: fx.Node, given: dict[str, Any]) -> nn.Module:
     weight, bias = given["weight"].meta["value"], given.get("bias") is not None
+    groups = given.get("groups", 1)
+    settings = {name: given[name] for name in _TRANSPOSED_NAMES[3:] if name in given}
+    channels = (len(weight), weight.shape[1] * groups)  # of a transposed convolution: in, out
+    layer: nn.Module
+    kind: Any = _TRANSPOSED.get(node.target)
     with torch.device("meta"):
-        if node.target not in _CONVOLUTIONS:
-            return nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
-        settings = {name: given[name] for name in ("stride", "padding", "dilation", "groups") if name in given}
-        kind: Any = _CONVOLUTIONS[node.target]
-        layer: nn.Module = kind(
-            weight.shape[1] * given.get("groups", 1), len(weight), weight.shape[2:], bias=bias, **settings
-        )
-        return layer
+        if kind is not None:
+            layer = kind(*channels, weight.shape[2:], bias=bias, **settings)
+        elif node.target in _CONVOLUTIONS:
+            kind = _CONVOLUTIONS[node.target]
+            layer = kind(*reversed(channels), weight.shape[2:], bias=bias, **settings)
+        else:
+            layer = nn.Linear(weight.shape[1], len(weight), bias=bias)
+    return layer
 
 
 def _is_norm(module: fx.GraphModule, given: dict[str, Any]) -> bool:

@@ -139,7 +139,7 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
         return "joins" if all(one.target in _ZEROS for one in tensors) else "float"
     if key in _LARGEST and len(inputs) == 1:
         return "passes" if _is_over_one_dimension(node) else "float"
-    if is_largest(node):
+    if is_largest(node) or (node.target is getattr and node.args[1] in ("T", "mT", "H", "mH", "data")):
         return "passes"
     if key in _AVERAGES:
         return "writes" if _is_over_space(node) else "float"

@@ -223,3 +223,10 @@ def set_random_state(state: tuple[Any, ...]) -> None:
 def tensors_of(module: nn.Module) -> list[Tensor]:
     """Parameters and buffers of a module itself."""
     return [t for t in (*module._parameters.values(), *module._buffers.values()) if isinstance(t, torch.Tensor)]
+
+
+def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those with several names under all of them."""
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found.update(model.named_buffers(remove_duplicate=False))
+    return found

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from nasopt.graph.state import tensors_by_name
+
 # Gradients below this share of the largest one are rounding.
 _SMALL_GRADIENT = 1e-2
 
@@ -46,13 +48,6 @@ class Run:
 
     outputs: list[Tensor]
     gradients: dict[str, Tensor | None] = field(default_factory=dict)
-
-
-def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, those with several names under all of them."""
-    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
-    return found
 
 
 def other_names(seed: nn.Module) -> dict[str, list[str]]:

@@ -26,7 +26,9 @@ from nasopt.graph.containers import plain_attributes
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.functional_layers import use_layers
 from nasopt.graph.groups import trace_model
+from nasopt.graph.held_weights import hold_weights
 from nasopt.graph.quantised import has_sites, quantise_network
+from nasopt.graph.state import copy_model
 from nasopt.search.calibrate import unrounded
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.choices import Draw
@@ -53,7 +55,7 @@ from nasopt.search.shrinking import ShrinkingModel
 from nasopt.search.shrunk import Shrunk
 from nasopt.search.structure import is_chosen, make_structure
 from nasopt.search.trial import try_exports
-from nasopt.search.verify import verify_export, verify_seed
+from nasopt.search.verify import verify_export, verify_outputs, verify_seed
 
 
 class SearchModel(ShrinkingModel):
@@ -109,17 +111,22 @@ class SearchModel(ShrinkingModel):
         self.strict, self.unpriced = check_flag("strict", strict), check_unpriced(unpriced)
         self.net = trace_model(model, example, layer_patterns(leaf_modules, "leaf_modules"))
         self.precision = None
+        reference, held = model, dict[str, str | None]()
         self.floats: dict[str, str] = {}
         if precision is not None:
             chosen_precision = Precision.of(precision)
             check_masks(chosen_precision, masks is not None)
+            held = hold_weights(self.net)
+            if held:
+                reference = copy_model(self.net)
             use_layers(self.net)
             self.precision = plan(self.net, chosen_precision)
             self.floats = dict(quantise_network(self.net, self.precision).floats)
             self.register_load_state_dict_post_hook(after_loading)
             choices = self.choices = choices or (ChoiceSettings() if has_sites(self.net) else None)
         names = {name: name for name in model.state_dict()} if origin is None else origin.names
-        self.seed_names = {name: f"net.{own}" for name, own in names.items()}
+        now = {name: held.get(own, own) for name, own in names.items()}
+        self.seed_names = {name: f"net.{own}" for name, own in now.items() if own is not None}
         self.training = model.training
         check_layer_patterns(masks.exclude if masks is not None else (), model)
         self._draw: Draw | None = None
@@ -149,7 +156,9 @@ class SearchModel(ShrinkingModel):
             # Widths weigh nothing where nothing is rounded.
             mixes = chosen.mixes or set(chosen.names) <= set(chosen.sites)
             with self._in_floats():
-                verify_seed(model, self, self.example, training=mixes and not draws_otherwise(model))
+                if held:
+                    verify_outputs(model, reference, self.example)
+                verify_seed(reference, self, self.example, training=mixes and not draws_otherwise(model))
             with unrounded(self.net):  # nothing is known of activations yet
                 try_exports(self, self._build, self.example)
         self._effects.begin(self.parameters())

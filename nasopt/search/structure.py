@@ -15,6 +15,7 @@ from nasopt.graph.build import build
 from nasopt.graph.example import Example, make_example
 from nasopt.graph.functional_layers import use_layers
 from nasopt.graph.groups import Analysis, Traced, trace_model
+from nasopt.graph.held_weights import hold_weights
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.quantised import quantise_network
 from nasopt.seal import KEY, is_broken, sealed
@@ -90,6 +91,7 @@ def rebuild(
     example = make_example(seed, None, example_inputs(seed, structure) if input_example is None else input_example)
     net = trace_model(seed, example, leaf_modules)
     if "precision" in structure:
+        hold_weights(net)
         use_layers(net)
         quantise_network(net, widths_from_plain(structure["precision"]))
     return build(net, example, structure)

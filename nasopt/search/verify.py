@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from nasopt.errors import ExportError, TraceError, TraceWarning
 from nasopt.graph.example import Example
 from nasopt.graph.patches import LOCK
-from nasopt.graph.state import copy_model, random_state, set_random_state
+from nasopt.graph.state import copy_model, random_state, set_random_state, tensors_by_name
 from nasopt.search.distance import (
     TOLERANCE,
     Run,
@@ -24,7 +24,6 @@ from nasopt.search.distance import (
     distance,
     moved_differently,
     other_names,
-    tensors_by_name,
 )
 from nasopt.search.first_difference import first_difference
 
@@ -65,6 +64,29 @@ def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: 
         for module, was in modes.items():
             module.training = was
         vars(search).update(kept)
+
+
+def verify_outputs(seed: nn.Module, network: nn.Module, example: Example) -> None:
+    """Compare outputs of a seed and of the network that holds what the seed computes of its parameters, in eval mode.
+
+    Raises:
+        TraceError: they differ by more than rounding.
+    """
+    if any(tensor.is_meta for tensor in pytree.tree_leaves(example.inputs) if isinstance(tensor, Tensor)):
+        return
+    twins = copy_model(seed).eval(), copy_model(network).eval()
+    for inputs in (random_inputs(example), example.inputs):
+        wanted, found = (_run_or_none(twin, inputs, example, False) for twin in twins)
+        if wanted is not None and all(_is_finite(x) for x in wanted.outputs):
+            break
+    else:
+        return
+    problem = "it fails" if found is None else worst_difference(wanted.outputs, found.outputs)
+    if problem:
+        raise TraceError(
+            f"{type(seed).__name__} with the weights that its forward computes as parameters is another network in eval mode: "
+            f"{problem}. leaf_modules= keeps a module as it is; verify=False wraps the model as it is understood"
+        )
 
 
 def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, training: bool) -> None:
