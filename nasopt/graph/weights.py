@@ -20,6 +20,7 @@ from nasopt.graph.facts import Source, Weight
 from nasopt.graph.folded import can_fold
 from nasopt.graph.registry import find_rule
 from nasopt.graph.rules.elementwise import arithmetic, unary_function
+from nasopt.graph.sharing import is_changed_in_place
 
 NOT_FOLLOWED = "its weight is computed in a way that cannot be cut"
 # What a weight is made of; None where it cannot be followed.
@@ -196,6 +197,8 @@ def find_weight(call: Call, position: int, name: str) -> Weight | None:
     if not call.is_weight(position, name):
         return None
     node, module = call.argument_node(position, name), call.graph_module
+    if _is_overwritten(module, node):
+        return None
     value, sources = node.meta["value"], weight_sources(module, node)
     cannot_be_cut = sources is None or any(one.whole or one.blocked for one in sources)
     if cannot_be_cut and can_fold(module, node):
@@ -207,3 +210,19 @@ def find_weight(call: Call, position: int, name: str) -> Weight | None:
     held = (one.path for one in sources if every <= set(one.dims) and one.path in tensors)
     stored = next((path for path in held if tensors[path].numel() == value.numel()), None)
     return Weight(str(node.target) if node.op == "get_attr" else node.name, value, sources, stored)
+
+
+def _is_overwritten(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether something that a weight is made of is changed under another name, as in a region without gradients.
+
+    Such a change is none of the node's inputs: neither cutting nor computing it once would see it.
+    """
+    waiting, seen = [node], {node}
+    while waiting:
+        one = waiting.pop()
+        if one.op != "get_attr" and is_changed_in_place(module, one):
+            return True
+        new = [before for before in one.all_input_nodes if before not in seen]
+        seen.update(new)
+        waiting += new
+    return False

@@ -114,3 +114,49 @@ def test_spectral_norm_stays_whole_and_is_unpriced() -> None:
     seed = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), parametrizations.spectral_norm(nn.Conv1d(4, 3, 3)))
     model: Any = PIT(seed, (2, 8), unpriced="ignore")
     assert model.search_space()["unpriced"] == ["2"]
+
+
+class Signs(nn.Module):
+    """Signs with the mean of each channel as their scale, in a region without gradients; some write in place."""
+
+    def __init__(self, sign: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            sign = self.sign(weight)
+            return sign * (weight * sign).mean((1, 2), keepdim=True)
+
+
+def _in_place(weight: Tensor) -> Tensor:
+    return (weight >= 0).to(weight.dtype).mul_(2).sub_(1)
+
+
+def _through_a_view(weight: Tensor) -> Tensor:
+    signs = torch.ones_like(weight)
+    signs.view(-1).mul_(weight.sign().reshape(-1))
+    return signs
+
+
+def _in_slices(weight: Tensor) -> Tensor:
+    signs = weight.sign() * 3
+    signs[:, :1] = 1.0
+    return signs
+
+
+@pytest.mark.filterwarnings("ignore:.*can change little")
+@pytest.mark.parametrize(
+    ("sign", "is_searched"),
+    [(torch.sign, True), (_in_place, False), (_through_a_view, False), (_in_slices, False)],
+)
+def test_what_is_written_in_place_without_gradients_stays(sign: Callable[[Tensor], Tensor], is_searched: bool) -> None:
+    """Such a change is no input of what is computed: it was left out of the exported weight."""
+    torch.manual_seed(0)
+    seed = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 5, 3), nn.ReLU(), nn.Conv1d(5, 3, 1))
+    parametrize.register_parametrization(seed[2], "weight", Signs(sign))
+    model: Any = PIT(seed, (2, 8))  # exports a network of random channels for a try
+    assert model.search_space()["searchable_channels"] == (4 + 5 if is_searched else 0)
+    x = torch.randn(2, 2, 8)
+    torch.testing.assert_close(model.eval()(x), seed.eval()(x))
+    torch.testing.assert_close(model.arch_export()(x), model(x))
