@@ -21,7 +21,7 @@ BELOW = {
     "ste": {"errors"},
     "nn": {"errors", "ste"},
     "distributed": {"errors"},
-    "train": {"errors"},
+    "train": {"errors", "ste"},
     "graph": {"errors", "ste", "nn", "distributed"},
 }
 BELOW["cost"] = {"graph", *BELOW["graph"]}
