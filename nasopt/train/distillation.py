@@ -62,9 +62,9 @@ class Distillation:
     student = MixedPrecision(seed, (3, 32, 32), precision=4)
     study = Distillation(teacher=seed, epochs=(9, 9, 9))
     for epoch in range(study.epoch, 27):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * study.rate
-        for x, y in loader:
+        for step, (x, y) in enumerate(loader):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * study.annealed_rate(step / len(loader))
             optimizer.zero_grad()
             study.loss(student(x), x, y).backward()      # the student's part
             optimizer.step()
@@ -136,6 +136,26 @@ class Distillation:
     def rate(self) -> float:
         """Learning rate of the current phase over that of the first: what an optimizer's own is to be multiplied by."""
         return self._rates[self.phase]
+
+    def annealed_rate(self, progress: float = 0.0) -> float:
+        """`rate` times a cosine that falls from 1 to 0 over the epochs of the current phase.
+
+        **Every phase anneals by itself**: under one schedule for all of them the later phases learn from what is left of the
+        first one's rate, and QKD falls behind plain training of as many epochs. After the last epoch it is 0.
+
+        Args:
+            progress: share of the current epoch that is over, in [0, 1).
+
+        Raises:
+            ConfigError: it lies outside.
+        """
+        if not 0 <= progress < 1:
+            raise ConfigError(
+                f"Distillation: progress is the share of an epoch that is over, in [0, 1), got {progress!r}"
+            )
+        start = sum(self.epochs[: _PHASES.index(self.phase)])
+        done = (self.epoch + progress - start) / self.epochs[_PHASES.index(self.phase)]
+        return self.rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
     def step(self) -> None:
         """Go to the next epoch: call it at the end of every epoch."""

@@ -65,6 +65,25 @@ def test_phases() -> None:
     assert only.phase == "self_study"
 
 
+def test_every_phase_anneals_by_itself() -> None:
+    # A half cosine over 2, 1 and 3 epochs: at their starts, middles and ends 1, 1/2 and 0 times the phase's rate.
+    study = Distillation(network(), (2, 1, 3), rates=(1.0, 0.1, 0.5))
+    wanted = {(0, 0.0): 1.0, (1, 0.0): 0.5, (2, 0.0): 0.1, (2, 0.5): 0.05, (3, 0.0): 0.5, (4, 0.5): 0.25, (6, 0.0): 0.0}
+    for (epoch, progress), rate in wanted.items():
+        study.set_epoch(epoch)
+        assert study.annealed_rate(progress) == pytest.approx(rate)
+    # The last moment of a phase, and an epoch after all of them
+    study.set_epoch(1)
+    assert study.annealed_rate(0.999) < 1e-5
+    study.set_epoch(9)
+    assert study.annealed_rate(0.3) == 0
+    plain = Distillation(network(), (0, 0, 2))
+    assert (plain.annealed_rate(), plain.annealed_rate(0.5)) == (1.0, pytest.approx((1 + 0.5**0.5) / 2))
+    for progress in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match="progress is the share of an epoch"):
+            study.annealed_rate(progress)
+
+
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_what_learns_in_which_phase(epoch: int) -> None:
     torch.manual_seed(0)
