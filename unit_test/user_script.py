@@ -172,6 +172,7 @@ def tools(model: nn.Module, teacher: nn.Module, x: Tensor) -> None:
         distillation,
         angle,
         sphere,
+        train.ScaledLevels(bits=1, granularity="kernel", scale_bits=9).bits_per_weight((4, 3, 3, 3)),
         train.hyperspherical_energy(x),
         train.kd_loss(x, x, torch.zeros(len(x), dtype=torch.int64)),
     )
