@@ -2,10 +2,9 @@
 
     python examples/lowbit_binary.py --seeds 5
 
-Inner layers have weights of one bit and a float scale per channel, or one of 9 bits per kernel, which makes two bits per weight; all
-else is float. Statistics belong to the weights that a network
-was trained with: where signs replace these only afterwards, most of what a method seems to be worth is statistics. Two minutes on
-two cores.
+Inner layers have weights of one bit and a float scale per channel, or one of 9 bits per kernel, which makes two bits per weight;
+all else is float. Statistics belong to the weights that a network was trained with: where signs replace these only afterwards,
+most of what a method seems to be worth is statistics. Two minutes on two cores.
 """
 
 from __future__ import annotations

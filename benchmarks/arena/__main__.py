@@ -17,6 +17,7 @@ Every contestant gets a limit on the size, a share of the seed network's weights
 | `pit_supernet`, `importance_supernet` | both at once, under a `Budget` |
 | `sequential` | branches in the first half of the search, under a looser `Budget`, then masks by importance |
 | `taylor` | Torch-Pruning: Taylor importance, global, a piece after every epoch of the search (`pip install torch-pruning`) |
+| `black_box` | `prune_quantised`: ranked without data, ratios by Bayesian optimisation, after every epoch of the search |
 | `NAME=COMMAND` | any other: the command gets the setting and prints JSON with `size` and `test` as its last line |
 
 The optimizer is Adam with the task's recipe: constant rate through warm-up and search, half a cosine to zero in fine-tuning.

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 import nasopt
 from benchmarks_mlperf_tiny.data.sources import DataOptions
+from benchmarks_mlperf_tiny.data.splits import Split
 from benchmarks_mlperf_tiny.networks import autoencoder, ds_cnn, mobilenet_v1, resnet8, set_norm_momentum
 from benchmarks_mlperf_tiny.phases import rate_of
 from benchmarks_mlperf_tiny.tasks import get_task
@@ -31,6 +33,7 @@ from nasopt.search import importance
 from nasopt.search.importance import Ranking
 
 KEYS = ("task", "data", "epochs", "amp", "method", "share", "seed")
+JUDGED = 256  # examples of the val split by which a black box is judged
 STEPS = 100  # pieces in which Torch-Pruning removes channels: so many that a limit is met closely
 NARROW: dict[str, Callable[[int, float], nn.Module]] = {
     "ic": lambda classes, scale: resnet8(classes, width=max(1, round(16 * scale))),
@@ -218,6 +221,27 @@ def taylor(trainer: Trainer) -> dict[str, Any]:
     return trainer.finish(network)
 
 
+def black_box(trainer: Trainer) -> dict[str, Any]:
+    """`nasopt.prune_quantised` under a falling limit: ranked without data, ratios by Bayesian optimisation, after every epoch."""
+    network: nn.Module = copy.deepcopy(trainer.seed)
+    start = network_cost(network, "size", trainer.shape)
+    trainer.train(network, network.parameters(), trainer.warmup, 0)
+    val, inputs = trainer.data.val, [batch.x for batch in trainer.batches(2)]
+    some = Split(val.x[:JUDGED], val.y[:JUDGED], None if val.group is None else val.group[:JUDGED])
+    for epoch in range(trainer.search):
+        trainer.train(network, network.parameters(), 1, 100 + epoch)
+        limit = start + (trainer.limit - start) * (epoch + 1) / trainer.search
+        weight = 0.1  # of the size in what is minimised: it grows until the limit is met
+        while network_cost(network, "size", trainer.shape) > limit:
+            if weight > 1e4:
+                raise ConfigError(f"prune_quantised stops at {network_cost(network, 'size', trainer.shape):,} weights")
+            judge = partial(trainer.engine.judge, split=some)
+            options: dict[str, Any] = {"recalibrate": inputs, "weight_of_size": weight, "seed": trainer.bout.seed}
+            network = nasopt.prune_quantised(network, trainer.shape, judge, **options).network
+            weight *= 10
+    return trainer.finish(network)
+
+
 def by_command(trainer: Trainer) -> dict[str, Any]:
     """Another program, which trains by itself."""
     values = {**vars(trainer.bout), "limit": int(trainer.limit)}
@@ -240,6 +264,7 @@ METHODS: dict[str, Callable[[Trainer], dict[str, Any]]] = {
     "importance_supernet": lambda trainer: searched(trainer, "PITSuperNet", ranks=True),
     "sequential": one_after_the_other,
     "taylor": taylor,
+    "black_box": black_box,
 }
 
 

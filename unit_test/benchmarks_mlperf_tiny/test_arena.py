@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import tiny
 from torch import nn
 
+import nasopt
 from benchmarks.arena import contestants
 from benchmarks.arena.__main__ import main
 from benchmarks.arena.contestants import Bout, Trainer
@@ -65,16 +67,17 @@ def test_what_is_there_is_not_computed_again(
     assert (tmp_path / "arena.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pit_and_uniform_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_others_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     def narrow(_classes: int, scale: float) -> nn.Module:
         channels = max(1, round(8 * scale))
         layers = [nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(channels, 2))
 
     monkeypatch.setitem(contestants.NARROW, "tiny", narrow)
+    monkeypatch.setattr(nasopt, "prune_quantised", partial(nasopt.prune_quantised, trials=(1, 1)))
     limit = 0.5 * network_cost(tiny.build_seed(2), "size", (1, 8, 8))
-    for method in ("uniform", "pit"):
-        row = contestants.compete(Bout("tiny", "patterns", "1+4+1", method, 0.5, 0))
+    for method, epochs in (("uniform", "1+4+1"), ("pit", "1+4+1"), ("black_box", "1+1+1")):
+        row = contestants.compete(Bout("tiny", "patterns", epochs, method, 0.5, 0))
         assert "note" not in row
         assert 0 < row["size"] <= limit
         assert 0 <= row["exported"] <= 1
