@@ -130,9 +130,10 @@ def fermat_conv2d(
         raise ConfigError(f"fermat_conv2d: a kernel of {weight.shape[2:]} does not fit into {x.shape[2:]} with padding")
     largest = int(np.abs(weight).sum((1, 2, 3)).max(initial=0)) * int(np.abs(x).max(initial=0))
     if largest > ring.modulus // 2:
+        wider = ", or bits=32" if bits < 32 else ""
         raise ConfigError(
             f"fermat_conv2d: sums may reach {largest:,}, the ring of {bits} bits holds {ring.modulus // 2:,}: use fewer "
-            "channels at a time, smaller values, or more bits"
+            f"channels at a time, smaller values{wider}"
         )
     lengths = [1 << (size - 1).bit_length() for size in x.shape[2:]]
     if max(lengths) > 2 * bits:
