@@ -128,12 +128,13 @@ def _is_own(module: fx.GraphModule, call: fx.Node, node: Any) -> bool:
         return False
     if not is_attribute(node):
         return _is_constant(node) and can_fold(module, node)
-    path, own = str(node.target), node.meta["value"]
-    again = [one for one in module.graph.nodes if one.op == "get_attr" and one.target == path and one is not node]
-    if again or not own.is_floating_point() or path in changed_parameters(module.graph):
-        return False
-    found = _tensor(module, path)
-    return sum(tensor is found for tensor in tensors_by_name(module).values()) == 1
+    path, graph = str(node.target), module.graph
+    own = _tensor(module, path)
+    names = [name for name, tensor in tensors_by_name(module).items() if tensor is own]
+    reads = [one for one in graph.nodes if one.op == "get_attr" and one.target == path]
+    # A layer that is called keeps its weight, and so does whatever writes into it.
+    stays = not without_layers([path], graph) or path in changed_parameters(graph)
+    return own.is_floating_point() and names == [path] and len(reads) == 1 and not stays
 
 
 def _tensor(module: fx.GraphModule, path: str) -> Any:

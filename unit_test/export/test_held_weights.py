@@ -157,6 +157,7 @@ def test_the_state_of_a_seed_with_names_of_its_own_loads() -> None:
 def test_weights_that_inputs_change_or_that_others_read_stay_in_floats() -> None:
     twice = Between(lambda m, x: F.conv2d(F.conv2d(x, m.k), m.k), k=weight(4, 4, 1, 1))
     moved = Between(lambda m, x: F.conv2d(x, m.k * x.mean()), k=weight(4, 4, 1, 1))
-    for seed in (twice, moved):
+    layer = Between(lambda m, x: F.conv2d(m.conv(x), m.conv.weight), conv=nn.Conv2d(4, 4, 1))
+    for seed in (twice, moved, layer):
         model = PIT(seed, X, precision=8)
         assert "is used elsewhere, too, or made of the input" in model.floats["conv2d"]
