@@ -25,8 +25,10 @@ from nasopt.graph.state import tensors_by_name
 _PRODUCTS = (torch.matmul, torch.mm, operator.matmul, "matmul", "mm", "__matmul__")
 
 
-def hold_weights(module: fx.GraphModule) -> dict[str, str | None]:
+def hold_weights(module: fx.GraphModule, warns: bool = True) -> dict[str, str | None]:
     """Let modules hold the weights and biases of functions, in place; those that layers hold already stay where they are.
+
+    With `warns`, a `TraceWarning` names what is computed.
 
     Returns:
         Old path -> new path of what has moved, None of what a computed weight was made of and is gone.
@@ -53,7 +55,7 @@ def hold_weights(module: fx.GraphModule) -> dict[str, str | None]:
     computed += [f"{place}.{name}" for node, place, name in wanted if node.op != "get_attr"]
     if wanted:
         _hold(module, wanted)
-    if computed:
+    if computed and warns:
         warnings.warn(
             f"forward computes {', '.join(computed)}: in few bits the value is rounded and trained, so each is a parameter now "
             "that begins at what forward makes of the seed's; what it was made of is gone",

@@ -91,7 +91,7 @@ def rebuild(
     example = make_example(seed, None, example_inputs(seed, structure) if input_example is None else input_example)
     net = trace_model(seed, example, leaf_modules)
     if "precision" in structure:
-        hold_weights(net)
+        hold_weights(net, warns=False)
         use_layers(net)
         quantise_network(net, widths_from_plain(structure["precision"]))
     return build(net, example, structure)

@@ -122,9 +122,7 @@ def test_found_networks_are_integer_programs(name: str) -> None:
     found = model.eval().arch_export()
     assert not model.floats
     assert check(found, (x,))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TraceWarning)
-        again = restore(seed, model.arch_structure())
+    again = restore(seed, model.arch_structure())
     again.load_state_dict(found.state_dict())
     assert torch.equal(again.eval()(x), found.eval()(x))
 
