@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reord
 # Tests start processes of their own, which would compile nasopt again each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test lint types pyright proofs litert executorch qemu matrix wheel notebooks docs clean
+.PHONY: search test lint types pyright proofs litert executorch qemu matrix wheel paths notebooks docs clean
 search: $(STAMP)
 	$(BIN)/python -m benchmarks_mlperf_tiny search $(ARGS)
 
@@ -76,6 +76,10 @@ matrix:
 # The wheel in an environment of its own, and the first steps of a new user.
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
+
+# Engineer, student and maintainer: the commands and examples of their pages, run from a fresh clone with the wheel installed.
+paths:
+	PYTHON=$(PYTHON) .ci/wheel engineer student maintainer
 
 # The notebooks of examples/notebooks, executed: under two minutes each on two cores.
 notebooks: $(STAMP)

@@ -3,9 +3,9 @@
 ```python
 from nasopt import PIT
 
-model = PIT(model, input_shape=(3, 32, 32), regularizer="macs")               # wrap: the seed becomes a search model
+model = PIT(seed, input_shape=(3, 32, 32), regularizer="macs")               # wrap: the seed becomes a search model
 loss = criterion(model(x), y) + strength * model.get_regularization_loss()    # price: pay for what the network costs
-model = model.arch_export()                                                   # take: the slimmed model
+found = model.arch_export()                                                   # take: the slimmed model
 ```
 """
 

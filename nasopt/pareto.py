@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nasopt.arguments import check_number
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.tables import figure as with_unit
 
@@ -41,6 +42,7 @@ class Network(NamedTuple):
     link: str = ""
 
 
+@checked
 def front(points: Sequence[Point]) -> list[int]:
     """Indices of the non-dominated points, by rising cost.
 
@@ -61,6 +63,7 @@ def front(points: Sequence[Point]) -> list[int]:
     return chosen
 
 
+@checked
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Area that the points dominate, within a reference point: larger is better.
 
@@ -99,6 +102,7 @@ class Plot:
         Path(path).write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n{self.svg}\n', encoding="utf-8")
 
 
+@checked
 def plot(
     networks: Mapping[str, Sequence[Network | Point]],
     title: str = "",

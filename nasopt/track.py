@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nasopt.arguments import check_count, check_number
+from nasopt.arguments import check_count, check_items, check_number, short
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.extras import import_extra
 from nasopt.search.model import SearchModel
@@ -62,11 +63,20 @@ def log(model: SearchModel, step: int, writers: Iterable[Writer] | Writer, **mor
     """
     check_count("track.log: step", step)
     values = scalars(model) | {name: check_number(f"track.log: {name}", value) for name, value in more.items()}
-    for writer in [writers] if callable(writers) else list(writers):
+    every = (
+        [writers]
+        if callable(writers)
+        else check_items("track.log: writers", writers, object, "functions of (values, step)")
+    )
+    for writer in every:
+        if not callable(writer):
+            raise ConfigError(f"track.log: a writer is a function of (values, step), got {short(writer)}")
+    for writer in every:
         writer(dict(values), step)
     return values
 
 
+@checked
 def csv_file(path: str | os.PathLike[str]) -> Writer:
     """A file of rows `step,name,value`, to which rows are added; what stands in it already stays."""
     target = Path(path)
@@ -82,6 +92,7 @@ def csv_file(path: str | os.PathLike[str]) -> Writer:
     return write
 
 
+@checked
 def tensorboard(folder: str | os.PathLike[str]) -> Writer:
     """Scalars for TensorBoard in a folder.
 

@@ -40,9 +40,9 @@ def test_first_example_runs(page: str) -> None:
     example = blocks((ROOT / page).read_text(), "python")[0]
     seed = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     loader = [(torch.randn(2, 3, 32, 32), torch.tensor([0, 3]))]
-    scope = {"model": seed, "loader": loader, "criterion": nn.CrossEntropyLoss()}
+    scope = {"seed": seed, "loader": loader, "criterion": nn.CrossEntropyLoss()}
     exec(example, scope)
-    assert isinstance(scope["model"], fx.GraphModule)
+    assert isinstance(scope["found"], fx.GraphModule)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -75,6 +75,8 @@ def test_commands_run_or_name_their_time(
     assert len(commands) >= 6
     for command in commands:
         assert main(command.split()[1:]) == 0, f"{command}: {capsys.readouterr().err}"
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    lines += [line for block in blocks(guide, "sh") for line in block.splitlines()]
     for line in lines:
         assert line in commands or re.search(r"# \d+ (s|min|h)\b", line), f"{line}: how long does it take?"
 

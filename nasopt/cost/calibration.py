@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from nasopt.arguments import short
+from nasopt.checked import checked
 from nasopt.cost.latency import evaluate, rows_of
 from nasopt.cost.network import network_calls
 from nasopt.cost.targets.posterior import NOISE, Posterior
@@ -93,6 +95,7 @@ def fit_prices(units: Vector, cycles: Vector, ratios: Vector | None = None, nois
     return Posterior(start * np.exp(scale + offsets), covariance, noise)
 
 
+@checked
 def target_from_timings(
     timings: Sequence[tuple[nn.Module, Sequence[Any], float]],
     like: str | Target = "cortex_m4",
@@ -202,6 +205,7 @@ def make_target(posterior: Posterior, **fields: Any) -> Target:
     return Target(kernel=cycles, law=law, priced=PRICED, uncertainty=posterior, **fields)
 
 
+@checked
 def suggest_calibration_models(
     candidates: Mapping[str, tuple[nn.Module, Sequence[Any]]], k: int = 4, like: str | Target = "cortex_m4"
 ) -> list[str]:
@@ -220,6 +224,11 @@ def suggest_calibration_models(
     if not 1 <= k <= len(candidates):
         allowed = f"give 1 to {len(candidates)}" if candidates else "give networks to choose from"
         raise ConfigError(f"suggest_calibration_models: k is {k!r} of {len(candidates)} candidates: {allowed}")
+    for name, one in candidates.items():
+        if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], nn.Module)):
+            raise ConfigError(
+                f"suggest_calibration_models: candidate {name!r} is {short(one)}: give (network, shape of one sample)"
+            )
     units = np.stack([network_units(model, shape) for model, shape in candidates.values()])
     names = list(candidates)
     empty = [name for name, counted in zip(names, units) if not counted.any()]

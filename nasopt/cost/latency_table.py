@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasopt.checked import checked
 from nasopt.cost.latency import between_knots, evaluate, exact_row
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.rows import COLUMNS
@@ -48,6 +49,7 @@ class LatencyTable:
     groups: Tensor
 
     @staticmethod
+    @checked
     def build(target: str | Target, shapes: Sequence[LayerShape], soft_kernels: bool = False) -> LatencyTable:
         """Tabulate layers up to the counts in `shapes` (the seed's, integers).
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.checked import checked
 from nasopt.graph.example import make_example
 from nasopt.graph.groups import trace_model
 from nasopt.graph.quantised import as_floats
@@ -52,12 +53,13 @@ class LintReport:
         return html_table(rows, left=4)
 
 
+@checked
 def lint(
     model: nn.Module,
     input_shape: Sequence[Any] | None = None,
     *,
     input_example: Any = None,
-    leaf_modules: Sequence[Any] = (),
+    leaf_modules: Sequence[str | type[nn.Module]] = (),
 ) -> LintReport:
     """What an int8 runtime cannot fold or fuse: norms, activations, operations without an integer form.
 

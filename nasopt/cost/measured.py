@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nasopt.checked import checked_but
 from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import exact_row
 from nasopt.cost.read_table import SECONDS, column, number, read_text, split, unit_of
@@ -24,6 +25,7 @@ _NAMES = {"in_channels": ("in_channels", "cin", "in"), "out_channels": ("out_cha
 """Other heads of a column that are known."""
 
 
+@checked_but("table")
 def target_from_table(
     table: str | Path | Iterable[Mapping[str, Any]],
     name: str,

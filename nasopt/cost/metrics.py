@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nasopt.arguments import check_flag, check_number, short
+from nasopt.checked import checked, checked_fields
 from nasopt.cost.formulas import (
     layer_additions,
     layer_bit_ops,
@@ -39,6 +40,7 @@ class Tabulation:
     scale: float
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Metric:
     """A cost that is a sum over layers.
@@ -71,6 +73,7 @@ class Metric:
         check_number(f"Metric {self.name!r}: constant", self.constant, unit=self.unit)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class PeakMetric:
     """A cost that is the largest over the steps of a network, not a sum over its layers: memory of live activations.
@@ -101,6 +104,7 @@ class PeakMetric:
         return scale * torch.logsumexp(live / scale, dim=0)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class RatioMetric:
     """A cost that is the ratio of two sums over layers.
@@ -120,6 +124,7 @@ class RatioMetric:
 AnyMetric = Metric | PeakMetric | RatioMetric
 
 
+@checked
 def sums_of(metric: AnyMetric) -> tuple[Metric, ...]:
     """The sums over layers that a metric is made of."""
     if isinstance(metric, RatioMetric):
@@ -188,6 +193,7 @@ def register_metric(metric: AnyMetric) -> AnyMetric:
     return metric
 
 
+@checked
 def register_family(prefix: str, make: Callable[[str], AnyMetric], argument: str) -> None:
     """Make metrics with an argument available by name: `"latency:cortex_m4"` is `make("cortex_m4")` of `"latency"`.
 
@@ -203,6 +209,7 @@ def register_family(prefix: str, make: Callable[[str], AnyMetric], argument: str
         raise ConfigError(f"a family of metrics named {prefix!r} exists already: choose another name")
 
 
+@checked
 def register_converter(kind: type, make: Callable[[Any], AnyMetric]) -> None:
     """Let objects of a class stand for a metric: `get_metric(x)` is `make(x)` for every `x` of that class.
 

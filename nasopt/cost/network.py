@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nasopt.checked import checked, checked_but
 from nasopt.cost.memory import live_bytes
 from nasopt.cost.metrics import AnyMetric, Metric, PeakMetric, RatioMetric, get_metric
 from nasopt.cost.runtime import LIVE, Runtime
@@ -102,12 +103,13 @@ def _plain(cost: Any) -> int | float:
     return int(cost) if float(cost).is_integer() else float(cost)
 
 
+@checked
 def network_calls(
     model: nn.Module,
     input_shape: Sequence[Any] | None = None,
     *,
     input_example: Any = None,
-    leaf_modules: Sequence[Any] = (),
+    leaf_modules: Sequence[str | type[nn.Module]] = (),
 ) -> NetworkCalls:
     """Trace any model and list what its calls cost. Arguments and errors as in `nasopt.PIT`."""
     example = make_example(model, input_shape, input_example)
@@ -121,6 +123,7 @@ def network_calls(
     return NetworkCalls(tuple(calls), unpriced, tuple(free), analysis)
 
 
+@checked_but("metric")
 def network_cost(
     model: nn.Module,
     metric: str | AnyMetric,

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from nasopt.checked import checked
 from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import rows_of
 from nasopt.cost.network import network_calls
@@ -77,6 +78,7 @@ class Operation:
         return any(word in name for word in ("conv", "fullyconnected", "dense", "gemm", "linear", "innerproduct"))
 
 
+@checked
 def read_profile(profile: str | Path) -> list[Operation]:
     """Operations of a profile in the order in which they ran, from a file or from the text itself.
 
@@ -128,6 +130,7 @@ def _time_of(heads: Sequence[str]) -> int | None:
     return part if part is not None else column(heads, ("latency", "time", "duration"))
 
 
+@checked
 def target_from_profile(
     model: nn.Module,
     input_shape: Sequence[Any],
@@ -161,6 +164,10 @@ def target_from_profile(
             f"the profile has {len(timed)} convolutions and linear layers ({_few([o.name for o in timed])}), and the model has "
             f"{len(calls)} ({_few([c.layer for c in calls])}): give the network that was profiled; where the tool fuses layers, "
             f"use target_from_timings with the sum"
+        )
+    if not calls:
+        raise ConfigError(
+            "target_from_profile: the model has neither convolutions nor linear layers: there is nothing to fit"
         )
     cycles = np.asarray([operation.cycles(clock_mhz, tick_mhz or clock_mhz) for operation in timed])
     if not (cycles > 0).all():

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from nasopt.arguments import short
+from nasopt.checked import checked
 from nasopt.cost.calibration import units_of_rows
 from nasopt.cost.deployment import Deployment, deployment_of
 from nasopt.cost.fermat import both_ops
@@ -159,6 +160,7 @@ class CostReport:
         return html_table(_table(self), left=3, notes=_notes(self))
 
 
+@checked
 def cost_report(
     model: nn.Module,
     input_shape: Sequence[Any] | None = None,
@@ -166,7 +168,7 @@ def cost_report(
     input_example: Any = None,
     targets: Sequence[str | Target] = (),
     runtime: str | Runtime | None = None,
-    leaf_modules: Sequence[Any] = (),
+    leaf_modules: Sequence[str | type[nn.Module]] = (),
     transform: bool = False,
 ) -> CostReport:
     """Costs of any traceable model, layer by layer; of a search model those of what `arch_export` would give now.

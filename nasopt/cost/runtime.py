@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from nasopt.checked import checked_fields
 from nasopt.cost.memory import lifetimes
 from nasopt.cost.moments import Moment, fused_depthwise_moments, in_place_depthwise_moments, live_moments
 from nasopt.cost.placement import tower
@@ -20,6 +21,7 @@ from nasopt.graph.buffers import ActivationMemory, Step
 from nasopt.graph.layer_shape import facts_of
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Runtime:
     """An inference engine: its rules for activation memory, and what it keeps beside.

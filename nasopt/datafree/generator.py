@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.nn.arguments import check_positive
 from nasopt.search.layer_choice import SuperNetModule
@@ -63,6 +64,7 @@ class Generator(nn.Module):
         ConfigError: a shape that is no image's, or sizes below 1.
     """
 
+    @checked
     def __init__(self, classes: int, shape: Sequence[int], noise: int = 64, width: int = 32) -> None:
         super().__init__()
         if len(shape) != 3:
@@ -121,6 +123,7 @@ class _Searchable(Generator):
         return SuperNetModule([*larger, nn.Sequential(_ups(4)[0], Nothing())], names=["nearest", "bilinear", "none"])
 
 
+@checked
 def searchable_generator(classes: int, shape: Sequence[int], noise: int = 64, width: int = 32) -> nn.Module:
     """A generator whose edges are `SuperNetModule`s: three blocks of five nodes, as a seed for `SuperNet`.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 
 
@@ -31,6 +32,7 @@ class StatisticsLoss:
         ConfigError: it has no batch norm with statistics, so nothing is remembered.
     """
 
+    @checked
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.norms = {

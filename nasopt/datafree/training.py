@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.arguments import check_number
+from nasopt.checked import checked
 from nasopt.datafree.generator import searchable_generator
 from nasopt.datafree.statistics import StatisticsLoss
 from nasopt.errors import ConfigError
@@ -20,6 +22,7 @@ from nasopt.search.schedule import exponential
 from nasopt.train import kd_loss
 
 
+@checked
 def search_generator(
     model: nn.Module,
     classes: int,
@@ -49,7 +52,7 @@ def search_generator(
     Raises:
         ConfigError: the model has no batch norm, or answers other than with one logit per class.
     """
-    _check("search_generator", steps, batch_size)
+    _check("search_generator", steps, batch_size, lr=lr, arch_lr=arch_lr, weight=weight)
     seed = searchable_generator(classes, shape, noise, width).to(_device(model))
     example = _draw(seed, 2, _device(model))
     # The seed is our own, so nothing has to be tried out when it is wrapped; the export is compared.
@@ -71,6 +74,7 @@ def search_generator(
     return found
 
 
+@checked
 def train_generator(
     generator: nn.Module,
     model: nn.Module,
@@ -93,7 +97,7 @@ def train_generator(
     Raises:
         ConfigError: the model has no batch norm, or answers other than with one logit per class.
     """
-    _check("train_generator", steps, batch_size)
+    _check("train_generator", steps, batch_size, lr=lr, weight=weight)
     known = _Known(generator)
     loss = _Reconstruction(model, known.classes, weight)
     optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.5, 0.999))
@@ -109,6 +113,7 @@ def train_generator(
 
 
 @torch.no_grad()
+@checked
 def generate(generator: nn.Module, count: int, batch_size: int = 64) -> list[tuple[Tensor, Tensor]]:
     """Batches of `(images, classes)`, `count` images in all, the classes in turn; from the global random generator.
 
@@ -127,6 +132,7 @@ def generate(generator: nn.Module, count: int, batch_size: int = 64) -> list[tup
     return found
 
 
+@checked
 def train_student(
     student: nn.Module,
     teacher: nn.Module,
@@ -154,6 +160,9 @@ def train_student(
         ConfigError: as of `kd_loss`, or `generator` is none.
     """
     check_positive("train_student", steps=steps, batch_size=batch_size)
+    check_number("train_student: lr", lr, 0)
+    if not any(p.requires_grad for p in student.parameters()):
+        raise ConfigError(f"train_student: no parameter of the student, a {type(student).__name__}, takes a gradient")
     known, device = _Known(generator), _device(generator)
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=lr)
@@ -215,10 +224,12 @@ class _Reconstruction:
         return F.cross_entropy(outputs, labels) + self.weight * distance
 
 
-def _check(function: str, steps: int, batch_size: int) -> None:
+def _check(function: str, steps: int, batch_size: int, **rates: float) -> None:
     check_positive(function, steps=steps, batch_size=batch_size)
     if batch_size < 2:
         raise ConfigError(f"{function}: batch_size=1 is too few: norms need the variance of a batch")
+    for name, rate in rates.items():
+        check_number(f"{function}: {name}", rate, 0)
 
 
 def _step(

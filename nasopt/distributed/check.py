@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 
 _CURE = (
@@ -23,6 +24,7 @@ _CURE = (
 _OTHER = frozenset({"training", "example"})
 
 
+@checked
 def check_same(model: nn.Module, group: Any = None) -> None:
     """Raise where the processes hold different models: other layers, settings, shapes, or values.
 

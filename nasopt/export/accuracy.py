@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.export.batches import aligned, iterate, split_batch
 from nasopt.export.compare import Runner
@@ -16,6 +17,7 @@ from nasopt.export.subject import Subject
 Metric = Callable[[Any, Any], float]
 
 
+@checked
 def top1(outputs: Tensor, targets: Tensor) -> float:
     """Share of samples whose largest output `(N, classes)` is the target `(N,)`."""
     return float((outputs.argmax(1) == targets).double().mean())

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.checked import checked_but
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export.file import writable, write_all
 from nasopt.export.integer import IntegerProgram, integer_program
@@ -56,6 +57,7 @@ class CReport:
         )
 
 
+@checked_but("found", "folder", "name")
 def to_c(
     found: nn.Module | IntegerProgram,
     folder: str | os.PathLike[str],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from nasopt.checked import checked_but
 from nasopt.cost import Target
 from nasopt.errors import ConfigError, ExportError, nearest
 from nasopt.export.accuracy import Metric, accuracies, metric_name, top1
@@ -33,6 +34,7 @@ IMAGES = (F.conv2d, F.conv_transpose2d, F.max_pool2d, F.avg_pool2d, F.adaptive_a
 FOR_THE_CORE = "cortex_m."  # operators that only a build for the core has kernels for
 
 
+@checked_but("found", "path", "calibration")
 def to_executorch(
     found: nn.Module,
     path: str | os.PathLike[str],

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.checked import checked_but
 from nasopt.cost import Target
 from nasopt.errors import ConfigError, ExportError, nearest
 from nasopt.export.accuracy import Metric, accuracies, metric_name, top1
@@ -29,6 +30,7 @@ METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
+@checked_but("found", "path", "calibration")
 def to_int8_onnx(
     found: nn.Module,
     path: str | os.PathLike[str],

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasopt.checked import checked_but
 from nasopt.cost import Target
 from nasopt.errors import ExportError
 from nasopt.export.accuracy import Metric, accuracies, metric_name, top1
@@ -23,6 +24,7 @@ from nasopt.export.subject import Subject, make_subject
 from nasopt.extras import import_extra
 
 
+@checked_but("found", "path")
 def to_onnx(
     found: nn.Module,
     path: str | os.PathLike[str],

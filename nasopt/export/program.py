@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasopt.checked import checked_but
 from nasopt.cost import Target
 from nasopt.errors import ExportError
 from nasopt.export.accuracy import Metric, accuracies, metric_name, top1
@@ -24,6 +25,7 @@ from nasopt.export.report import ExportReport, target_costs
 from nasopt.export.subject import Subject, make_subject, output_tensors
 
 
+@checked_but("found", "path")
 def to_exported_program(
     found: nn.Module,
     example: Any,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nasopt.checked import checked_but
 from nasopt.cost import Target
 from nasopt.errors import ExportError
 from nasopt.export.accuracy import Metric, accuracies, metric_name, top1
@@ -30,6 +31,7 @@ from nasopt.export.subject import make_subject
 ALLOWED, ALLOWED_OF_WORDS = 1e-3, 0.05
 
 
+@checked_but("found", "path")
 def to_quantised_onnx(
     found: nn.Module,
     path: str | os.PathLike[str],

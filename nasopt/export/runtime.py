@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nasopt.checked import checked
 from nasopt.errors import ExportError
 from nasopt.export.compare import Runner
 from nasopt.extras import import_extra
 
 
+@checked
 def open_session(path: str | os.PathLike[str], exact: bool = True) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU, with as many threads as torch has.
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nasopt.checked import checked_but
 from nasopt.cost import Target
 from nasopt.errors import ConfigError, ExportError, nearest
 from nasopt.export import c_program
@@ -36,6 +37,7 @@ CRASH_IN_INT8 = ("EMBEDDING_LOOKUP",)  # ends the process, which nothing here co
 LOOKED_AT = 16  # samples that TFLM, which is slow, is compared on
 
 
+@checked_but("found", "path", "calibration")
 def to_tflite(
     found: nn.Module,
     path: str | os.PathLike[str],

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasopt.checked import checked
 from nasopt.errors import ExportError
 from nasopt.export.compare import check_float
 from nasopt.export.subject import make_subject, output_tensors
 from nasopt.graph.plain import expand_layers
 
 
+@checked
 def to_torch_layers(found: nn.Module, example: Any) -> nn.Module:
     """The network, in eval mode and float32, in which every layer of `nasopt.nn` is written out in torch's layers and functions.
 

@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, ExportError
 from nasopt.extras import import_extra
 
@@ -42,6 +43,7 @@ class VelaCost:
         return text + (f"; {self.cpu} operators stay on the processor" if self.cpu else "")
 
 
+@checked
 def vela_cost(path: str | os.PathLike[str], accelerator: str = "ethos-u55-128") -> VelaCost:
     """Compile an int8 `.tflite` file for an Ethos-U and read the summary; nothing is left behind.
 

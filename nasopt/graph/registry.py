@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from nasopt.arguments import short
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.graph.call import Rule
 from nasopt.graph.hooks import changes
@@ -74,6 +75,7 @@ _METHODS: dict[str, RuleEntry] = {}
 _QUALIFIED: dict[str, RuleEntry] = {}
 
 
+@checked
 def layer_rule(
     *layers: type[nn.Module],
     searchable: str = "passes channels on",
@@ -144,6 +146,7 @@ def layer_rule(
     return register
 
 
+@checked
 def function_rule(
     *functions: Callable[..., Any] | str,
     takes_sizes: bool = False,

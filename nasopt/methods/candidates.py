@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nasopt.arguments import check_count, check_flag, check_items, short
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.edit import put_module
 from nasopt.graph.example import make_example
@@ -24,6 +25,7 @@ from nasopt.search.seed import layer_patterns
 Where = str | type[nn.Module] | Sequence[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 
 
+@checked
 def supernet_candidates(
     conv: nn.Module,
     norm: nn.Module | None = None,
@@ -107,6 +109,7 @@ def _complaint(misfits: Mapping[str, str]) -> str:
     return "; ".join(f"candidate {name!r} does not fit: {reason}" for name, reason in misfits.items())
 
 
+@checked
 def with_candidates(
     model: nn.Module,
     input_shape: Sequence[Any] | None = None,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.extras import import_extra
 from nasopt.methods.pit import PIT
@@ -69,6 +70,7 @@ class Pruned:
         return "\n".join([*align(rows, left=1), "", f"accuracy {self.before:.2%} -> {self.after:.2%}, {left}"])
 
 
+@checked
 def prune_quantised(
     model: nn.Module,
     input_shape: Sequence[Any] | None,

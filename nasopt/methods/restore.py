@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.checked import checked_but
 from nasopt.graph.branches.decided import rename
 from nasopt.methods.nasb.structure import current, old_names, seed_with_cells
 from nasopt.search.seed import check_seed
 from nasopt.search.structure import check_structure, rebuild
 
 
+@checked_but("seed", "structure")
 def restore(
     seed: nn.Module, structure: Mapping[str, Any], *, input_example: Any = None, leaf_modules: tuple[Any, ...] = ()
 ) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.nn.arguments import Pair, check_groups, check_padding, check_positive, describe_convolution, pair
 
@@ -51,6 +52,7 @@ class AdderConv2d(nn.Module):
         "adder arrays"
     )
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -200,6 +202,7 @@ def _to_inputs(gradient: Tensor, x: Tensor, weight: Tensor, per_tap: bool) -> tu
     return result, distances
 
 
+@checked
 def adder_separable(
     in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, eta: float = 0.2
 ) -> nn.Sequential:
@@ -214,6 +217,7 @@ def adder_separable(
     return nn.Sequential(depthwise, adder_norm(depthwise), nn.ReLU(), pointwise)
 
 
+@checked
 def adder_norm(layer: AdderConv2d) -> nn.BatchNorm2d:
     """A batch norm that follows `layer`, its statistics started at the layer's `moments`."""
     norm = nn.BatchNorm2d(layer.out_channels)

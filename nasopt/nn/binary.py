@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
-from nasopt.nn.arguments import Pair, check_groups, describe_convolution, pair
+from nasopt.nn.arguments import Pair, check_groups, check_padding, check_positive, describe_convolution, pair
 from nasopt.ste import binary_sign, binary_weight
 
 
@@ -39,9 +40,10 @@ class BinaryConv2d(nn.Module):
         bias: whether to add a real bias per output channel; a norm that follows makes it superfluous.
 
     Raises:
-        ConfigError: channels are not divisible by `groups`.
+        ConfigError: sizes below 1, channels that are not divisible by `groups`.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -57,9 +59,10 @@ class BinaryConv2d(nn.Module):
     ) -> None:
         super().__init__()
         check_groups("BinaryConv2d", in_channels, out_channels, groups)
+        check_positive("BinaryConv2d", kernel_size=kernel_size, stride=stride, dilation=dilation)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
-        self.padding, self.dilation = pair(padding), pair(dilation)
+        self.padding, self.dilation = check_padding("BinaryConv2d", padding), pair(dilation)
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None

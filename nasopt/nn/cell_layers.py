@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 
 
@@ -21,6 +22,7 @@ class CellPool2d(nn.Module):
         ConfigError: an unknown kind.
     """
 
+    @checked
     def __init__(self, kind: Literal["max", "average"]) -> None:
         super().__init__()
         if kind not in ("max", "average"):
@@ -77,6 +79,7 @@ class Align2d(nn.Module):
     Averages over windows to the new size; repeats the channels in order, or drops the last ones, to the new number.
     """
 
+    @checked
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.channels, self.size = channels, (int(size[0]), int(size[1]))

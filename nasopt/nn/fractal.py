@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 
 MakeLayer = Callable[[], nn.Module]
@@ -45,6 +46,7 @@ class AppendInput(nn.Module):
         return torch.cat([self.block(x), x], 1)
 
 
+@checked
 def fractal_block(columns: int, layer: MakeLayer) -> nn.Module:
     """A residual fractal of `2^columns - 1` layers, of which `2^(columns - 1)` lie on the longest path; shapes stay.
 
@@ -70,6 +72,7 @@ def fractal_block(columns: int, layer: MakeLayer) -> nn.Module:
     return Join(fractal_block(inner, layer), fractal_block(inner, layer), Shortcut(layer()))
 
 
+@checked
 def dense_fractal_block(columns: int, growth: MakeLayer, layer: MakeLayer) -> nn.Module:
     """The dense form: `(B, C, H, W) -> (B, new + C, H, W)`.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.nn.arguments import Pair, check_padding, check_positive, pair
 
@@ -33,6 +34,7 @@ class MultiHeadDepthwise(nn.Module):
         ConfigError: a size or count below 1 (heads of 0, say), or an unknown reduction.
     """
 
+    @checked
     def __init__(
         self,
         channels: int,
@@ -121,6 +123,7 @@ class MeanVarianceECA(nn.Module):
         ConfigError: an even kernel, or heads of 1 or below 0.
     """
 
+    @checked
     def __init__(self, kernel_size: int = 7, heads: int = 0, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         check_positive("MeanVarianceECA", kernel_size=kernel_size)
@@ -167,6 +170,7 @@ class LightResidual(nn.Module):
         ConfigError: a number below 1, an even kernel.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -219,6 +223,7 @@ class QuantNoise(nn.Module):
         ConfigError: fewer than two levels.
     """
 
+    @checked
     def __init__(self, levels: int) -> None:
         super().__init__()
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
-from nasopt.nn.arguments import Pair, check_groups, check_positive, describe_convolution, pair
+from nasopt.nn.arguments import Pair, check_groups, check_padding, check_positive, describe_convolution, pair
 from nasopt.nn.binary import symmetric_padding
 
 ENDPOINTS: dict[int, tuple[float, ...]] = {
@@ -120,6 +121,7 @@ class PAActivation(nn.Module):
         "run by this library"
     )
 
+    @checked
     def __init__(self, levels: int = 4) -> None:
         super().__init__()
         check_positive("PAActivation", levels=levels)
@@ -152,7 +154,7 @@ class PAConv2d(nn.Module):
         levels: M: 2, 4 or 8; or endpoints of your own, an even number in ascending order, half of them positive.
 
     Raises:
-        ConfigError: channels are not divisible by `groups`, or levels that are none of these.
+        ConfigError: sizes below 1, channels that are not divisible by `groups`, or levels that are none of these.
     """
 
     endpoints: Tensor
@@ -161,6 +163,7 @@ class PAConv2d(nn.Module):
         "run by this library"
     )
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -175,9 +178,10 @@ class PAConv2d(nn.Module):
     ) -> None:
         super().__init__()
         check_groups("PAConv2d", in_channels, out_channels, groups)
+        check_positive("PAConv2d", kernel_size=kernel_size, stride=stride, dilation=dilation)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
-        self.padding, self.dilation = pair(padding), pair(dilation)
+        self.padding, self.dilation = check_padding("PAConv2d", padding), pair(dilation)
         self.register_buffer("endpoints", torch.tensor(_endpoints(levels)))
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None

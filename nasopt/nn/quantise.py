@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasopt.checked import checked
 from nasopt.nn.grids import ACTIVATION_FRACTIONS, activation_range, best_step, check_widths, step_of
 from nasopt.ste import quantise, quantise_mixture
 
@@ -60,6 +61,7 @@ class Quantise(HasWidths):
 
     _steps_name = "log_steps"
 
+    @checked
     def __init__(self, widths: Sequence[int] = (8,), signed: bool = True, quantizer: str = "lsq") -> None:
         super().__init__()
         self.widths = check_widths(widths, "activations")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.nn.arguments import Pair, check_groups, check_padding, check_positive, describe_convolution, pair
 
@@ -32,6 +33,7 @@ class ReafConv2d(nn.Module):
         ConfigError: `merge` is not in 1 to `groups`, or channels that cannot be divided into the groups.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -111,6 +113,7 @@ class ReafPlus(nn.Module):
         ConfigError: output channels that cannot be divided into `groups`.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -124,7 +127,8 @@ class ReafPlus(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_positive("ReafPlus", groups=groups)
+        check_positive("ReafPlus", kernel_size=kernel_size, stride=stride, groups=groups)
+        check_padding("ReafPlus", padding)
         check_groups("ReafPlus", in_channels * groups, out_channels, groups)
         self.in_channels, self.out_channels = in_channels, out_channels
         like: dict[str, Any] = {"device": device, "dtype": dtype}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.checked import checked
 from nasopt.nn.arguments import Pair, check_groups, check_padding, check_positive, describe_convolution, pair
 
 
@@ -36,6 +37,7 @@ class AWConv2d(nn.Module):
         "network in PyTorch, or put a plain convolution there"
     )
 
+    @checked
     def __init__(
         self,
         in_channels: int,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasopt.checked import checked
 from nasopt.cost import Metric, RatioMetric
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.markers import SITE
@@ -31,6 +32,7 @@ _SENSITIVITIES = ("loss", "fisher", "cosine")
 _MOST_STATES, _MOST_ENTRIES = 1 << 20, 1 << 26
 
 
+@checked
 def allocate_bits(
     model: SearchModel,
     batches: Iterable[tuple[Any, Any]],

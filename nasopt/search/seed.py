@@ -42,7 +42,7 @@ def layer_patterns(value: Any, name: str) -> tuple[Any, ...]:
     Raises:
         ConfigError: neither a name, a glob nor a class of modules.
     """
-    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         value = (value,)
     for item in value:
         if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, nn.Module)):

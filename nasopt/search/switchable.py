@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.search.features import point_features
 from nasopt.search.switches import Switch, decide, positions
@@ -61,6 +62,7 @@ class Switchable(nn.Module):
         ConfigError: no switch, one twice, no largest one, widths that the model does not have, or a model with a `Budget`.
     """
 
+    @checked
     def __init__(
         self,
         model: SearchModel,
@@ -172,6 +174,7 @@ class Switchable(nn.Module):
             found[index] = float(loss.detach())
         return found
 
+    @checked
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """For an optimizer: all weights and norms, and the steps of grids without weight decay."""
         arch = {id(p) for p in self.model.arch_parameters()}

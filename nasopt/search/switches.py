@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nasopt.arguments import short
+from nasopt.arguments import check_count, short
+from nasopt.checked import checked_fields
 from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import SITE, WidthSite
 from nasopt.nn.quantise import Quantise
@@ -21,6 +22,7 @@ Widths = int | Mapping[str, int] | None
 _REST = "*"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Switch:
     """Widths of a whole network.
@@ -39,6 +41,9 @@ class Switch:
         share = self.channels
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ConfigError(f"Switch: channels is a share in (0, 1], got {share!r}")
+        for name, widths in (("weights", self.weights), ("activations", self.activations)):
+            for bits in widths.values() if isinstance(widths, Mapping) else () if widths is None else (widths,):
+                check_count(f"Switch: {name}", bits, 1, "bits")
 
     @staticmethod
     def of(value: Any) -> Switch:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nasopt.arguments import check_count
+from nasopt.checked import checked
 from nasopt.methods.pit import PIT
 from nasopt.search.model import SearchModel
 from nasopt.search.precision import Precision
@@ -22,6 +23,7 @@ from nasopt.searching.run import Figure, Loss, Run, SearchResult
 __all__ = ["SearchResult", "search"]
 
 
+@checked
 def search(
     model: nn.Module,
     train_loader: Iterable[Any],

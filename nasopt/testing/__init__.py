@@ -13,12 +13,14 @@ check_method(front, seed, inputs, laws=LAWS.keys() - {"identity in train mode"})
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from nasopt.arguments import check_items
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, nearest
 from nasopt.testing.case import ARCHITECTURES, Case, Front, LawError
 from nasopt.testing.export_laws import EXPORT_LAWS
@@ -29,6 +31,7 @@ __all__ = ["ARCHITECTURES", "LAWS", "LawError", "check_method"]
 LAWS = {**SEARCH_LAWS, **EXPORT_LAWS}
 
 
+@checked
 def check_method(
     front: Front,
     seed: nn.Module,
@@ -61,7 +64,10 @@ def check_method(
         ConfigError: an unknown law or architecture.
         Exception: whatever `front` raises when it wraps the seed for the first time.
     """
-    chosen, kinds = list(laws), list(architectures)
+    chosen, kinds = (
+        check_items(f"check_method: {name}", list(given) if isinstance(given, Mapping) else given, str, "names")
+        for name, given in (("laws", laws), ("architectures", architectures))
+    )
     for what, names, known in (("law", chosen, LAWS), ("architecture", kinds, ARCHITECTURES)):
         for name in names:
             if name not in known:

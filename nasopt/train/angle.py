@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 
 Granularity = Literal["channel", "kernel", "layer"]
@@ -43,6 +44,7 @@ class AngleRegularizer:
         ConfigError: an unknown granularity, a model without such layers, weights of the penalty that are not positive.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -118,6 +120,7 @@ def angle_loss(v: Tensor, q: Tensor) -> Tensor:
     return (1 - cosine).masked_fill(is_zero, 0)
 
 
+@checked
 def hyperspherical_energy(filters: Tensor, half_space: bool = False) -> Tensor:
     """`1 / (N (N - 1)) sum over pairs of 1 / arccos(cos)`: low where N directions spread evenly; a scalar.
 
@@ -128,10 +131,12 @@ def hyperspherical_energy(filters: Tensor, half_space: bool = False) -> Tensor:
         half_space: a filter and its negative are one direction: the energy of both together.
 
     Raises:
-        ConfigError: fewer than two filters.
+        ConfigError: fewer than two filters, or numbers in their place.
     """
-    if len(filters) < 2:
-        raise ConfigError(f"hyperspherical_energy needs at least two filters, got {len(filters)}")
+    if filters.dim() < 2 or len(filters) < 2:
+        raise ConfigError(
+            f"hyperspherical_energy needs at least two filters (N, ...), got a tensor of shape {tuple(filters.shape)}"
+        )
     v = filters.flatten(1)
     v = v / v.norm(dim=1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
     if half_space:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasopt.checked import checked, checked_but
 from nasopt.errors import ConfigError
 
 Phase = Literal["self_study", "co_study", "tutoring"]
@@ -17,6 +18,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 _PHASES: tuple[Phase, ...] = ("self_study", "co_study", "tutoring")
 
 
+@checked
 def kd_loss(
     student: Tensor, teacher: Tensor, labels: Tensor | None, *, temperature: float = 8.0, share: float = 0.7
 ) -> Tensor:
@@ -44,6 +46,11 @@ def kd_loss(
         )
     if labels is None and share < 1:
         raise ConfigError(f"kd_loss: share={share:g} needs labels for the cross entropy: give them, or share=1")
+    if labels is not None and labels.is_floating_point() and labels.shape != student.shape:
+        raise ConfigError(
+            f"kd_loss: labels are {labels.dtype} of shape {tuple(labels.shape)}: give classes as integers, or probabilities of "
+            f"shape {tuple(student.shape)}"
+        )
     total = student.new_zeros(())
     if share > 0:
         wanted = F.log_softmax(teacher.detach() / temperature, 1)
@@ -91,6 +98,7 @@ class Distillation:
             range.
     """
 
+    @checked_but("epochs")
     def __init__(
         self,
         teacher: nn.Module,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 
 
@@ -35,6 +36,7 @@ class SphereConstrained:
         ConfigError: an unknown retraction, no parameter, one that the optimizer does not hold, or a group of zeros.
     """
 
+    @checked
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, nearest
 from nasopt.methods.restore import restore
 from nasopt.seal import is_broken
@@ -83,6 +84,7 @@ def list() -> builtins.list[Entry]:
     return [_entry(path.stem) for path in sorted(FOLDER.glob("*.json"))]
 
 
+@checked
 def load(name: str) -> nn.Module:
     """A network with its weights: plain torch layers, in eval mode.
 
@@ -99,6 +101,7 @@ def load(name: str) -> nn.Module:
     return network.eval()
 
 
+@checked
 def int8_file(name: str) -> Path:
     """Path of the full-integer `.tflite` file of a network: one sample, channels last.
 

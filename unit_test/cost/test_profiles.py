@@ -169,7 +169,7 @@ def test_profiles_that_cannot_be_used(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"DEPTHWISE_CONV_2D .* takes 0 ticks: too coarse a clock"):
         target_from_profile(net(), SHAPE, zero, 100)
-    with pytest.raises(ConfigError, match="clock_mhz must be a finite number > 0, got nan"):
+    with pytest.raises(ConfigError, match="clock_mhz must be a finite number, got nan"):
         target_from_profile(net(), SHAPE, TICKS, float("nan"))
 
 

@@ -70,11 +70,11 @@ def test_register():
         ({"priced": frozenset({"convolution"})}, "'convolution' does not exist"),
         ({"free": frozenset({"conv"})}, "conv cannot be priced and free"),
         ({"clock_mhz": 0.0}, "positive clock"),
-        ({"clock_mhz": float("nan")}, "positive clock"),
+        ({"clock_mhz": float("nan")}, "clock_mhz must be a finite number"),
         ({"tile_in": 0}, "at least 1"),
         ({"weight_bits": (0, 4)}, r"weight_bits is \(0, 4\): give a tuple of widths"),
         ({"activation_bits": ()}, "activation_bits is"),
-        ({"weight_bits": 4}, "weight_bits is 4"),
+        ({"weight_bits": 4}, "weight_bits must be a tuple"),
     ],
 )
 def test_impossible_targets(change, message):

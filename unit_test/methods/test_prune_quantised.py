@@ -123,7 +123,7 @@ def test_statistics_are_estimated_before_every_evaluation() -> None:
 
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for options, message in (
-        ({"score": "l1"}, r"score: unknown 'l1': known are interaction, own, gamma, random"),
+        ({"score": "l1"}, "score must be 'interaction' or 'own' or 'gamma' or 'random', got 'l1'"),
         ({"most": 1.0}, r"most is the largest ratio of a layer, in \(0, 1\)"),
         ({"trials": (0, 5)}, r"trials are two counts >= 1"),
         ({"weight_of_size": -1.0}, r"weight_of_size must be >= 0"),

@@ -136,9 +136,9 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="kernel_size must be at least 1"):
         AdderConv2d(4, 6, 0)
     for eta in (-0.1, math.inf, math.nan, "fast"):
-        with pytest.raises(ConfigError, match="eta must be a finite number >= 0"):
+        with pytest.raises(ConfigError, match="eta must be a finite number"):
             AdderConv2d(4, 6, 3, eta=eta)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="kernel_size // 2 keeps the size"):
+    with pytest.raises(ConfigError, match="padding must be an int or a tuple"):
         AdderConv2d(4, 6, 3, padding="same")  # type: ignore[arg-type]
 
 

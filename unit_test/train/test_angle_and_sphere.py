@@ -144,7 +144,7 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="no convolution and no linear layer"):
         AngleRegularizer(model, signs)
     layer = nn.Linear(3, 2)
-    with pytest.raises(ConfigError, match="channel, kernel or layer"):
+    with pytest.raises(ConfigError, match="'channel' or 'kernel' or 'layer', got"):
         AngleRegularizer(layer, signs, "row")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="must be positive"):
         AngleRegularizer(layer, signs, beta0=0)

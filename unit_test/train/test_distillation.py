@@ -165,9 +165,9 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="needs labels"):
         kd_loss(torch.zeros(4, 3), torch.zeros(4, 3), None)
     for bad in ({"temperature": 0}, {"temperature": float("nan")}, {"share": 1.5}):
-        with pytest.raises(ConfigError, match="distillation: "):
+        with pytest.raises(ConfigError, match=r"distillation: |must be a finite number"):
             kd_loss(torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(4).long(), **bad)
-        with pytest.raises(ConfigError, match="distillation: "):
+        with pytest.raises(ConfigError, match=r"distillation: |must be a finite number"):
             Distillation(network(), (1, 1, 1), **bad)
     study = Distillation(network(), (1, 1, 1))
     for epoch in (-1, 1.5, True):
@@ -175,7 +175,7 @@ def test_bad_input() -> None:
             study.set_epoch(epoch)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="a state is a dict"):
         study.load_state_dict({"epochs": 1})
-    with pytest.raises(ConfigError, match=r"teacher must be an nn\.Module, got function"):
+    with pytest.raises(ConfigError, match="teacher must be a Module, got <function"):
         Distillation(network, (1, 1, 1))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="rates must be three"):
         Distillation(network(), (1, 1, 1), rates=(1.0, -1.0, 1.0))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nasopt.checked import checked_fields
 from nasopt.cost.targets.posterior import Posterior
 from nasopt.cost.targets.rows import KIND_CODES
 from nasopt.cost.widths import Runs
@@ -18,6 +19,7 @@ from nasopt.graph.layer_shape import LayerShape
 Status = Literal["priced", "free", "unpriced"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Target:
     """An embedded platform: a chip at one clock with one software stack, running int8 networks, batch 1.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export.integer.formulas import Formula, of_layer, of_norm, rounded
 from nasopt.export.integer.operations import Draft, Integers, extended, kept, moved, table, written
@@ -46,6 +47,7 @@ class Floats:
     before: tuple[Any, ...] = ()
 
 
+@checked
 def integer_program(found: nn.Module, example: Any = None, leave_out_tail: bool = False) -> IntegerProgram:
     """What a quantised network computes, in integers: run by NumPy, saved as plain arrays, written as C.
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from nasopt.arguments import check_number
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.methods.nasb.nasb import NASB
 
@@ -37,6 +39,7 @@ class AlternatingSearch:
         ConfigError: an optimizer holds parameters of the other half.
     """
 
+    @checked
     def __init__(
         self,
         model: NASB | DistributedDataParallel,
@@ -48,6 +51,8 @@ class AlternatingSearch:
         arch_lr: float = 0.01,
         lr: float = 0.05,
     ) -> None:
+        for name, number in (("strength", strength), ("arch_lr", arch_lr), ("lr", lr)):
+            check_number(f"AlternatingSearch: {name}", number, 0)
         self.forward, self.criterion, self.strength = model, criterion, strength
         self.model: NASB = model.module if isinstance(model, DistributedDataParallel) else model
         arch, net = list(self.model.arch_parameters()), list(self.model.net_parameters())

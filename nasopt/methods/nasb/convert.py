@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nasopt.arguments import check_items
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, TraceError, nearest
 from nasopt.graph.edit import put_module, tidy
 from nasopt.graph.example import Example, make_example
@@ -37,6 +38,7 @@ class Converted:
     names: Mapping[str, str]
 
 
+@checked
 def binary_cells(
     model: nn.Module,
     input_shape: Sequence[Any] | None = None,

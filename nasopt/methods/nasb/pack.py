@@ -6,6 +6,7 @@ import copy
 
 from torch import nn
 
+from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.graph.edit import merge_into_readers, put_module, readers_of
 from nasopt.graph.groups import Traced
@@ -14,6 +15,7 @@ from nasopt.nn.packed import PackedBinaryConv2d
 from nasopt.nn.packed_piecewise import PackedPAConv2d
 
 
+@checked
 def pack(model: nn.Module) -> nn.Module:
     """A copy of a network whose binary and piecewise convolutions compute on bits, in eval mode; `model` stays as it is.
 

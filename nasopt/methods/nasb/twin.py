@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasopt.arguments import check_number
+from nasopt.checked import checked
 from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.graph.edit import put_module
 from nasopt.nn import BinaryActivation, BinaryConv2d, TwinActivation, TwinConv2d
 
 
+@checked
 def binarize(model: nn.Module) -> nn.Module:
     """The binary network of a full-precision twin, weights and statistics carried over; `model` stays as it is.
 
@@ -32,6 +35,7 @@ def binarize(model: nn.Module) -> nn.Module:
     return binary
 
 
+@checked
 def full_precision(model: nn.Module) -> nn.Module:
     """The full-precision twin of a binary network, for pre-training: conv -> ReLU -> norm, tanh in place of signs.
 
@@ -46,6 +50,7 @@ def full_precision(model: nn.Module) -> nn.Module:
     return twin
 
 
+@checked
 def fine_tune_optimizer(model: nn.Module, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.Adam:
     """Adam without weight decay, as the third stage wants it.
 
@@ -63,6 +68,8 @@ def fine_tune_optimizer(model: nn.Module, lr: float = 1e-3, weight_decay: float 
         raise ConfigError(
             f"fine_tune_optimizer: {type(model).__name__} has no binary layer: call it on what binarize(model) returned"
         )
+    for name, number in (("lr", lr), ("weight_decay", weight_decay)):
+        check_number(f"fine_tune_optimizer: {name}", number, 0)
     return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
 
 
