@@ -56,14 +56,12 @@ def train(
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda out, _x, y: F.cross_entropy(out, y),
     penalty: Callable[[], Tensor] | None = None,
     optimizer: Any = None,
-    rate: Callable[[int], float] = lambda _: 1.0,
     on_epoch: Callable[[int], Any] | None = None,
-    after_step: Callable[[Tensor, Tensor], Any] | None = None,
 ) -> nn.Module:
-    """Adam with a cosine times `rate(epoch)`; `loss(outputs, inputs, labels)`."""
+    """Adam with a cosine; `loss(outputs, inputs, labels)`."""
     own = optimizer or torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        getattr(own, "optimizer", own), lambda epoch: rate(epoch) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        getattr(own, "optimizer", own), lambda epoch: (1 + math.cos(math.pi * epoch / epochs)) / 2
     )
     for epoch in range(epochs):
         model.train()
@@ -74,8 +72,6 @@ def train(
             value = loss(model(x), x, y)
             (value if penalty is None else value + penalty()).backward()
             own.step()
-            if after_step is not None:
-                after_step(x, y)
         schedule.step()
     return model.eval()
 
