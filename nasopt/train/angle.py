@@ -27,7 +27,7 @@ class AngleRegularizer:
     0.20. After the best scale the relative squared error of a group is `1 - cos^2`.
 
     ```python
-    angle = AngleRegularizer(model, binary_sign)
+    angle = AngleRegularizer(model, ScaledLevels(bits=1))
     loss = criterion(model(x), y) + angle()      # after each epoch: angle.grow()
     ```
 
@@ -36,7 +36,7 @@ class AngleRegularizer:
 
     Args:
         model: whose convolutions and linear layers are meant; with `quantizer`.
-        quantizer: `weight -> quantised copy` of the same shape, or a dict of one per layer name.
+        quantizer: `weight -> quantised copy` of the same shape, `ScaledLevels` for one, or a dict of one per layer name.
         granularity: of the groups. Kernels of one tap have no direction: such layers use channels.
         beta0, growth: weight of the penalty at first, and its factor per `grow()`.
 
