@@ -1,10 +1,10 @@
 """Data-free compression on digits: int8 files and 3-bit students from generated images against real ones.
 
-    python examples/lowbit_data_free.py --seeds 3
+    python examples/lowbit_data_free.py --seeds 2
 
 A float network is trained; then its data are gone. Two generators, the usual one and one found by a search, learn from it
 alone. int8 ONNX files are calibrated on 256 generated or real images; a network in few bits is fine-tuned with the float one as
-its teacher on generated or real images. Three minutes on two cores; it needs `nasopt[onnx]`.
+its teacher on generated or real images. Two minutes on two cores; it needs `nasopt[onnx]`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def student(model: nn.Module, images: Images, bits: int) -> MixedPrecision:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--bits", type=int, default=3)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--width", type=int, default=16)
