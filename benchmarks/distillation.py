@@ -31,7 +31,12 @@ from nasopt import MixedPrecision, Precision
 from nasopt.train import Distillation
 
 # Shares of the epochs: self-study, co-study, tutoring
-PHASES = {"QAT": (1.0, 0.0, 0.0), "distillation": (0.0, 0.0, 1.0), "QKD": (0.25, 0.25, 0.5)}
+PHASES = {
+    "QAT": (1.0, 0.0, 0.0),
+    "distillation": (0.0, 0.0, 1.0),
+    "QKD": (0.25, 0.25, 0.5),
+    "QKD, more tutoring": (0.125, 0.125, 0.75),
+}
 
 
 def make_teacher(experiment: Experiment, options: argparse.Namespace) -> nn.Module:

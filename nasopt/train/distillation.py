@@ -88,7 +88,7 @@ class Distillation:
 
     Args:
         teacher: a network with the student's outputs; the float seed is a good one. It learns in co-study only.
-        epochs: of self-study, co-study and tutoring.
+        epochs: of self-study, co-study and tutoring; where epochs are few, an eighth of them for each of the first two.
         temperature, share: T and a of `kd_loss`; `share_in_tutoring` may differ.
         rates: learning rates of the phases over that of the first; what is learned together is learned slowly.
         hard_loss: `(outputs, labels) -> scalar` of self-study.
