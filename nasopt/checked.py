@@ -6,6 +6,7 @@ import collections.abc
 import functools
 import inspect
 import math
+import numbers
 import os
 import types
 import typing
@@ -80,9 +81,9 @@ def fits(value: Any, kind: Any) -> bool:
         return any(fits(value, one) for one in inside)
     if origin is Literal:
         return any(value is one or (isinstance(value, str) and value == one) for one in inside)
-    if kind in (int, float):
-        is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-        return is_number and math.isfinite(value)
+    if kind in (int, float):  # numpy's, too
+        wanted = numbers.Real if kind is float else numbers.Integral
+        return isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)
     if kind is None:
         return value is None
     if origin is type:
@@ -99,7 +100,10 @@ def fits(value: Any, kind: Any) -> bool:
         getattr(base, "_is_protocol", False) and base not in (Iterable, Sequence, Mapping)
     ):
         return True
-    if not isinstance(value, base):
+    is_old = (
+        base is Iterable and hasattr(value, "__getitem__") and not isinstance(value, Tensor)
+    )  # data sets have no __iter__
+    if not isinstance(value, base) and not is_old:
         return False
     if base in (Sequence, Iterable, list) and inside:
         if isinstance(value, (str, bytes, Mapping)):
