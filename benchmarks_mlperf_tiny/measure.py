@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nasopt.errors import UnpricedError
+from nasopt.errors import ConfigError, UnpricedError
 from nasopt.nn import BinaryConv2d
 
 TARGETS = ("cortex_m4", "cortex_m7", "gap8")  # embedded targets whose latency is given for every network
@@ -69,7 +69,7 @@ def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
 
     Parameters as PyTorch counts them; size with norms folded, in weights, bits as trained, bytes of flash, bits per weight; MACs;
     operations (MACs with 64 binary ones for one); peak memory of activations [bytes, at 8 bits where nothing else is known];
-    latencies, None on a chip that has no law for one of the layers.
+    latencies, None on a chip that has no law for one of the layers, or does not run its width.
     """
     from nasopt.cost import network_calls
 
@@ -78,7 +78,7 @@ def costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
     def latency(target: str) -> float | None:
         try:
             return round(float(calls.total(f"latency_ms:{target}")), 4)
-        except UnpricedError:  # the poolings of a binary network, on a chip that has no law for them
+        except (UnpricedError, ConfigError):  # no law for the poolings of a binary network, no kernels for 4 bits
             return None
 
     latencies = {f"{target}_ms": latency(target) for target in TARGETS}

@@ -37,6 +37,17 @@ def test_search_leaves_results(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "synthetic" in printed
 
 
+@pytest.mark.parametrize("precision", ["w4a8", "mixed"])
+def test_a_search_in_few_bits_shows_costs(precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["search", "--task", "tiny", "--precision", precision, "--out", str(tmp_path), "--quiet"]
+    assert main(options) == 0
+    assert "bits per weight" in capsys.readouterr().out
+    (path,) = tmp_path.glob("*/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["found"]["average_bits"] < 8
+    assert summary["found"]["cortex_m4_ms"] is None, "it runs weights of 8 bits"
+
+
 def test_found_networks_are_rebuilt_without_pickle(tmp_path: Path) -> None:
     import torch
 
