@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nasopt.arguments import check_items
 from nasopt.checked import checked_but
 from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import exact_row
@@ -95,7 +96,9 @@ def _read(table: str | Path | Iterable[Mapping[str, Any]]) -> tuple[str, list[tu
     """Name of the source, and rows with the number a person would count (the header of a file is row 1)."""
     if not isinstance(table, str | Path):
         records = table.to_dict("records") if hasattr(table, "to_dict") else table  # a data frame
-        rows = list(enumerate(records, start=1))
+        rows = list(
+            enumerate(check_items("table", records, object, "rows, a data frame, or the path of a file"), start=1)
+        )
         for line, row in rows:
             if not isinstance(row, Mapping):
                 raise ConfigError(f"table, row {line} is a {type(row).__name__}: give mappings of columns to values")
