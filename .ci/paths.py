@@ -28,7 +28,9 @@ import torch
 from torch import Tensor, nn
 
 import nasopt
+from nasopt.cost import metrics
 
+METRICS = dict(metrics._METRICS)
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = {
     "engineer": ["README.md", "docs/index.md", "docs/costs.md", "docs/deployment.md"],
@@ -137,6 +139,7 @@ def run_command(line: str, folder: Path) -> str:
 def follow(page: Path, most: float, folder: Path) -> tuple[int, list[str]]:
     """Run what a page says: how much ran, and the failures."""
     names, ran, failed = scope(), 0, []
+    metrics._METRICS = dict(METRICS)  # what another page has registered is forgotten
     for language, text, line in blocks(page):
         if extra := lacks(text):
             print(f"  line {line}: left out, needs nasopt[{extra}]")
