@@ -41,7 +41,8 @@ def overwrite(root: nn.Module, graph: fx.Graph) -> None:
         names = [one for one in sharing(root, value, given) if one is not None]
         last = max([value, *(user for one in names for user in one.users if is_in_place(user))], key=place.__getitem__)
         for moved in (*([buffer] if place[buffer] > place[last] else []), target, given, node):
-            last.append(moved)
+            if last.next is not moved:
+                last.append(moved)
             last = moved
         place = {one: i for i, one in enumerate(graph.nodes)}
         for one in [one for one in sharing(root, buffer, target) if one is not None]:

@@ -34,7 +34,7 @@ def is_elementwise(unit: nn.Module | None, node: fx.Node) -> bool:
     if torch.broadcast_shapes(*(one.shape for one in tensors)) != made.shape:
         return False
     parts = [("tensor", v.numel() == 1) if isinstance(v, Tensor) else v for v in values]
-    key = (unit.function, tuple(map(str, parts)), spec)
+    key = (unit.function, tuple(map(str, parts)), repr(spec))  # a spec has no hash before torch 2.6
     if key not in _KNOWN:
         _KNOWN[key] = _commutes(unit, values, spec)
     return _KNOWN[key]

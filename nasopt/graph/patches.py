@@ -50,6 +50,8 @@ _SIZED_METHODS = (
     "narrow",
     "permute",
 )
+# Torch before 2.9 takes no proxy for their list of tensors.
+_OF_LISTS = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
 # What they return is another one at every call.
 _RANDOM = {
     "rand", "randn", "randint", "randperm", "normal", "bernoulli", "rand_like", "randn_like", "randint_like", "multinomial",
@@ -105,6 +107,8 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
     yield vars(builtins), "isinstance", _make_isinstance(tracer)
     for name in CONSTRUCTORS:
         yield vars(torch), name, _as_node(getattr(torch, name), tracer)
+    for name in _OF_LISTS:
+        yield vars(torch), name, _of_list(getattr(torch, name), tracer)
     for name in _SIZED_METHODS:
         yield Tensor, name, _as_method(getattr(Tensor, name), name, tracer)
     yield torch._C.ScriptFunction, "__call__", _make_script_call(tracer)
@@ -131,6 +135,15 @@ def _as_node(function: Callable[..., Any], tracer: ValueTracer) -> Callable[...,
         return function(*args, **kwargs)
 
     return constructor
+
+
+def _of_list(function: Callable[..., Any], tracer: ValueTracer) -> Callable[..., Any]:
+    def joined(*args: Any, **kwargs: Any) -> Any:
+        if tracer.listens() and isinstance_proxy(args[0] if args else kwargs.get("tensors")):
+            return tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return joined
 
 
 def _as_method(method: Callable[..., Any], name: str, tracer: ValueTracer) -> Callable[..., Any]:

@@ -148,8 +148,11 @@ class Decisions:
 
     def seed(self, parameters: ArchParameters) -> Architecture:
         """Everything, with the first branches of every choice."""
-        first = self._one_hot(parameters, self.choices.first)
-        return Architecture(self._shares.add(self.masks.seed_counts(first.device), None, first), first)
+        return self.whole(self._one_hot(parameters, self.choices.first))
+
+    def whole(self, branches: Tensor) -> Architecture:
+        """Everything, of given probabilities of branches, `(branches,)`."""
+        return Architecture(self._shares.add(self.masks.seed_counts(branches.device), None, branches), branches)
 
     def smallest(
         self, parameters: ArchParameters, metric: AnyMetric, left: Mapping[str, Sequence[int]] | None = None

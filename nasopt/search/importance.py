@@ -8,7 +8,8 @@ compared between groups pull them apart: every channel that goes makes those of 
 channel left between wide ones.
 
 Limits stay at the seed's cost for a tenth of the search, to look around, and then fall in a straight line to the wanted ones,
-until three fifths of it are over; then masks rest. So nothing walks: alpha, beta and gamma are set, and hold the rank of a unit
+until three fifths of it are over; then masks rest. Beside widths that are searched masks make up for half of what is too much
+until then, the other half is left to the widths. So nothing walks: alpha, beta and gamma are set, and hold the rank of a unit
 in relation to the threshold of its group, 1/2. What is off has a gradient, and may come back.
 
 Related: Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019 (squared gradients of gates, without cost
@@ -17,6 +18,7 @@ and limits).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,12 +139,21 @@ class Importance(nn.Module):
         if decisions.choices.names:
             branches = decisions.choices.flat(decisions.choices.probabilities(logits, model.temperatures))
         if any(name in parameters and len(parameters[name]) for name in MASKS):
-            found = ranked(decisions, parameters, branches, self, self.limits(model.budget.limits))
+            limits = self.limits(model.budget.limits)
+            if decisions.choices.sites and not self.is_over:
+                limits = [(metric, _part(decisions, branches, metric, limit)) for metric, limit in limits]
+            found = ranked(decisions, parameters, branches, self, limits)
             for name, value in found.items():
                 parameters[name].copy_(value)
             self.has_set = True
         if self.is_over:
             model.budget.reached.fill_(True)
+
+
+def _part(decisions: Decisions, branches: Tensor, metric: AnyMetric, limit: float) -> float:
+    """The limit that masks keep to until they rest: the widths, which pay for what is above the true one, make up for half."""
+    whole = float(decisions.price(metric, decisions.whole(branches)))
+    return max(limit, math.sqrt(limit * whole))
 
 
 class _Step(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt import PIT, Budget, PhaseSchedule, PITSuperNet, SuperNet, restore, schedule
+from nasopt import PIT, Budget, PhaseSchedule, PITSuperNet, Precision, SuperNet, restore, schedule
 from nasopt.errors import ConfigError
 from unit_test.methods.phase_toys import METHODS, SHAPE, alternatives
 
@@ -229,3 +229,20 @@ def test_too_few_steps(steps: Any) -> None:
 
 def test_all_methods_without_steps_are_as_they_were() -> None:
     assert all(getattr(make(), "importance", None) is None for make in METHODS.values())
+
+
+def test_widths_make_up_for_half_of_what_a_budget_cuts() -> None:
+    precision, torch_seed = Precision((2, 4, 8)), seed(16)
+    whole = PIT(torch_seed, SHAPE, precision=precision, verify=False).get_cost("flash").item()
+    wanted = 0.4 * whole
+    model, _ = make(torch_seed, budget=Budget(flash=wanted, steps=STEPS), precision=precision)
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-2, arch_lr=1e-4))  # widths hardly move, so they cost the same
+    last = model.importance.last
+    for step in range(last - 1):
+        train(model, optimizer, range(step, step + 1))
+        ((_, limit),) = model.importance.limits(model.budget.limits)
+        cost = model.get_cost("flash").item()
+        assert cost <= 1.01 * max(limit, (limit * whole) ** 0.5)
+    assert cost > 1.2 * limit
+    train(model, optimizer, range(last - 1, STEPS))
+    assert model.get_cost("flash").item() <= wanted
