@@ -7,14 +7,10 @@ changes. One trace at a time holds the lock.
 from __future__ import annotations
 
 import builtins
-import functools
 import importlib
-import sys
-import sysconfig
 import threading
 import types
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -31,6 +27,7 @@ from nasopt.graph.pickling import CONSTRUCTORS
 from nasopt.graph.proxy import has_proxy, isinstance_proxy
 from nasopt.graph.tracer import ValueTracer
 from nasopt.graph.tracing_mode import TracingMode
+from nasopt.graph.users_code import users_namespaces
 from nasopt.graph.values import UNKNOWN
 
 LOCK = threading.RLock()
@@ -50,8 +47,24 @@ _SIZED_METHODS = (
     "narrow",
     "permute",
 )
-# Torch before 2.9 takes no proxy for their list of tensors.
+# Older versions of torch take no proxy for a list of tensors, or for sizes.
 _OF_LISTS = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
+_FOURIER = (
+    "fft",
+    "ifft",
+    "rfft",
+    "irfft",
+    "hfft",
+    "ihfft",
+    "fft2",
+    "ifft2",
+    "rfft2",
+    "irfft2",
+    "fftn",
+    "ifftn",
+    "rfftn",
+    "irfftn",
+)
 # What they return is another one at every call.
 _RANDOM = {
     "rand", "randn", "randint", "randperm", "normal", "bernoulli", "rand_like", "randn_like", "randint_like", "multinomial",
@@ -80,7 +93,6 @@ def tracing(tracer: ValueTracer, root: nn.Module) -> Iterator[None]:
 
 
 _ABSENT = object()
-_STDLIB = sysconfig.get_path("stdlib")
 
 
 def _current(namespace: Any, name: str) -> Any:
@@ -107,8 +119,10 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
     yield vars(builtins), "isinstance", _make_isinstance(tracer)
     for name in CONSTRUCTORS:
         yield vars(torch), name, _as_node(getattr(torch, name), tracer)
+    for name in _FOURIER:
+        yield vars(torch.fft), name, _as_node(getattr(torch.fft, name), tracer, _has_sizes)
     for name in _OF_LISTS:
-        yield vars(torch), name, _of_list(getattr(torch, name), tracer)
+        yield vars(torch), name, _as_node(getattr(torch, name), tracer, _is_of_one)
     for name in _SIZED_METHODS:
         yield Tensor, name, _as_method(getattr(Tensor, name), name, tracer)
     yield torch._C.ScriptFunction, "__call__", _make_script_call(tracer)
@@ -120,7 +134,7 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
     namespaces = {id(g): g for g in forwards}.values()
     # Not in `builtins`: a class of classes that is defined meanwhile, by an import, must get the true one.
     shadow = _make_type(tracer)
-    for namespace in _users_namespaces(namespaces):
+    for namespace in users_namespaces(namespaces):
         yield namespace, "type", shadow
     for namespace in namespaces:
         for key, value in list(namespace.items()):
@@ -128,22 +142,25 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
                 yield namespace, key, _as_node(value, tracer)
 
 
-def _as_node(function: Callable[..., Any], tracer: ValueTracer) -> Callable[..., Any]:
-    def constructor(*args: Any, **kwargs: Any) -> Any:
-        if tracer.listens() and (has_proxy(args, kwargs) or tracer.made_for_device(kwargs.get("device"))):
+def _as_node(
+    function: Callable[..., Any], tracer: ValueTracer, asks: Callable[[Any, Any], bool] = has_proxy
+) -> Callable[..., Any]:
+    """The function, a node where `asks(args, kwargs)`."""
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        if tracer.listens() and (asks(args, kwargs) or tracer.made_for_device(kwargs.get("device"))):
             return tracer.create_proxy("call_function", function, args, kwargs)
         return function(*args, **kwargs)
 
-    return constructor
+    return replaced
 
 
-def _of_list(function: Callable[..., Any], tracer: ValueTracer) -> Callable[..., Any]:
-    def joined(*args: Any, **kwargs: Any) -> Any:
-        if tracer.listens() and isinstance_proxy(args[0] if args else kwargs.get("tensors")):
-            return tracer.create_proxy("call_function", function, args, kwargs)
-        return function(*args, **kwargs)
+def _has_sizes(args: Any, kwargs: Any) -> bool:
+    return has_proxy(args[1:], kwargs)
 
-    return joined
+
+def _is_of_one(args: Any, kwargs: Any) -> bool:
+    return bool(isinstance_proxy(args[0] if args else kwargs.get("tensors")))
 
 
 def _as_method(method: Callable[..., Any], name: str, tracer: ValueTracer) -> Callable[..., Any]:
@@ -191,41 +208,6 @@ def _make_type(tracer: ValueTracer) -> type:
         __hash__ = type.__hash__
 
     return Meta("type", (type,), {})
-
-
-def _users_namespaces(namespaces: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Modules of the packages that the model comes from, and all that are installed nowhere: scripts, notebooks."""
-    own = {id(one): one for one in namespaces if _top(str(one.get("__name__", ""))) not in ("torch", "nasopt")}
-    packages = {_top(str(namespace.get("__name__", ""))) for namespace in own.values()}
-    found = dict(own)  # a file that was run, not imported, is none of the modules below
-    by_package, installed_nowhere = _inventory(tuple(map(id, list(sys.modules.values()))))
-    for top in {*packages, *installed_nowhere} - {"torch", "nasopt"}:
-        chosen = by_package[top] if top in packages else installed_nowhere[top]
-        found.update((id(namespace), namespace) for namespace in chosen)
-    return list(found.values())
-
-
-@functools.lru_cache(maxsize=1)
-def _inventory(_present: tuple[int, ...]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
-    """Namespaces of all modules by their package, and of those that are installed nowhere; every trace asks again."""
-    by_package: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    installed_nowhere: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for name, module in list(sys.modules.items()):
-        namespace = getattr(module, "__dict__", None)
-        if _type(namespace) is dict:
-            by_package[_top(name)].append(namespace)
-            if _is_installed_nowhere(module):
-                installed_nowhere[_top(name)].append(namespace)
-    return by_package, installed_nowhere
-
-
-def _is_installed_nowhere(module: Any) -> bool:
-    place = getattr(module, "__file__", None) or ""
-    return bool(place) and not place.startswith(_STDLIB) and "site-packages" not in place
-
-
-def _top(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def _make_script_call(tracer: ValueTracer) -> Callable[..., Any]:
