@@ -174,7 +174,7 @@ for name, given in {
 for name, given in {
     "arch_export": {}, "shrink": {}, "drop_branches": {}, "get_cost": {"metric": "macs"}, "get_icv_loss": {},
     "set_epoch": {"epoch": 1},
-    "param_groups": {"lr": 0.1}, "freeze_arch": {}, "hold": {"names": []},
+    "param_groups": {"lr": 0.1, "arch_lr": 0.1}, "freeze_arch": {}, "hold": {"names": []},
 }.items():  # fmt: skip
     base(
         f"SuperNet().{name}",

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasopt.arguments import short
 from nasopt.checked import checked
 from nasopt.cost import Metric, RatioMetric
 from nasopt.errors import ConfigError, nearest
@@ -67,6 +68,8 @@ def allocate_bits(
     Raises:
         ConfigError: no widths to choose, no batches, another metric, or a limit below the narrowest widths.
     """
+    if not isinstance(getattr(model, "net", None), torch.nn.Module):
+        raise ConfigError(f"allocate_bits takes a search model with precision=, got {short(model)}")
     if sensitivity not in _SENSITIVITIES:
         hint = nearest(sensitivity, _SENSITIVITIES) if isinstance(sensitivity, str) else ""
         raise ConfigError(f"sensitivity: unknown {sensitivity!r}: known are {', '.join(_SENSITIVITIES)}.{hint}")
@@ -87,6 +90,8 @@ def allocate_bits(
         raise ConfigError(
             f'allocate_bits: sensitivity={sensitivity!r} needs batches of inputs and targets; "cosine" does not'
         )
+    if any(not isinstance(batch, (tuple, list)) or len(batch) != 2 for batch in stored):
+        raise ConfigError("allocate_bits: a batch is a pair of inputs and targets")
     logits = model.choice_logits.detach()
     kept = logits.clone()
     try:

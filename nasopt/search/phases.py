@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasopt.arguments import check_count, check_flag
+from nasopt.arguments import check_count, check_flag, check_items
 from nasopt.errors import ConfigError
 from nasopt.search import importance
 from nasopt.search.model import SearchModel
@@ -112,7 +112,11 @@ class PhaseSchedule:
         self.warmup, self.search, self.finetune = warmup, search, finetune
         self._strength = make_strength(strength, model)
         self._freeze = check_freeze({} if freeze is None else freeze, _KINDS)
-        self._shrink = (shrink,) if isinstance(shrink, Optimizer) else tuple(shrink)
+        self._shrink = (
+            (shrink,)
+            if isinstance(shrink, Optimizer)
+            else tuple(check_items("PhaseSchedule: shrink", shrink, Optimizer, "optimizers"))
+        )
         self._eliminate = check_flag("PhaseSchedule: eliminate", eliminate)
         if eliminate and model.choices is None:
             raise ConfigError(f"PhaseSchedule: eliminate drops branches, and {type(model).__name__} searches none")

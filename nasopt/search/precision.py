@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from nasopt.arguments import check_items
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.groups import Traced
 from nasopt.graph.points import SHARING, find_points
@@ -85,7 +86,8 @@ class Precision:
             if value not in known:
                 hint = nearest(value, known) if isinstance(value, str) else ""
                 raise ConfigError(f"{name}: unknown {value!r}: known are {', '.join(known)}.{hint}")
-        if isinstance(self.share_steps_at, str) or not set(self.share_steps_at) <= set(SHARING):
+        operations = check_items("Precision: share_steps_at", self.share_steps_at, str, f"some of {', '.join(SHARING)}")
+        if not set(operations) <= set(SHARING):
             raise ConfigError(f"share_steps_at must be a tuple of {', '.join(SHARING)}, got {self.share_steps_at!r}")
 
         if self.granularity == "channel":

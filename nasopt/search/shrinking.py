@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from nasopt.arguments import check_number
+from nasopt.arguments import check_number, short
 from nasopt.errors import ConfigError
 from nasopt.search.eliminate import eliminate, follow_branches
 from nasopt.search.parameters import SHRUNK
@@ -52,6 +52,7 @@ class ShrinkingModel(RoundedModel):
             )
         if check_number("shrink: share", share, 0) > 1:
             raise ConfigError(f"shrink: share must be a number from 0 to 1, got {share!r}")
+        _check_when("shrink", when)
         rests = not any(p.requires_grad for p in self.arch_parameters())
         if self.importance is not None and self.importance.is_over:
             share = 1.0
@@ -79,6 +80,7 @@ class ShrinkingModel(RoundedModel):
         """
         if not self._prepared.decisions.choices.names:
             raise ConfigError(f"drop_branches: there is no branch to choose from in this {type(self).__name__}")
+        _check_when("drop_branches", when)
         if check_number("drop_branches: share", share, 0) > 1:
             raise ConfigError(f"drop_branches: share must be a number from 0 to 1, got {share!r}")
         return eliminate(self, optimizers, float(share), when)
@@ -97,3 +99,8 @@ class ShrinkingModel(RoundedModel):
         elif f"{prefix}choice_logits" in state_dict and self.shrunk is not None:
             follow_branches(self, {})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _check_when(where: str, when: Any) -> None:
+    if isinstance(when, bool) or not isinstance(when, (str, int, type(None))):
+        raise ConfigError(f"{where}: when must be text, an int or None, got {short(when)}")

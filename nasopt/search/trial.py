@@ -46,7 +46,10 @@ def try_exports(search: Any, build: Callable[[], nn.Module], example: Example) -
             return  # random numbers mean nothing to this model
         if not all(bool(torch.isfinite(x).all()) for x in wanted):
             return
-        problem = worst_difference(wanted, outputs_in_eval_mode(network, inputs, example))
+        try:
+            problem = worst_difference(wanted, outputs_in_eval_mode(network, inputs, example))
+        except Exception as error:
+            problem = f"it fails with {type(error).__name__}: {error}"
         if problem and not worst_difference(wanted, outputs_in_eval_mode(search, inputs, example, chance=1)):
             raise ExportError(
                 f"{type(search).__name__}: a network of random channels, exported for a try, is not what the search model "

@@ -214,6 +214,16 @@ def test_exports_are_tried_when_wrapping(monkeypatch: pytest.MonkeyPatch) -> Non
         model.eval()(batch())
 
 
+def test_an_export_that_fails_is_named_when_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(nn.Module):
+        def forward(self, input: Tensor) -> Tensor:
+            return input / (3 // int(input.numel() == 0))
+
+    monkeypatch.setattr(sys.modules["nasopt.search.model"], "build", lambda *_: Fails())
+    with pytest.raises(ExportError, match=r"a network of random channels, .*it fails with ZeroDivisionError"):
+        PIT(seed(), SHAPE)
+
+
 def test_steps_have_no_weight_decay() -> None:
     model = MixedPrecision(seed(), SHAPE, precision=8)
     net, _, steps = model.param_groups(lr=1e-3, arch_lr=1e-2, weight_decay=0.1)
@@ -268,7 +278,7 @@ def test_no_precision(precision: Any, message: str) -> None:
         ({"quantizer": "pact"}, r"quantizer: unknown 'pact'"),
         ({"activation_quantizer": "minmax"}, r"activation_quantizer: unknown 'minmax': known are lsq, pact"),
         ({"sampling": "gumbel"}, r"sampling: unknown 'gumbel'"),
-        ({"share_steps_at": "add"}, r"share_steps_at must be a tuple"),
+        ({"share_steps_at": "add"}, r"share_steps_at must be a"),
     ],
 )
 def test_no_precision_settings(settings: dict[str, Any], message: str) -> None:
