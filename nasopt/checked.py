@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from nasopt.arguments import short
@@ -34,7 +35,7 @@ def checked(function: F, but: Sequence[str] = ()) -> F:
 
     A bool is no number, a number is finite, text is no sequence, and lists hold what they say, unless tuples. Not checked are
     annotations that cannot be evaluated, arguments without one, what dicts hold, and the arguments named by `but`: the function
-    has more to say of these. What is no matter of kinds is its own, too.
+    has more to say of these. What is no matter of kinds is its own, too. Nothing is checked inside of `torch.compile`.
     """
     signature = inspect.signature(function)
     name = function.__qualname__.removesuffix(".__init__")
@@ -46,6 +47,8 @@ def checked(function: F, but: Sequence[str] = ()) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # a graph holds no checks
+            return function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         for argument, given in bound.arguments.items():
             kind = kinds()[argument]
@@ -100,9 +103,7 @@ def fits(value: Any, kind: Any) -> bool:
         getattr(base, "_is_protocol", False) and base not in (Iterable, Sequence, Mapping)
     ):
         return True
-    is_old = (
-        base is Iterable and hasattr(value, "__getitem__") and not isinstance(value, Tensor)
-    )  # data sets have no __iter__
+    is_old = base is Iterable and hasattr(value, "__getitem__")  # data sets have no __iter__
     if not isinstance(value, base) and not is_old:
         return False
     if base in (Sequence, Iterable, list) and inside:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nasopt.checked import checked, fits
 from nasopt.errors import ConfigError
+from nasopt.train import kd_loss
 
 
 class Rows(Dataset[Any]):
@@ -74,3 +75,9 @@ def test_what_is_said() -> None:
         scale(1, how="min")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         scale(1, what=2)  # type: ignore[call-arg]
+
+
+def test_losses_compile_to_one_graph() -> None:
+    student, teacher, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    compiled = torch.compile(lambda *given: kd_loss(*given), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(student, teacher, labels), kd_loss(student, teacher, labels))

@@ -279,7 +279,7 @@ class _Finder:
                 return "32 bits were asked for"
             return alteration(layer) or f"{type(layer).__name__} has no integer form"
         if node.target in FUNCTIONS:
-            return "its weight is used elsewhere, too, or made of the input"
+            return "its weight, or its bias, is used elsewhere, too, or made of the input"
         return f"{getattr(node.target, '__name__', node.target)} has no integer form"
 
 

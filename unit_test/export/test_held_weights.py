@@ -158,4 +158,4 @@ def test_weights_that_inputs_change_or_that_others_read_stay_in_floats() -> None
     layer = Between(lambda m, x: F.conv2d(m.conv(x), m.conv.weight), conv=nn.Conv2d(4, 4, 1))
     for seed in (twice, moved, layer):
         model = PIT(seed, X, precision=8)
-        assert "is used elsewhere, too, or made of the input" in model.floats["conv2d"]
+        assert "or its bias, is used elsewhere, too, or made of the input" in model.floats["conv2d"]

@@ -244,7 +244,7 @@ class OneWeight(nn.Module):
 
 def test_explain_tells_what_stays_in_floats() -> None:
     text = str(MixedPrecision(OneWeight(), SHAPE, precision=8).explain())
-    assert "in floats: conv2d: its weight is used elsewhere, too, or made of the input" in text
+    assert "in floats: conv2d: its weight, or its bias, is used elsewhere, too, or made of the input" in text
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.Conv2d(4, 2, 1))
     text = str(MixedPrecision(net, SHAPE, precision=8).explain())
     assert "in floats: 1: GroupNorm has no integer form" in text
