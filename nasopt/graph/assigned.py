@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from nasopt.errors import TraceError
 from nasopt.graph.augmented import ASSIGNS
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.proxy import isinstance_proxy
@@ -16,11 +17,25 @@ _OVERWRITES = "overwrites"
 
 
 def assign_buffers(tracer: Any, result: Any) -> Any:
-    """What `self.buffer = value` has left when `forward` returns `result`: the buffer has that content at the next call."""
+    """What `self.buffer = value` has left when `forward` returns `result`: the buffer has that content at the next call.
+
+    A buffer that gets another shape, which follows from sizes, is a cache and stays what it was: every call computes it.
+
+    Raises:
+        TraceError: a buffer gets another shape or dtype from data.
+    """
     for module, name in tracer.assigned:
         value: Any = module._buffers[name]
         path = tracer.path_of_module(module)
         buffer = tracer.own_tensor(f"{path}.{name}" if path else name)
+        if (value.shape, value.dtype) != (buffer.value.shape, buffer.value.dtype):
+            if isinstance_proxy(value) and tracer.depends_on_data(value):
+                raise TraceError(
+                    f"{type(module).__name__}.forward gives its buffer {name!r}, {tuple(buffer.value.shape)} of "
+                    f"{buffer.value.dtype}, a tensor {tuple(value.shape)} of {value.dtype} that depends on data, which a graph "
+                    "cannot: register the buffer as it will be, or name the module in leaf_modules="
+                )
+            continue
         node: Any = value.node if isinstance_proxy(value) else buffer.node
         while (is_in_place(node) or ASSIGNS in node.meta) and node.args and isinstance(node.args[0], fx.Node):
             node = node.args[0]

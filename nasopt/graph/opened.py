@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import fx
 
 # Modules whose functions are kept whole for torch.fx, which can be followed here.
-OPENED = ["torchvision.models.swin_transformer"]
+OPENED = ["torchvision.models.swin_transformer", "torchvision.models.video.mvit"]
 
 
 @contextmanager

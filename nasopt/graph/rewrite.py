@@ -42,10 +42,13 @@ class Rewrite:
         return tuple(int(self.kept(labels, dim).sum()) for dim in range(labels.dim()))
 
     def counts_channels(self, size: fx.Node) -> bool:
-        """Whether a size in the smaller graph is a number of channels, which no input size changes."""
+        """Whether a size in the smaller graph is a number of channels, or computed of such: no input size changes it."""
         original = next((n for n in self.original.graph.nodes if n.name == size.name), None)
         value = self.facts.values.get(original) if original is not None else None
-        return isinstance(value, Extent) and len(value.labels) == 1 and len(value.labels[0]) == int(value)
+        if isinstance(value, Extent) and len(value.labels) == 1 and len(value.labels[0]) == int(value):
+            return True
+        inputs = size.all_input_nodes
+        return bool(inputs) and isinstance(size.meta["value"], int) and all(map(self.counts_channels, inputs))
 
     def is_cut(self) -> bool:
         """Whether some input or output becomes smaller."""

@@ -85,13 +85,18 @@ def difference_of_runs(wanted: Run, found: Run, others: dict[str, list[str]]) ->
 
 
 def moved_differently(seed: nn.Module, twin: nn.Module, search: nn.Module, others: dict[str, list[str]]) -> str:
-    """Which parameter or buffer is another one after the pass, a buffer of the twin that did not move left aside."""
+    """Which parameter or buffer is another one after the pass, a buffer of the twin that did not move left aside.
+
+    So is one that was made, or got another shape or dtype: a cache, which the search model computes at every call.
+    """
     before, wanted, found = tensors_by_name(seed), tensors_by_name(twin), tensors_by_name(search)
     for name, left in wanted.items():
+        was = before.get(name)
+        if was is None or (was.shape, was.dtype) != (left.shape, left.dtype):
+            continue
         right = next((found[f"net.{n}"] for n in others[name] if f"net.{n}" in found), None)
         if right is None:
-            moved = not torch.equal(left, before[name]) if left.shape == before[name].shape else True
-            if moved:
+            if not torch.equal(left, was):
                 return f"{name} is not updated"
             continue
         variance = wanted.get(f"{name.removesuffix('mean')}var") if name.endswith("running_mean") else None

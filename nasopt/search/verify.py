@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from nasopt.errors import ExportError, TraceError, TraceWarning
 from nasopt.graph.example import Example
 from nasopt.graph.patches import LOCK
-from nasopt.graph.state import copy_model, random_state, set_random_state, tensors_by_name
+from nasopt.graph.state import ModuleState, copy_model, random_state, set_random_state, tensors_by_name
 from nasopt.search.distance import (
     TOLERANCE,
     Run,
@@ -95,13 +95,14 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
         module.training = training
     problem = ""
     try:
-        inputs = random_inputs(example)
+        inputs, state = random_inputs(example), ModuleState(twin)
         wanted = _run_or_none(twin, inputs, example, training)
         if wanted is None or not all(_is_finite(x) for x in wanted.outputs):
             # Random numbers may mean nothing to it (positions, masks, logarithms): the example does.
             inputs, twin = example.inputs, copy_model(seed)
             for module in twin.modules():
                 module.training = training
+            state = ModuleState(twin)
             wanted = _run_or_none(twin, inputs, example, training)
         if wanted is None:
             return  # It cannot run in this mode, on a batch of one for instance.
@@ -113,6 +114,8 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
         except Exception as error:
             problem, cause = f"it fails there with {type(error).__name__}: {error}", error
         if not problem:
+            if not training:
+                _compare_second_calls(seed, twin, search, example, inputs, state)
             return
         with _same_chance(_devices(search)):
             place = first_difference(
@@ -127,6 +130,30 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
             tensors_by_name(seed),
             {n.removeprefix("net."): t for n, t in tensors_by_name(search).items() if n[:4] == "net."},
         )
+
+
+def _compare_second_calls(
+    seed: nn.Module, twin: nn.Module, search: nn.Module, example: Example, inputs: tuple[Any, ...], state: ModuleState
+) -> None:
+    """Whether what the first call of the seed's copy has left in attributes, and no graph keeps, is a cache.
+
+    Raises:
+        TraceError: the second call computes something else than that of the search model.
+    """
+    before = tensors_by_name(seed)
+    kept = [f"{type(module).__name__}.{name}" for module, name in state.changed()]
+    kept += [name for name, x in tensors_by_name(twin).items() if name not in before or x.shape != before[name].shape]
+    if not kept:
+        return
+    wanted, found = (_run_or_none(model, inputs, example, False) for model in (twin, search))
+    if wanted is not None and found is not None:
+        problem = worst_difference(wanted.outputs, found.outputs)
+        if problem:
+            raise TraceError(
+                f"the search model of {type(seed).__name__} is not its seed at a second call: {problem}. forward keeps something "
+                f"for its next call in {', '.join(sorted(set(kept)))}, which a graph cannot: make it a buffer of one shape "
+                "(register_buffer), an input and an output, or name the module that keeps it in leaf_modules="
+            )
 
 
 def _run_or_none(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool) -> Run | None:

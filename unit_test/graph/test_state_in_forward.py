@@ -76,6 +76,68 @@ def test_state_that_only_the_next_call_sees_is_refused(part: Any, name: str) -> 
         PIT(Around(part, hidden=None, calls=0), (3, 8, 8))
 
 
+def positions(m: Any, x: Tensor) -> Tensor:
+    if m.at is None or m.at.shape[-1] != x.shape[-1]:
+        m.at = torch.linspace(0, 1, x.shape[-1], dtype=x.dtype).view(1, -1)
+    return x + m.at
+
+
+def triangle(m: Any, x: Tensor) -> Tensor:
+    if m.at is None or m.at.shape[-1] != x.shape[-1]:
+        m.at = torch.ones(x.shape[-1], x.shape[-1]).triu(1).bool()
+    return x.masked_fill(m.at, 0)
+
+
+@pytest.mark.parametrize("part", [positions, triangle])
+@pytest.mark.parametrize("start", [torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.bool), None])
+def test_a_buffer_of_another_shape_is_a_cache_of_sizes(part: Any, start: Tensor | None) -> None:
+    seed = Around(part, at=start)
+    model = PIT(seed, (3, 8, 8)).eval()
+    for size in (8, 8, 10, 8):
+        x = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(model(x), seed.eval()(x))
+
+
+def test_a_buffer_of_a_shape_that_data_give_is_refused() -> None:
+    def part(m: Any, x: Tensor) -> None:
+        m.at = x.mean((0, 2, 3)).detach()
+
+    with pytest.raises(TraceError, match=r"its buffer 'at', \(1,\) of torch.float32, a tensor \(8,\)"):
+        PIT(Around(part, at=torch.zeros(1)), (3, 8, 8))
+
+
+def reads_before(m: Any, x: Tensor) -> Tensor:
+    was = 0.0 if m.at is None else m.at.sum()
+    m.at = torch.ones(x.shape[-1])
+    return x + was
+
+
+def of_data(m: Any, x: Tensor) -> Tensor:
+    was = 0.0 if m.at is None else m.at.sum()
+    m.at = x.mean((0, 2, 3)).detach()
+    return x + was
+
+
+@pytest.mark.parametrize(
+    ("part", "start", "as_buffer"),
+    [
+        (reads_before, torch.zeros(1), True),
+        (reads_before, torch.zeros(1), False),
+        (reads_before, None, True),
+        (reads_before, None, False),
+        (of_data, None, True),
+    ],
+)
+def test_what_the_second_call_finds_is_compared(part: Any, start: Tensor | None, as_buffer: bool) -> None:
+    seed = Around(part)
+    if as_buffer:
+        seed.register_buffer("at", start)
+    else:
+        seed.at = start  # type: ignore[assignment]
+    with pytest.raises(TraceError, match="not its seed at a second call: output 0 differs"):
+        PIT(seed, (3, 8, 8))
+
+
 def test_a_seed_that_has_kept_an_activation_is_copied() -> None:
     seed = Around(collects, features=[], calls=0)
     seed(torch.randn(2, 3, 8, 8))

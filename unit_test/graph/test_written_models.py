@@ -44,6 +44,14 @@ def cached_by_size(m: Any, x: Tensor) -> Tensor:
     return x + m.cache[x.shape[2]]
 
 
+def normed_in_groups(m: Any, x: Tensor) -> Tensor:
+    """Every channel by the deviation of its group, which is spread to the shape of the activation."""
+    n, c, h, w = x.shape
+    grouped = x.reshape(n, m.groups, c // m.groups, h, w)
+    deviation = grouped.var((2, 3, 4), unbiased=False, keepdim=True).add(1e-5).sqrt()
+    return x / deviation.expand(grouped.shape).reshape(n, c, h, w)
+
+
 FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], dict[str, Any]]]] = {
     "the batch as groups": (kernels_by_sample, lambda: {"bank": nn.Parameter(torch.randn(2, 8, 8, 3, 3) * 0.1)}),
     "parts of one channel": (shifted_in_time, dict),
@@ -63,6 +71,13 @@ def test_forwards_that_people_write(name: str) -> None:
     model = assert_same(Around(forward, **members()))
     for size in [(1, 3, 8, 8), (3, 3, 8, 8)]:
         assert model.eval()(torch.randn(size)).shape == (size[0], 4, 8, 8)
+
+
+# As many groups as channels: the number of channels of a group follows from that of all, and would be none.
+@pytest.mark.parametrize(("groups", "free"), [(8, 8), (4, 4), (2, 4), (1, 8)])
+def test_a_norm_by_groups_written_out(groups: int, free: int) -> None:
+    model = assert_same(Around(normed_in_groups, groups=groups))
+    assert sum(group.size for group in model.analysis.groups if group.searchable) == free
 
 
 def test_one_channel_named_by_a_slice_stays() -> None:

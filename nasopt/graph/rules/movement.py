@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.call import Call
-from nasopt.graph.facts import flatten, no_labels
+from nasopt.graph.facts import Extent, flatten, no_labels
 from nasopt.graph.registry import function_rule, layer_rule
 from nasopt.graph.rewrite import (
     constructed_sizes,
@@ -41,7 +41,7 @@ _SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
 
 
 @function_rule(*_VIEWS, takes_sizes=True, memory="view")
-@function_rule(*named("view reshape expand broadcast_to", torch), takes_sizes=True, memory="view", rewrite=view_sizes)
+@function_rule(*named("view reshape", torch), takes_sizes=True, memory="view", rewrite=view_sizes)
 @function_rule("view_as", "reshape_as", takes_sizes=True, memory="view", rewrite=view_like)
 @function_rule(*named("unflatten", torch), takes_sizes=True, memory="view", rewrite=unflatten_sizes)
 @function_rule(*named("chunk split split_with_sizes tensor_split", torch), takes_sizes=True, rewrite=split_sizes)
@@ -200,6 +200,19 @@ def along_one_dimension(call: Call) -> Any:
             return call.fixed_unit("its channels are rearranged one by one")
         x = x.narrow(dim, 0, 1).expand([-1 if d != dim % x.dim() else call.value.shape[dim] for d in range(x.dim())])
     return x.reshape(call.value.shape) if dims is None else x
+
+
+@function_rule(*named("expand broadcast_to", torch), takes_sizes=True, memory="view", rewrite=view_sizes)
+def expansion(call: Call) -> Any:
+    """One value for all channels of another tensor, whose size is asked for, is a channel beside each of them."""
+    made = _execute(call, call.node.target, call.args, call.kwargs)
+    x, sizes = call.args[0], call.kwargs.get("size", call.args[1] if len(call.args) == 2 else call.args[1:])
+    beside = [
+        call.spread(size.labels[0], dim)
+        for dim, size in enumerate(sizes if isinstance(sizes, (tuple, list)) else ())
+        if isinstance(size, Extent) and len(size.labels) == 1 and len(size.labels[0]) == made.shape[dim]
+    ]
+    return meet(call, [x, *beside], made.shape) if beside else made
 
 
 @function_rule("expand_as", takes_sizes=True, memory="view")

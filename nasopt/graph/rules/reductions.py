@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,8 @@ def reduction(call: Call) -> Any:
     if any(call.labels.varies(x, dim) for dim in dims):
         known = name in living.REDUCTIONS or call.node.target in living.VECTOR_NORMS
         if known and _values_alone(call) and _read_living(call, x, dims):
-            if name in ("var", "std"):
-                line = call.channels(x, call.labels.varying(x)[0])
+            line = call.channels(x, call.labels.varying(x)[0])
+            if name in ("var", "std") and math.prod(x.shape[d] for d in dims) == len(line):
                 call.fix(line[:2], "a variance needs two channels at least")
             return no_labels(call.value)
         return call.fixed_unit("it is reduced over its channels")
