@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from torch import fx
 
 # Modules whose functions are kept whole for torch.fx, which can be followed here.
-OPENED = ["torchvision.models.swin_transformer", "torchvision.models.video.mvit"]
+OPENED = [
+    "torchvision.models.swin_transformer",
+    "torchvision.models.video.mvit",
+    "torchvision.models.video.swin_transformer",
+]
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from nasopt.errors import ConfigError, NoEffectWarning
 from nasopt.extras import import_extra
 from nasopt.methods.pit import PIT
 from nasopt.search.filter_scores import Quantizer, Score, filter_scores
+from nasopt.search.passes import eval_mode
 from nasopt.search.recalibrate import recalibrate as estimate_statistics
-from nasopt.search.verify import eval_mode
 from nasopt.tables import align
 
 _ENOUGH_TO_TUNE = 0.05  # share of a layer that must have gone

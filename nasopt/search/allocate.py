@@ -21,8 +21,8 @@ from nasopt.cost import Metric, RatioMetric
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.branches.markers import SITE
 from nasopt.nn.quantised import QuantisedWeight
+from nasopt.search.passes import eval_mode
 from nasopt.search.regularizer import Budget
-from nasopt.search.verify import eval_mode
 
 if TYPE_CHECKING:
     from nasopt.search.model import SearchModel

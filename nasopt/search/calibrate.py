@@ -16,7 +16,7 @@ from nasopt.errors import ConfigError, ExportError, RangeWarning
 from nasopt.nn.quantise import HasWidths, Quantise
 from nasopt.search.deciding import DecidingModel
 from nasopt.search.forward import run
-from nasopt.search.verify import eval_mode
+from nasopt.search.passes import eval_mode
 from nasopt.uncompiled import uncompiled
 
 # log2 of steps that single precision holds.

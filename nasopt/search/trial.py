@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from nasopt.errors import ExportError
 from nasopt.graph.example import Example
-from nasopt.search.verify import outputs_in_eval_mode, random_inputs, worst_difference
+from nasopt.search.passes import outputs_in_eval_mode, random_inputs
+from nasopt.search.verify import worst_difference
 
 
 def try_exports(search: Any, build: Callable[[], nn.Module], example: Example) -> None:

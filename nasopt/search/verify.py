@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,20 +11,20 @@ from torch.utils import _pytree as pytree
 
 from nasopt.errors import ExportError, TraceError, TraceWarning
 from nasopt.graph.example import Example
-from nasopt.graph.patches import LOCK
-from nasopt.graph.state import ModuleState, copy_model, random_state, set_random_state, tensors_by_name
-from nasopt.search.distance import (
-    TOLERANCE,
-    Run,
-    difference_of_runs,
-    distance,
-    moved_differently,
-    other_names,
-)
+from nasopt.graph.state import ModuleState, copy_model, tensors_by_name
+from nasopt.search.distance import TOLERANCE, Run, difference_of_runs, distance, moved_differently, other_names
 from nasopt.search.first_difference import first_difference
-
-# Numbers that a loss is made of repeat after so many elements.
-_PERIOD = 1009
+from nasopt.search.passes import (
+    cloned,
+    copy_tensors,
+    devices_of,
+    is_finite,
+    outputs_in_eval_mode,
+    random_inputs,
+    run_once,
+    run_or_none,
+    same_chance,
+)
 
 
 def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: bool = True) -> None:
@@ -60,7 +56,7 @@ def verify_seed(seed: nn.Module, search: nn.Module, example: Example, training: 
         for mode in (False, True) if training else (False,):
             _compare_with_seed(seed, search, example, mode)
     finally:
-        _copy_tensors(own, tensors_by_name(search))
+        copy_tensors(own, tensors_by_name(search))
         for module, was in modes.items():
             module.training = was
         vars(search).update(kept)
@@ -76,8 +72,8 @@ def verify_outputs(seed: nn.Module, network: nn.Module, example: Example) -> Non
         return
     twins = copy_model(seed).eval(), copy_model(network).eval()
     for inputs in (random_inputs(example), example.inputs):
-        wanted, found = (_run_or_none(twin, inputs, example, False) for twin in twins)
-        if wanted is not None and all(_is_finite(x) for x in wanted.outputs):
+        wanted, found = (run_or_none(twin, inputs, example, False) for twin in twins)
+        if wanted is not None and all(is_finite(x) for x in wanted.outputs):
             break
     else:
         return
@@ -96,40 +92,75 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
     problem = ""
     try:
         inputs, state = random_inputs(example), ModuleState(twin)
-        wanted = _run_or_none(twin, inputs, example, training)
-        if wanted is None or not all(_is_finite(x) for x in wanted.outputs):
+        wanted = run_or_none(twin, inputs, example, training)
+        if wanted is None or not all(is_finite(x) for x in wanted.outputs):
             # Random numbers may mean nothing to it (positions, masks, logarithms): the example does.
             inputs, twin = example.inputs, copy_model(seed)
             for module in twin.modules():
                 module.training = training
             state = ModuleState(twin)
-            wanted = _run_or_none(twin, inputs, example, training)
+            wanted = run_or_none(twin, inputs, example, training)
         if wanted is None:
             return  # It cannot run in this mode, on a batch of one for instance.
         cause: Exception | None = None
         try:
-            found = _run(search, inputs, example, training, "net.")
+            found = run_once(search, inputs, example, training, "net.")
             others = other_names(twin)
             problem = difference_of_runs(wanted, found, others) or moved_differently(seed, twin, search, others)
         except Exception as error:
             problem, cause = f"it fails there with {type(error).__name__}: {error}", error
+        if problem and cause is None and _is_rounding(seed, search, example, inputs, training):
+            warnings.warn(
+                f"the search model of {type(seed).__name__} is its seed in double precision; in single precision, in "
+                f"{'train' if training else 'eval'} mode, {problem}: it sums numbers that cancel in another order",
+                TraceWarning,
+                stacklevel=5,
+            )
+            return
         if not problem:
             if not training:
                 _compare_second_calls(seed, twin, search, example, inputs, state)
             return
-        with _same_chance(_devices(search)):
+        with same_chance(devices_of(search)):
             place = first_difference(
-                seed, search.get_submodule("net"), dict(zip(example.traced, _cloned(inputs))), training
+                seed, search.get_submodule("net"), dict(zip(example.traced, cloned(inputs))), training
             )
         raise TraceError(
             f"the search model of {type(seed).__name__} is not its seed in {'train' if training else 'eval'} mode: "
             f"{problem}. {place} verify=False wraps the model as it is understood"
         ) from cause
     finally:
-        _copy_tensors(
-            tensors_by_name(seed),
-            {n.removeprefix("net."): t for n, t in tensors_by_name(search).items() if n[:4] == "net."},
-        )
+        _give_back(seed, search)
+
+
+def _give_back(seed: nn.Module, search: nn.Module) -> None:
+    """Put back what passes have moved."""
+    own = {n.removeprefix("net."): t for n, t in tensors_by_name(search).items() if n.startswith("net.")}
+    copy_tensors(tensors_by_name(seed), own)
+
+
+def _is_rounding(seed: nn.Module, search: nn.Module, example: Example, inputs: tuple[Any, ...], training: bool) -> bool:
+    """Whether copies in double precision, whose results are rounded to single, do not differ: sums of many terms that cancel."""
+    if any(tensor.dtype == torch.float64 or tensor.is_complex() for tensor in seed.parameters()):
+        return False
+    twin, other = copy_model(seed).double(), copy_model(search)
+    _give_back(seed, other)
+    other.double()
+    inputs = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+    try:
+        wanted = _to_single(run_once(twin, inputs, example, training))
+        found = _to_single(run_once(other, inputs, example, training, "net."))
+    except Exception:
+        return False  # parts of it are in single precision whatever its inputs are
+    names = other_names(twin)
+    return not (
+        difference_of_runs(wanted, found, names) or moved_differently(copy_model(seed).double(), twin, other, names)
+    )
+
+
+def _to_single(run: Run) -> Run:
+    gradients = {name: None if gradient is None else gradient.float() for name, gradient in run.gradients.items()}
+    return Run([x.float() if x.dtype == torch.float64 else x for x in run.outputs], gradients)
 
 
 def _compare_second_calls(
@@ -145,7 +176,7 @@ def _compare_second_calls(
     kept += [name for name, x in tensors_by_name(twin).items() if name not in before or x.shape != before[name].shape]
     if not kept:
         return
-    wanted, found = (_run_or_none(model, inputs, example, False) for model in (twin, search))
+    wanted, found = (run_or_none(model, inputs, example, False) for model in (twin, search))
     if wanted is not None and found is not None:
         problem = worst_difference(wanted.outputs, found.outputs)
         if problem:
@@ -154,85 +185,6 @@ def _compare_second_calls(
                 f"for its next call in {', '.join(sorted(set(kept)))}, which a graph cannot: make it a buffer of one shape "
                 "(register_buffer), an input and an output, or name the module that keeps it in leaf_modules="
             )
-
-
-def _run_or_none(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool) -> Run | None:
-    try:
-        return _run(model, inputs, example, training)
-    except Exception:
-        return None
-
-
-def _run(model: nn.Module, inputs: tuple[Any, ...], example: Example, training: bool, prefix: str = "") -> Run:
-    torch.clear_autocast_cache()  # inside of no_grad and autocast, torch before 2.7 keeps weights that take no gradient
-    with _same_chance(_devices(model)), torch.set_grad_enabled(training):
-        outputs = _call(model, inputs, example)
-        if not training:
-            return Run([x.detach() for x in outputs])
-        parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if n.startswith(prefix)}
-        parameters = {n.removeprefix(prefix): p for n, p in parameters.items() if p.requires_grad}
-        terms = [(x.abs() if x.is_complex() else x) for x in outputs if x.requires_grad]
-        if not terms or not parameters:
-            return Run([x.detach() for x in outputs])
-        loss = torch.stack([(x.flatten() * _weights(x)).sum().double() for x in terms]).sum()
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return Run([x.detach() for x in outputs], dict(zip(parameters, gradients)))
-
-
-def _weights(x: Tensor) -> Tensor:
-    """Some numbers around 1, one per element, which a sum over a softmax or a norm does not cancel."""
-    numbers = torch.arange(x.numel(), device=x.device) * 37 % _PERIOD
-    return 0.5 + numbers.to(None if x.is_complex() else x.dtype) / _PERIOD
-
-
-def random_inputs(example: Example) -> tuple[Any, ...]:
-    """The example with random numbers in place of its floating-point ones."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random_like(tensor: Tensor) -> Tensor:
-        if not (tensor.is_floating_point() or tensor.is_complex()):
-            return tensor.clone()
-        drawn = torch.complex64 if tensor.is_complex() else torch.float32
-        return torch.randn(tensor.shape, generator=generator, dtype=drawn).to(tensor)
-
-    return example.map_tensors(random_like)
-
-
-def _cloned(inputs: Any) -> Any:
-    return pytree.tree_map_only(Tensor, torch.clone, inputs)
-
-
-def _is_finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
-
-
-def _copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    """Give back to the target what a pass has changed."""
-    with torch.no_grad():
-        for name, tensor in source.items():
-            other = target.get(name)
-            if other is not None and other.shape == tensor.shape and not torch.equal(other, tensor):
-                other.detach().copy_(tensor)
-
-
-def _devices(model: nn.Module) -> list[torch.device]:
-    """Where the tensors of a model are, the CPU left out."""
-    return list({tensor.device for tensor in tensors_by_name(model).values() if tensor.device.type != "cpu"})
-
-
-@contextmanager
-def _same_chance(devices: list[torch.device], chance: int = 0) -> Iterator[None]:
-    """Every generator at a start of its own, and back where it was afterwards."""
-    with LOCK, ExitStack() as stack:  # a trace in another thread watches these generators
-        state = random_state()
-        stack.enter_context(torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]))
-        stack.callback(set_random_state, state)
-        # That of all devices takes as long as a small model: it notes the stack for each of them.
-        (torch.manual_seed if devices else torch.default_generator.manual_seed)(chance)
-        random.seed(chance)
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(chance)
-        yield
 
 
 def _warn_of_own_train(seed: nn.Module) -> None:
@@ -244,11 +196,6 @@ def _warn_of_own_train(seed: nn.Module) -> None:
             TraceWarning,
             stacklevel=4,
         )
-
-
-def _call(model: nn.Module, inputs: tuple[Any, ...], example: Example) -> list[Tensor]:
-    leaves = pytree.tree_leaves(model(**dict(zip(example.traced, _cloned(inputs)))))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def verify_export(search: nn.Module, network: nn.Module, example: Example) -> None:
@@ -270,7 +217,7 @@ def verify_export(search: nn.Module, network: nn.Module, example: Example) -> No
     wanted = outputs_in_eval_mode(search, inputs, example)
     problem = worst_difference(wanted, outputs_in_eval_mode(network, inputs, example))
     for i, left in enumerate(wanted):
-        if not _is_finite(left):
+        if not is_finite(left):
             raise ExportError(
                 f"output {i} of the search model itself is not finite in eval mode, so the export cannot be compared: "
                 "check weights and norm statistics, or call arch_export(verify=False)"
@@ -294,25 +241,3 @@ def worst_difference(wanted: list[Tensor], found: list[Tensor]) -> str:
         if not difference <= tolerance:
             return f"output {i} differs by {difference:.2e} of its largest value (allowed {tolerance:.0e})"
     return ""
-
-
-def outputs_in_eval_mode(model: nn.Module, inputs: tuple[Any, ...], example: Example, chance: int = 0) -> list[Tensor]:
-    """All output tensors; buffers that move are put back, and `chance` says where generators start."""
-    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    with eval_mode(model), torch.no_grad(), _same_chance(_devices(model), chance):
-        try:
-            return _call(model, inputs, example)
-        finally:
-            _copy_tensors(buffers, dict(model.named_buffers()))
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode, and every module back into its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

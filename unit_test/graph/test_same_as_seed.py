@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nasopt import PIT
-from nasopt.errors import TraceError
+from nasopt.errors import TraceError, TraceWarning
 from nasopt.nn import PathByMode
 from nasopt.search.distance import moved_differently, other_names
 
@@ -292,3 +292,24 @@ def test_means_behind_a_norm_are_rounding() -> None:
     for mean, problem in ((4e-9, ""), (1e-3, "running_mean is another one after the pass")):
         twin.running_mean.fill_(3e-9), search.get_buffer("net.running_mean").fill_(mean)  # type: ignore[union-attr]
         assert moved_differently(seed, twin, search, others) == problem
+
+
+class Far(nn.Module):
+    """Attention, whose sums may be taken in any order, normed far from zero: what rounding has left is all that is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.attention = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm, self.behind = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        x = self.attention(x, x, x, need_weights=False)[0] + 1e4
+        return self.behind(self.norm(x.transpose(1, 2)).transpose(1, 2))
+
+
+def test_rounding_is_told_from_another_network() -> None:
+    torch.manual_seed(0)
+    with pytest.warns(TraceWarning, match="is its seed in double precision; in single precision, in train mode"):
+        PIT(Far(), (5, 6))
+    PIT(Far().double(), input_example=torch.randn(2, 5, 6).double())
