@@ -131,8 +131,8 @@ def _macs(seed: nn.Module, model: Any, inputs: tuple[Any, ...]) -> str:
 
 
 def _counted(module: nn.Module, inputs: tuple[Any, ...]) -> float:
-    """MACs of one sample, by torch."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    """MACs of one sample, by torch, which wants gradients where it tells modules apart."""
+    with FlopCounterMode(display=False) as counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         module(*inputs)
     return counter.get_total_flops() / 2 / BATCH
 

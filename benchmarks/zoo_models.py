@@ -243,13 +243,17 @@ def _images(*shape: int) -> tuple[Tensor]:
     return (torch.randn(BATCH, *shape),)
 
 
+# Convolutions without padding, and blocks of attention, need that many pixels.
+_TIMM_SIZES = {"inception_v3": 96, "inception_v4": 96, "inception_resnet_v2": 96, "halonet26t": 128}
+
+
 def timm(name: str, size: int) -> Built:
     """A model of timm."""
     name, _, option = name.partition(":")
     more = {"depth": int(option.partition("=")[2])} if option else {}
     model = importlib.import_module("timm").create_model(name, num_classes=10, **more)
     channels, *sides = model.default_cfg["input_size"]
-    size = max(size, 96) if name in ("inception_v3", "inception_v4", "inception_resnet_v2") else size  # without padding
+    size = max(size, _TIMM_SIZES.get(name, 0))
     fixed = model.default_cfg.get("fixed_input_size") or min(sides) <= size
     return model, _images(channels, *(sides if fixed else (size, size)))
 
@@ -261,6 +265,8 @@ _TORCHVISION_SIZES = {
     "swin_t": 224,
     "alexnet": 224,
     "raft_small": 128,
+    "s3d": 224,
+    "ssd300_vgg16": 300,
 }
 
 
@@ -285,7 +291,7 @@ def torchvision(name: str, size: int) -> Built:
     if "head" in part:
         features = model.backbone.eval()(torch.randn(BATCH, 3, 64, 64))
         return model.get_submodule(part), (list(features.values()),)
-    return model.get_submodule(part), _images(3, 64, 64)
+    return model.get_submodule(part), _images(3, side, side)
 
 
 def smp(name: str, size: int) -> Built:
