@@ -12,6 +12,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import getattr_static
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
     yield autocast_mode.autocast, "__enter__", _make_enter(tracer)
     yield autocast_mode.autocast, "__exit__", _make_exit(tracer)
     yield nn.Module, "__setattr__", _make_setattr(tracer)
-    forwards = (getattr(_type(module).forward, "__globals__", {}) for module in root.modules())
+    forwards = (getattr(getattr_static(_type(module), "forward", None), "__globals__", {}) for module in root.modules())
     namespaces = {id(g): g for g in forwards}.values()
     # Not in `builtins`: a class of classes that is defined meanwhile, by an import, must get the true one.
     shadow = _make_type(tracer)

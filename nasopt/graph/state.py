@@ -17,6 +17,7 @@ from nasopt.errors import TraceError
 
 _CONTAINERS = (list, dict, set, deque)
 _PLAIN = {int, float, bool, str, type(None)}
+_EMPTY = {dict, OrderedDict, set, list, tuple}
 # What nothing can be in.
 _SINGLE = (torch.Tensor, nn.Parameter, int, float, bool, str, type(None), torch.dtype, torch.device, slice)
 
@@ -44,7 +45,8 @@ def copy_parts(model: nn.Module, memo: dict[int, Any]) -> None:
     numbers, tensors and empty dicts, which need not be found out for each of them by way of pickling.
     """
     for _, _, value in _attributes(model):
-        if type(value) not in _PLAIN and (isinstance(value, Tensor) or value):
+        kind = type(value)  # whether an object of another kind is empty, it may refuse to say
+        if kind not in _PLAIN and not (kind in _EMPTY and not value):
             for tensor in pytree.tree_leaves(value):
                 if isinstance(tensor, Tensor) and not tensor.is_leaf and id(tensor) not in memo:
                     memo[id(tensor)] = tensor.detach().clone()
@@ -62,6 +64,9 @@ def with_own_functions(twin: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo: of the `copy.deepcopy` that made it.
     """
     for module in twin.modules():
+        if isinstance(module, torch.jit.ScriptModule):  # torch copies its parameters with the history of being copied
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.detach(), parameter.requires_grad))
         for key, value in vars(module).items():
             if isinstance(value, FunctionType):
                 vars(module)[key] = _rebound(value, memo)

@@ -70,7 +70,8 @@ def trace(
     def attempt(training: bool, start: Mapping[tuple[nn.Module, str], Any]) -> _Run:
         # Only the modules that are traced through: a layer's own mode is none of the graph's business.
         for name, module in root.named_modules():
-            module.training = training and not is_leaf((full_name or str)(name), module)
+            if "training" in vars(module):  # TorchScript's, which are leaves, keep it elsewhere
+                module.training = training and not is_leaf((full_name or str)(name), module)
         for (module, name), value in start.items():
             vars(module)[name] = value
         return _Run(ValueTracer(example, is_leaf, whole_functions, full_name or str), root, state)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nasopt.arguments import short
@@ -85,6 +86,11 @@ def check_seed(model: Any, method: str) -> None:
         )
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{method} wraps an nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{method} got a {type(model).__name__} of TorchScript, which has no Python code to follow: wrap the model that it "
+            "was made of. A part that is TorchScript stays whole"
+        )
     inner = next((name for name, module in model.named_modules() if isinstance(module, ParameterHalves)), None)
     if inner is not None:
         raise ConfigError(

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from nasopt import PIT
+from nasopt.errors import ConfigError
+
 
 class Surrogate(Function):
     """A step with the slope of a sigmoid, as of spiking networks."""
@@ -89,6 +92,7 @@ def softmax(x: Tensor) -> Tensor:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecated in newer versions
     scripted, scripted_softmax = torch.jit.script(swish), torch.jit.script(softmax)
+    scripted_part = torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
 
 
 ELEMENTWISE: dict[str, Part] = {
@@ -124,3 +128,16 @@ def test_what_works_element_by_element_passes_channels_on(name: str) -> None:
 @pytest.mark.filterwarnings("ignore::nasopt.errors.NoEffectWarning")
 def test_what_does_not_stays_whole(name: str) -> None:
     assert not passes_on(WHOLE[name])
+
+
+def test_a_part_that_is_torchscript_stays_whole_and_a_model_is_refused() -> None:
+    seed = Around(lambda m, x: m.whole(x), whole=scripted_part)  # type: ignore[operator]
+    model = PIT(seed, (3, 8, 8))
+    assert not any(group.searchable for group in model.analysis.groups)
+    # Torch's own copy of it has parameters that no optimizer takes.
+    assert all(parameter.is_leaf for parameter in model.parameters())
+    x = torch.randn(2, 3, 8, 8)
+    for network in (model, model.arch_export()):
+        torch.testing.assert_close(network.eval()(x), seed.eval()(x))
+    with pytest.raises(ConfigError, match="TorchScript, which has no Python code to follow"):
+        PIT(scripted_part, (8, 4, 4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from same import Around, assert_same
@@ -52,11 +53,29 @@ def normed_in_groups(m: Any, x: Tensor) -> Tensor:
     return x / deviation.expand(grouped.shape).reshape(n, c, h, w)
 
 
+class Refuses:
+    """A member that does not say whether it is empty."""
+
+    def __bool__(self) -> bool:
+        raise NotImplementedError
+
+
+def largest_of_parts(m: Any, x: Tensor) -> Tensor:
+    """Maxout: of every four rows the largest."""
+    parts = m.wide(x).unflatten(1, (8, 4))
+    return parts.max(2).values + parts.min(dim=2).values
+
+
 FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], dict[str, Any]]]] = {
     "the batch as groups": (kernels_by_sample, lambda: {"bank": nn.Parameter(torch.randn(2, 8, 8, 3, 3) * 0.1)}),
     "parts of one channel": (shifted_in_time, dict),
     "chunks of one channel": (lambda m, x: torch.cat(x.chunk(8, 1)[::-1], 1), dict),
     "values of a named tuple": (lambda m, x: x.topk(2, dim=2).values.sum(2, keepdim=True) * x, dict),
+    "the largest of parts": (largest_of_parts, lambda: {"wide": nn.Conv2d(8, 32, 1)}),
+    "members that are no numbers": (
+        lambda m, x: x * float(m.table[1]),
+        lambda: {"table": np.ones(3), "odd": Refuses()},
+    ),
     "a method named as of a dict": (lambda m, x: x * x.sort(2).values.mean(2, keepdim=True), dict),
     "a weight that is renormalised": (renormalised, lambda: {"kernel": nn.Parameter(torch.randn(8, 8, 3, 3))}),
     "a cache by size": (cached_by_size, lambda: {"cache": {}}),
@@ -78,6 +97,11 @@ def test_forwards_that_people_write(name: str) -> None:
 def test_a_norm_by_groups_written_out(groups: int, free: int) -> None:
     model = assert_same(Around(normed_in_groups, groups=groups))
     assert sum(group.size for group in model.analysis.groups if group.searchable) == free
+
+
+def test_fields_of_a_named_tuple_pass_channels_on() -> None:
+    model = PIT(Around(largest_of_parts, wide=nn.Conv2d(8, 32, 1)), (3, 8, 8))
+    assert [group.size for group in model.analysis.groups if group.searchable] == [8, 8]
 
 
 def test_one_channel_named_by_a_slice_stays() -> None:

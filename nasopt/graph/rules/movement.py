@@ -79,6 +79,10 @@ def _channel_shuffle(call: Call, groups: int) -> Any:
 def attribute(call: Call) -> Any:
     """Properties of a tensor that are tensors: `x.T`, `x.mT`, `x.data`, `x.real`."""
     x, name = call.args
+    if isinstance(x, tuple):  # a field of a named tuple
+        whole = call.node.args[0].meta["value"]  # type: ignore[union-attr]
+        place = next((i for i, item in enumerate(whole) if item is getattr(whole, name)), None)
+        return x[place] if place is not None else call.fixed_unit(f"attribute {name!r} has no rule")
     if name in ("T", "mT", "H", "mH"):
         return _rectangles(call, getattr(x, "mT" if name in ("mT", "mH") else "T"))
     if name in ("data", "real", "imag", "grad"):
