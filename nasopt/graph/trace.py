@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
+import keyword
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -110,6 +111,7 @@ def trace(
         (drop_hooks if is_part else mark_observers)(layer)
     graph = evaluation.graph
     remove_dead_code(graph)
+    _check_keywords(model, graph)
     graph._tracer_cls = loading_tracer(root, graph)
     traced = fx.GraphModule(root, graph, type(model).__name__)
     traced.training = model.training
@@ -134,6 +136,21 @@ def _check_names(model: nn.Module) -> None:
             f"{type(model).__name__} has a member named {clash[0]!r}, as the graph that it is traced into has one of its own: "
             "give it another name, or wrap the model in a module around it"
         )
+
+
+def _check_keywords(model: nn.Module, graph: fx.Graph) -> None:
+    """Whether the code that torch.fx writes can name all members.
+
+    Raises:
+        ConfigError: a word of Python's syntax is the name of one, as `nn.ModuleDict({"in": ...})` allows.
+    """
+    for node in graph.nodes:
+        word = next(filter(keyword.iskeyword, str(node.target).split(".")), None)
+        if node.op in ("call_module", "get_attr") and word is not None:
+            raise ConfigError(
+                f"{type(model).__name__} has {str(node.target)!r}, of which {word!r} is a word of Python's syntax that the code "
+                "which torch.fx writes cannot name: give it another name, or name the module that holds it in leaf_modules="
+            )
 
 
 def _is_written_graph(root: nn.Module, is_leaf: Callable[[str, nn.Module], bool]) -> bool:

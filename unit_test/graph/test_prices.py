@@ -51,6 +51,18 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...], tuple[i
         36,
         16 * 36,
     ),
+    "tensordot": (lambda s, x: torch.tensordot(x, s.w, dims=([2], [0])), (4, 5), (6, 4), 20, 6 * 20),
+    "tensordot_by_number": (lambda s, x: torch.tensordot(x, s.w, 1), (4, 5), (6, 4), 20, 6 * 20),
+    "inner": (lambda s, x: torch.inner(x, s.w), (5, 4), (6, 4), 20, 6 * 20),
+    "bilinear": (lambda s, x: F.bilinear(x, x * 2, s.w, s.b), (5, 4, 4), (4,), 85, 80),
+    "embedding": (lambda s, x: F.embedding(x.long().clamp(0, 3), s.w), (4, 5), (6,), 20, 0),
+    "losses_and_chosen_positions": (
+        lambda s, x: F.mse_loss(x, x * 2) * x.index_fill(1, torch.tensor([0]), 1.0).masked_fill(x > 9, 0).diff(dim=1),
+        (1,),
+        (4,),
+        0,
+        0,
+    ),
     "norm_that_stores_nothing": (lambda s, x: F.layer_norm(x @ s.w, (5,)), (4, 5), (4,), 20, 20),
     "batch_norm_that_stores_nothing": (lambda s, x: F.batch_norm(x, None, None, training=True), (1,), (4,), 0, 0),
 }

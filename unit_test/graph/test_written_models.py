@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from nasopt import PIT
 from nasopt.cost import network_cost
+from nasopt.errors import ConfigError
 
 
 def kernels_by_sample(m: Any, x: Tensor) -> Tensor:
@@ -137,6 +138,9 @@ CHANNELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "gathered": lambda m, x: x.gather(2, x.argsort(2)) + torch.zeros_like(x).scatter_(2, x.argsort(2), x),
     "sampled": lambda m, x: F.grid_sample(x, torch.zeros(x.shape[0], 8, 8, 2) + 0.3, align_corners=False),
     "stubs": lambda m, x: QuantStub()(x),
+    "differences": lambda m, x: x.diff(dim=2, prepend=x[:, :, :1]),
+    "turned": lambda m, x: torch.rot90(x, 1, (2, 3)) + torch.flipud(x).fliplr().fliplr().flip(0),
+    "aliases": lambda m, x: torch.arctan(x) + torch.special.expit(x).clone().arctan2_(x.exp()) * torch.less_equal(x, 0.5),
 }  # fmt: skip
 
 
@@ -241,3 +245,29 @@ def test_functions_on_objects_are_those_of_the_copy() -> None:
     x, exported = torch.randn(2, 3, 8, 8), model.arch_export()
     torch.testing.assert_close(exported(x), model(x))
     assert not torch.equal(exported(x), seed(x))
+
+
+class Tied(nn.Module):
+    """A table that is also the weight of the last layer, of which some rows are not read."""
+
+    def __init__(self, is_layer: bool) -> None:
+        super().__init__()
+        self.table, self.inner, self.last = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(12, 3)
+        self.is_layer = is_layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.abs().long().clamp(max=19)
+        x = self.inner(self.table(x) if self.is_layer else F.embedding(x, self.table.weight)).mean(1)
+        return self.last(F.linear(x, self.table.weight)[:, :12])
+
+
+@pytest.mark.parametrize("is_layer", [True, False])
+def test_rows_of_a_table_stay(is_layer: bool) -> None:
+    model = assert_same(Tied(is_layer), (5,))
+    assert sorted(group.size for group in model.analysis.groups if group.searchable) == [8]
+
+
+def test_words_of_python_as_names_are_refused() -> None:
+    seed = Around(lambda m, x: m.norms["in"](x), norms=nn.ModuleDict({"in": nn.InstanceNorm2d(8)}))  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"has 'norms.in', of which 'in' is a word of Python's syntax"):
+        PIT(seed, (3, 8, 8))

@@ -6,6 +6,7 @@ from nasopt.graph.rules import (  # noqa: F401
     choices,
     convolution,
     elementwise,
+    fixed,
     linear,
     modes,
     movement,

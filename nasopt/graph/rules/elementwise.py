@@ -30,6 +30,12 @@ def named(names: str, *owners: Any) -> list[Callable[..., Any] | str]:
     return list(found)
 
 
+def _with_twins(names: str, *owners: Any) -> list[Callable[..., Any] | str]:
+    """As `named`, each with what does the same in place, under the name with `_`."""
+    both = dict.fromkeys(one for name in names.split() for one in (name, name if name.endswith("_") else f"{name}_"))
+    return named(" ".join(both), *owners)
+
+
 def _layers(names: str) -> list[type[nn.Module]]:
     return [getattr(nn, name) for name in names.split() if hasattr(nn, name)]
 
@@ -52,16 +58,20 @@ def by_mode(call: Call) -> Any:
     return call.value
 
 
-_UNARY = named(
-    "relu relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ rrelu rrelu_ hardtanh "
-    "hardtanh_ hardsigmoid hardswish hardshrink softshrink tanhshrink threshold threshold_ sigmoid sigmoid_ "
-    "logsigmoid tanh tanh_ softplus softsign abs abs_ absolute neg neg_ negative exp exp_ exp2 expm1 log log2 "
-    "log10 log1p sqrt sqrt_ rsqrt rsqrt_ square square_ reciprocal reciprocal_ sin sin_ cos cos_ tan asin acos "
-    "atan sinh cosh asinh acosh atanh erf erfc floor ceil round trunc frac sign sgn signbit isnan isinf isfinite "
-    "logical_not bitwise_not nan_to_num zero_ fill_ uniform_ normal_ bernoulli_ deg2rad rad2deg logit sinc "
-    "zeros_like ones_like empty_like rand_like randn_like randint_like full_like bernoulli",
+_UNARY = _with_twins(
+    "relu relu6 elu selu celu gelu silu mish leaky_relu rrelu hardtanh hardsigmoid hardswish hardshrink softshrink "
+    "tanhshrink threshold sigmoid logsigmoid tanh softplus softsign abs absolute neg negative exp exp2 expm1 log log2 "
+    "log10 log1p sqrt rsqrt square reciprocal sin cos tan asin acos atan arcsin arccos arctan sinh cosh asinh acosh "
+    "atanh arcsinh arccosh arctanh erf erfc erfinv lgamma digamma i0 floor ceil round trunc fix frac sign sgn signbit "
+    "isnan isinf isfinite isposinf isneginf isreal logical_not bitwise_not nan_to_num zero_ fill uniform_ normal_ "
+    "exponential_ geometric_ log_normal_ cauchy_ random_ bernoulli deg2rad rad2deg logit sinc zeros_like ones_like "
+    "empty_like rand_like randn_like randint_like full_like",
     torch,
     F,
+)
+_SPECIAL = named(
+    "entr erf erfc erfcx erfinv exp2 expit expm1 gammaln i0 i0e i1 i1e log1p log_ndtr logit ndtr ndtri psi digamma round sinc",
+    torch.special,
 )
 # At inference they change nothing: conversions are those of the training framework.
 _UNCHANGED = named(
@@ -74,28 +84,28 @@ _UNCHANGED = named(
 
 
 @function_rule(*_UNCHANGED, operator.pos, "torchvision.ops.stochastic_depth.stochastic_depth", memory="view")
-@function_rule(*_UNARY, operator.neg, operator.abs, operator.invert, memory="in_place")
+@function_rule(*dict.fromkeys([*_UNARY, *_SPECIAL]), operator.neg, operator.abs, operator.invert, memory="in_place")
 def unary_function(call: Call) -> Any:
     return call.argument(0, "input")
 
 
-_ARITHMETIC = named(
-    "add add_ sub sub_ subtract mul mul_ multiply div div_ divide true_divide floor_divide remainder fmod pow "
-    "pow_ float_power maximum minimum fmax fmin atan2 where masked_fill masked_fill_ clamp clamp_ clip clip_ "
-    "clamp_min clamp_max lerp lerp_ addcmul addcmul_ addcdiv addcdiv_ eq ne lt le gt ge greater less equal_ "
-    "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor isclose copysign hypot logaddexp rsub "
-    "xlogy heaviside copy_ ldexp complex polar __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__",
+_ARITHMETIC = _with_twins(
+    "add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow float_power maximum minimum "
+    "fmax fmin atan2 arctan2 where masked_fill clamp clip clamp_min clamp_max lerp addcmul addcdiv eq ne lt le gt ge "
+    "not_equal less less_equal greater greater_equal logical_and logical_or logical_xor bitwise_and bitwise_or "
+    "bitwise_xor bitwise_left_shift bitwise_right_shift isclose copysign hypot logaddexp logaddexp2 nextafter gcd lcm "
+    "igamma igammac rsub xlogy heaviside copy_ ldexp complex polar __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__",
     torch,
-)
+) + named("xlogy xlog1py zeta gammainc gammaincc", torch.special)
 _OPERATORS = [
     getattr(operator, prefix + name)
     for prefix in ("", "i")
     for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "xor")
-] + [operator.mod, operator.and_, operator.or_, operator.iand, operator.ior]
+] + [operator.mod, operator.lshift, operator.rshift, operator.and_, operator.or_, operator.iand, operator.ior]
 _OPERATORS += [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
 
 
-@function_rule(*_ARITHMETIC, *_OPERATORS, memory="in_place")
+@function_rule(*dict.fromkeys(_ARITHMETIC), *_OPERATORS, memory="in_place")
 def arithmetic(call: Call) -> Any:
     return meet(call, call.tensors, call.value.shape)
 

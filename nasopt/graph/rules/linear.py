@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -58,6 +59,10 @@ def _rows(call: Call, outputs: int) -> int:
     return max(call.value.numel() // outputs // call.batch, 1)
 
 
+# Of a table that is also the weight of another layer.
+_BY_NUMBER = "rows of a table are read by their number"
+
+
 @layer_rule(nn.Embedding, searchable="channels")
 def embedding(call: Call) -> Any:
     layer = call.module
@@ -67,8 +72,24 @@ def embedding(call: Call) -> Any:
         call.cost("embedding", count, dim)
         return call.fixed_unit("max_norm mixes the channels of a row")
     written = call.writes("weight", 1, dim)
+    call.facts.keep_whole(f"{call.node.target}.weight", 0, _BY_NUMBER)
     call.cost("embedding", count, written, weight="weight")
     call.attribute("embedding_dim", written)
+    return call.spread(written, -1)
+
+
+@function_rule(F.embedding)
+def embedding_function(call: Call) -> Any:
+    weight, max_norm = find_weight(call, 1, "weight"), call.argument(3, "max_norm")
+    count, dim = call.argument(1, "weight").shape
+    if weight is None or max_norm is not None:
+        call.cost("embedding", count, dim)
+        return call.fixed_unit("its channels are not those of a parameter")
+    written = call.writes(weight, 1, dim)
+    for source in weight.sources:
+        if 0 in source.dims:
+            call.facts.keep_whole(source.path, source.dims[0], _BY_NUMBER)
+    call.cost("embedding", count, written, weight=weight)
     return call.spread(written, -1)
 
 
@@ -79,4 +100,12 @@ def bilinear(call: Call) -> Any:
     outputs = layer.out_features
     sizes = (layer.in1_features * layer.in2_features, outputs)
     call.cost("linear", *sizes, positions=_rows(call, outputs), bias=layer.bias is not None, weight="weight")
+    return call.fixed_unit("it multiplies all pairs of channels")
+
+
+@function_rule(F.bilinear)
+def bilinear_function(call: Call) -> Any:
+    outputs, *sizes = call.argument_node(2, "weight").meta["value"].shape
+    weight, bias = find_weight(call, 2, "weight"), find_weight(call, 3, "bias")
+    call.cost("linear", math.prod(sizes), outputs, positions=_rows(call, outputs), bias=bias or False, weight=weight)
     return call.fixed_unit("it multiplies all pairs of channels")

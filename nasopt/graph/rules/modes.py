@@ -15,7 +15,8 @@ from nasopt.nn import PathByMode
 def path_by_mode(call: Call) -> Any:
     unit: Any = call.module
     if not unit.keeps_channels or not unit.passes:
-        call.unpriced()
+        if unit.evaluation_path is not None:
+            call.unpriced()
         return call.fixed_unit("train mode takes another path")
     for i, labels in enumerate(call.args):
         if i not in unit.passes and isinstance(labels, Tensor):

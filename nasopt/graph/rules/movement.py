@@ -29,7 +29,7 @@ from nasopt.graph.rules.elementwise import meet, named
 
 _MOVEMENT = named(
     "cat concat concatenate stack hstack vstack dstack permute transpose t swapaxes swapdims movedim moveaxis repeat tile "
-    "flip unfold",
+    "flip fliplr flipud rot90 column_stack row_stack adjoint unfold",
     torch,
 )
 # The same elements in the same order, or elements that are read several times where they lie.
@@ -37,6 +37,7 @@ _VIEWS = named(
     "flatten unsqueeze squeeze ravel atleast_1d atleast_2d atleast_3d",
     torch,
 )
+_SPLITS = "chunk unsafe_chunk split unsafe_split split_with_sizes tensor_split"
 _SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
 
 
@@ -44,7 +45,11 @@ _SHUFFLES = [F.pixel_shuffle, F.pixel_unshuffle]
 @function_rule(*named("view reshape", torch), takes_sizes=True, memory="view", rewrite=view_sizes)
 @function_rule("view_as", "reshape_as", takes_sizes=True, memory="view", rewrite=view_like)
 @function_rule(*named("unflatten", torch), takes_sizes=True, memory="view", rewrite=unflatten_sizes)
-@function_rule(*named("chunk split split_with_sizes tensor_split", torch), takes_sizes=True, rewrite=split_sizes)
+@function_rule(
+    *named("chunk unsafe_chunk split unsafe_split split_with_sizes tensor_split", torch),
+    takes_sizes=True,
+    rewrite=split_sizes,
+)
 @function_rule(*named("narrow", torch), takes_sizes=True, rewrite=narrow)
 @function_rule(*_MOVEMENT, *_SHUFFLES, takes_sizes=True)
 def movement(call: Call) -> Any:
@@ -185,12 +190,25 @@ def gather(call: Call) -> Any:
     if isinstance(dim, Tensor):
         dim, at = call.argument(2, "dim"), dim  # as `take_along_dim` has them
     parts = [one for one in (x, at, source) if isinstance(one, Tensor) and one.dim()]
+    return _alike_along(call, parts, dim, "channels are chosen by a tensor")
+
+
+def _alike_along(call: Call, parts: list[Tensor], dim: Any, reason: str) -> Any:
+    """Labels of what rearranges or adds along one dimension, where nothing may vary."""
     if not isinstance(dim, int) or any(call.labels.varies(one, dim) for one in parts if one.numel()):
-        return call.fixed_unit("channels are chosen by a tensor")
+        return call.fixed_unit(reason)
     thin = [one.narrow(dim, 0, 1) for one in parts]
     if any(one.shape != thin[0].shape for one in thin):
-        return call.fixed_unit("channels are chosen by a tensor")
+        return call.fixed_unit(reason)
     return meet(call, thin, thin[0].shape).expand(call.value.shape)
+
+
+@function_rule(torch.diff, "diff")
+def difference(call: Call) -> Any:
+    """Of neighbours along one dimension, with what is put before and behind."""
+    parts = [call.argument(0, "input"), call.argument(3, "prepend"), call.argument(4, "append")]
+    parts = [one for one in parts if isinstance(one, Tensor)]
+    return _alike_along(call, parts, call.argument(2, "dim", -1), "neighbouring channels are subtracted")
 
 
 @function_rule(*named("index_select roll repeat_interleave", torch))

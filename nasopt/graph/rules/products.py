@@ -39,7 +39,19 @@ class _Operand:
     letters: str
 
 
-@function_rule(torch.matmul, torch.mm, torch.bmm, torch.mv, operator.matmul, "matmul", "mm", "bmm", "mv", "__matmul__")
+@function_rule(
+    torch.matmul,
+    torch.linalg.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.mv,
+    operator.matmul,
+    "matmul",
+    "mm",
+    "bmm",
+    "mv",
+    "__matmul__",
+)
 def matrix_product(call: Call) -> Any:
     return _matrices(call, 0, 1)
 
@@ -98,6 +110,25 @@ def einsum(call: Call) -> Any:
         call.unpriced()
         return call.fixed_unit("its equation is not followed")
     return _contract(call, [(1, ""), (2, "")], letters, output)
+
+
+@function_rule(torch.tensordot, torch.inner, "inner")
+def tensor_product(call: Call) -> Any:
+    """`tensordot` sums over `dims`, a number of dimensions or two lists of them; `inner` over the last ones."""
+    places = [
+        (0, "a" if call.node.target is torch.tensordot else "input"),
+        (1, "b" if call.node.target is torch.tensordot else "other"),
+    ]
+    first, second = (call.argument_node(*place).meta["value"].dim() for place in places)
+    dims = call.argument(2, "dims", 2) if call.node.target is torch.tensordot else ((first - 1,), (second - 1,))
+    if isinstance(dims, int):
+        dims = tuple(range(first - dims, first)), tuple(range(dims))
+    terms = [list(string.ascii_letters[:first]), list(string.ascii_letters[first : first + second])]
+    summed = [[one] if isinstance(one, int) else list(one) for one in dims]
+    for left, right in zip(*summed):
+        terms[1][right] = terms[0][left]
+    output = "".join(a for a in terms[0] + terms[1] if (a in terms[0]) != (a in terms[1]))
+    return _contract(call, places, ["".join(term) for term in terms], output)
 
 
 def _contract(

@@ -21,7 +21,7 @@ _REDUCTIONS = named(
 )
 
 
-@function_rule(*_REDUCTIONS)
+@function_rule(*_REDUCTIONS, torch.linalg.norm)
 def reduction(call: Call) -> Any:
     x = call.argument(0, "input")
     second = call.argument(1, "other")
