@@ -59,7 +59,7 @@ SMP = [
         "PSPNet": "resnet18 mobilenet_v2",
         "PAN": "resnet18",
         "DeepLabV3": "resnet18",
-        "DeepLabV3Plus": "resnet18 mobilenet_v2 xception",
+        "DeepLabV3Plus": "resnet18 mobilenet_v2",
         "UPerNet": "resnet18 tu-mobilenetv3_small_100",
         "Segformer": "resnet18 mit_b0",
         "DPT": "tu-vit_tiny_patch16_224",
@@ -244,7 +244,7 @@ def _images(*shape: int) -> tuple[Tensor]:
 
 
 # Convolutions without padding, and blocks of attention, need that many pixels.
-_TIMM_SIZES = {"inception_v3": 96, "inception_v4": 96, "inception_resnet_v2": 96, "halonet26t": 128}
+_TIMM_SIZES = {"inception_v3": 96, "inception_v4": 96, "inception_resnet_v2": 96, "halonet26t": 256}
 
 
 def timm(name: str, size: int) -> Built:
@@ -298,7 +298,7 @@ def smp(name: str, size: int) -> Built:
     """A model of segmentation-models-pytorch: architecture/encoder."""
     library: Any = importlib.import_module("segmentation_models_pytorch")
     architecture, encoder = name.split("/")
-    side = 224 if "vit" in encoder else size
+    side = 224 if "vit" in encoder else 128 if architecture == "PAN" else size
     more = {"dynamic_img_size": False} if architecture == "DPT" else {}
     return getattr(library, architecture)(encoder, encoder_weights=None, classes=2, **more), _images(3, side, side)
 

@@ -99,8 +99,8 @@ class Call:
 
     @cached_property
     def batch(self) -> int:
-        """Samples in the example batch."""
-        return self._facts.batch
+        """Samples in the example batch that share the work; what no input reaches is computed once for one sample, too."""
+        return 1 if self.of_parameters else self._facts.batch
 
     @property
     def of_parameters(self) -> bool:

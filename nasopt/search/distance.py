@@ -86,6 +86,10 @@ def difference_of_runs(wanted: Run, found: Run, others: dict[str, list[str]]) ->
     return ""
 
 
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
 def moved_differently(seed: nn.Module, twin: nn.Module, search: nn.Module, others: dict[str, list[str]]) -> str:
     """Which parameter or buffer is another one after the pass, a buffer of the twin that did not move left aside.
 
@@ -98,7 +102,8 @@ def moved_differently(seed: nn.Module, twin: nn.Module, search: nn.Module, other
             continue
         right = next((found[f"net.{n}"] for n in others[name] if f"net.{n}" in found), None)
         if right is None:
-            if not torch.equal(left, was):
+            # Norms that nothing reads are not there: what they count changes no result.
+            if not torch.equal(left, was) and not isinstance(_owner(twin, name), nn.modules.batchnorm._NormBase):
                 return f"{name} is not updated"
             continue
         variance = wanted.get(f"{name.removesuffix('mean')}var") if name.endswith("running_mean") else None

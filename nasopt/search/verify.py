@@ -144,6 +144,8 @@ def _is_rounding(seed: nn.Module, search: nn.Module, example: Example, inputs: t
     if any(tensor.dtype == torch.float64 or tensor.is_complex() for tensor in seed.parameters()):
         return False
     twin, other = copy_model(seed).double(), copy_model(search)
+    for module in twin.modules():
+        module.training = training
     _give_back(seed, other)
     other.double()
     inputs = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)

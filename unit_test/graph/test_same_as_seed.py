@@ -308,8 +308,20 @@ class Far(nn.Module):
         return self.behind(self.norm(x.transpose(1, 2)).transpose(1, 2))
 
 
-def test_rounding_is_told_from_another_network() -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_rounding_is_told_from_another_network(training: bool) -> None:
     torch.manual_seed(0)
     with pytest.warns(TraceWarning, match="is its seed in double precision; in single precision, in train mode"):
-        PIT(Far(), (5, 6))
+        PIT(Far().train(training), (5, 6))
     PIT(Far().double(), input_example=torch.randn(2, 5, 6).double())
+
+
+def test_statistics_of_what_nobody_reads_may_stand_still() -> None:
+    """As of an encoder that makes more features than its decoder takes."""
+
+    def part(m: Any, x: Tensor) -> Tensor:
+        m.more(x)
+        return x.relu()
+
+    model = PIT(Around(part, more=nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))), (3, 8, 8))
+    assert "more" not in {name.partition(".")[0] for name, _ in model.net.named_parameters()}
