@@ -131,6 +131,7 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
     yield autocast_mode.autocast, "__enter__", _make_enter(tracer)
     yield autocast_mode.autocast, "__exit__", _make_exit(tracer)
     yield nn.Module, "__setattr__", _make_setattr(tracer)
+    yield nn.Module, "training", _make_training(tracer)
     forwards = (getattr(getattr_static(_type(module), "forward", None), "__globals__", {}) for module in root.modules())
     namespaces = {id(g): g for g in forwards}.values()
     # Not in `builtins`: a class of classes that is defined meanwhile, by an import, must get the true one.
@@ -255,6 +256,23 @@ def _make_exit(tracer: ValueTracer) -> Callable[..., Any]:
         return original(self, *error)
 
     return leave
+
+
+def _make_training(tracer: ValueTracer) -> property:
+    """The mode of modules, which notes that `forward` asks for it: one that never does is the same in both modes."""
+
+    def read(module: nn.Module) -> bool:
+        if tracer.listens():
+            tracer.reads_mode = True
+        try:
+            return bool(vars(module)["training"])
+        except KeyError:  # TorchScript's modules keep it elsewhere
+            raise AttributeError("training") from None
+
+    def write(module: nn.Module, value: bool) -> None:
+        vars(module)["training"] = value
+
+    return property(read, write)
 
 
 def _make_setattr(tracer: ValueTracer) -> Callable[[nn.Module, str, Any], None]:

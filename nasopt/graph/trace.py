@@ -90,7 +90,7 @@ def trace(
         evaluation = run(training=False)
         if evaluation.changed:
             _check_state(root, evaluation, run)
-        if _is_written_graph(root, lambda name, module: is_leaf((full_name or str)(name), module)):
+        if not evaluation.reads_mode:
             evaluation.add_to(root)
             mode = ModeResult(None, returns_other=False)
             break
@@ -153,20 +153,6 @@ def _check_keywords(model: nn.Module, graph: fx.Graph) -> None:
             )
 
 
-def _is_written_graph(root: nn.Module, is_leaf: Callable[[str, nn.Module], bool]) -> bool:
-    """Whether torch.fx has written the model's `forward`, of calls of layers alone: it is one in either mode."""
-    if (
-        not isinstance(root, fx.GraphModule)
-        or "forward" in vars(root)
-        or root._forward_hooks
-        or root._forward_pre_hooks
-    ):
-        return False
-    calls = [str(node.target) for node in root.graph.nodes if node.op == "call_module"]
-    reads_mode = any(str(node.target).endswith("training") for node in root.graph.nodes if node.op == "get_attr")
-    return not reads_mode and all(is_leaf(name, root.get_submodule(name)) for name in calls)
-
-
 class _DrawsAtRandom(TraceError):
     """Python's or NumPy's random numbers decide what `forward` does."""
 
@@ -187,7 +173,7 @@ class _Run:
             changed = {key: value for key, value in state.changed().items() if not _is_cache(tracer, value)}
             self.changed = {key: _concrete(value) for key, value in changed.items()}
             self.constants = {name: vars(root)[name] for name in set(vars(root)) - known if name in _constants(tracer)}
-            self.added, self.hooked = tracer.added, tracer.hooked
+            self.added, self.hooked, self.reads_mode = tracer.added, tracer.hooked, tracer.reads_mode
         finally:
             set_random_state(random)
             state.restore()

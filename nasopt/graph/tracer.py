@@ -38,6 +38,7 @@ class ValueTracer(RelyingTracer):
     Attributes:
         added: modules that the graph needs and the model does not have, by path.
         assigned: buffers that `forward` has set, by module and name.
+        reads_mode: whether `forward` has asked for the mode of a module.
         hooked: layers whose forward hooks were traced: whether these are a part of the graph.
         made: tensors that `forward` makes anew at every call, by identity, as nodes.
     """
@@ -63,6 +64,7 @@ class ValueTracer(RelyingTracer):
         self.hooked: dict[nn.Module, bool] = {}
         self.looks_on: set[nn.Module] = set()
         self.assigned: dict[tuple[nn.Module, str], None] = {}
+        self.reads_mode = False
         self._autocasts: list[tuple[Any, fx.Node]] = []
         self._proxies: dict[str, ValueProxy] = {}
 
