@@ -67,16 +67,25 @@ class NetworkCalls:
         assert self.analysis is not None, "copies hold theirs"
         return activation_memory(self.analysis, True)
 
+    @cached_property
+    def accumulated(self) -> ActivationMemory:
+        """The same as programs of integers have it."""
+        assert self.analysis is not None, "copies hold theirs"
+        return activation_memory(self.analysis, accumulators=True)
+
     def __getstate__(self) -> dict[str, Any]:
         """For copies and files: plain facts, without the traced network."""
-        return {**vars(self), "analysis": None, "memory": self.memory, "materialised": self.materialised}
+        kept = {name: getattr(self, name) for name in ("memory", "materialised", "accumulated")}
+        return {**vars(self), "analysis": None, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
     def memory_of(self, runtime: Runtime) -> ActivationMemory:
         """Where results live, as a runtime wants it described."""
-        return runtime.described(self.materialised if runtime.materialised else self.memory)
+        if runtime.accumulators:
+            return self.accumulated
+        return self.materialised if runtime.materialised else self.memory
 
     def total(self, metric: str | AnyMetric) -> int | float:
         """Sum over the calls, storage counted once for calls that share weights; or the peak over the steps."""

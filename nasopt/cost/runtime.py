@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from nasopt.checked import checked_fields
 from nasopt.cost.memory import lifetimes
@@ -32,7 +32,7 @@ class Runtime:
         moments: its rule.
         materialised: every operation of the converted file has a result of its own, see `nasopt.graph.activations`.
         placed: buffers are placed greedily by size, and the arena ends where the highest ends.
-        output_bytes: of one element of the network's outputs, which may be left in accumulators.
+        accumulators: sums that are not rounded, such as the network's outputs, take 4 bytes each.
         alignment: buffers and the arena are rounded up to multiples of this [B].
         base_bytes, operation_bytes, tensor_bytes, channel_bytes, port_bytes: persistent data: of the engine, per operation by
             kind, per tensor of its file, per output channel of a layer with weights, and per input and output.
@@ -54,7 +54,7 @@ class Runtime:
     provenance: str
     materialised: bool = False
     placed: bool = False
-    output_bytes: int = 1
+    accumulators: bool = False
     alignment: int = 1
     base_bytes: int = 0
     operation_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
@@ -73,16 +73,6 @@ class Runtime:
     channel_file_bytes: int = 0
     weight_bits: tuple[int, ...] = ()
     bias_bytes: int = 4
-
-    def described(self, memory: ActivationMemory) -> ActivationMemory:
-        """The same buffers and steps with the sizes that they have in this runtime."""
-        if self.output_bytes == 1:
-            return memory
-        sizes = {
-            name: replace(buffer, per_channel=buffer.per_channel * (self.output_bytes if name in memory.outputs else 1))
-            for name, buffer in memory.buffers.items()
-        }
-        return replace(memory, buffers=sizes)
 
     def persistent(self, memory: ActivationMemory) -> int:
         """Persistent bytes that do not depend on channel counts."""
@@ -310,11 +300,11 @@ MAX78000 = register_runtime(
 C = register_runtime(
     Runtime(
         "c",
-        "C programs of nasopt.export.to_c: one static arena, activations in bytes, outputs in words of 4 bytes",
+        "C programs of nasopt.export.to_c: one static arena, activations in bytes, sums in words of 4 bytes",
         live_moments,
         "the planner of the generator itself; equal to the arena of the compiled programs",
         placed=True,
-        output_bytes=4,
+        accumulators=True,
         alignment=4,
     )
 )

@@ -8,13 +8,15 @@ them alone, are weights and no activations.
 
 Converters to TFLite materialise more (`materialised=True`): nothing is written over; padding that is not the runtime's
 "same", reshapes and copies into torch's order of dimensions are operations with results of their own; only activation
-functions that runtimes fuse, and norms that a layer absorbs, share the buffer of the layer before them.
+functions that runtimes fuse, and norms that a layer absorbs, share the buffer of the layer before them. Programs of integers
+(`accumulators=True`) keep sums that are not rounded in 32 bits, and leave what only outputs need to their caller.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,13 +35,17 @@ from nasopt.graph.materialised import splits
 from nasopt.graph.points import widths_of_values
 from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.sharing import is_changed_in_place
+from nasopt.graph.unrounded import unrounded
 from nasopt.graph.values import UNKNOWN
 
+ACCUMULATOR_BITS = 32
+"""Of sums that are not rounded, such as the outputs of a network."""
 
-def activation_memory(analysis: Analysis, materialised: bool = False) -> ActivationMemory:
+
+def activation_memory(analysis: Analysis, materialised: bool = False, accumulators: bool = False) -> ActivationMemory:
     """Buffers and steps of an analysed model; of the first branch of every choice."""
     first = {path: choice.first for path, choice in choices_of(analysis.module).items()}
-    return ActivationWalks(analysis).under(first, materialised)
+    return ActivationWalks(analysis).under(first, materialised, accumulators)
 
 
 class ActivationWalks:
@@ -51,10 +57,11 @@ class ActivationWalks:
         self._module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
         self.bits = widths_of_values(self._module, self.facts)
+        self.sums, self.behind = unrounded(self._module, self.facts, self.bits)
 
-    def under(self, decisions: Decisions, materialised: bool = False) -> ActivationMemory:
-        """What is left under decisions."""
-        return Walk(self, self._flows.under(decisions), materialised, decisions).run()
+    def under(self, decisions: Decisions, materialised: bool = False, accumulators: bool = False) -> ActivationMemory:
+        """What is left under decisions; with `accumulators` as programs of integers have it."""
+        return Walk(self, self._flows.under(decisions), materialised, decisions, accumulators).run()
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, None for a function."""
@@ -73,8 +80,15 @@ class ActivationWalks:
 class Walk:
     """One pass over the graph."""
 
-    def __init__(self, walks: ActivationWalks, flow: DecidedGraph, materialised: bool, decisions: Decisions) -> None:
-        self.decisions = decisions
+    def __init__(
+        self,
+        walks: ActivationWalks,
+        flow: DecidedGraph,
+        materialised: bool,
+        decisions: Decisions,
+        accumulators: bool = False,
+    ) -> None:
+        self.decisions, self.accumulators = decisions, accumulators
         self.walks, self.flow = walks, flow
         self.facts = walks.facts
         self.found = ActivationMemory()
@@ -90,6 +104,9 @@ class Walk:
             if node.op == "output":
                 sources = self._sources(node)
                 self.found.outputs += self.converted.finish(node, sources) if self.converted is not None else sources
+                if self.accumulators and not self.walks.bits:
+                    buffers = self.found.buffers
+                    buffers |= {name: replace(buffers[name], bits=ACCUMULATOR_BITS) for name in self.found.outputs}
             elif node.op == "placeholder":
                 self.hold(node, self.new(node, self.value(node), node.name))
                 self.found.inputs += self.names(self.held[node])
@@ -113,6 +130,8 @@ class Walk:
             return
         elif node.target is operator.getitem and not isinstance(self.value(first), Tensor):
             return self.hold(node, _pick(self.held.get(first), node.args[1]))
+        if self.accumulators and self.flow.like(node) in self.walks.behind:
+            return self.hold(node, tuple(self._sources(node)))
         memory = "in_place" if node in self.flow.sums else self.walks.memory(node)
         if memory == "view" and self._stays_in_place(node):
             return self.hold(node, self.held.get(self.flow.inputs[node][0]))
@@ -158,12 +177,14 @@ class Walk:
             name = str(self.held[source])
             same = self.value(source).numel() == size and self._whole(name) == size
             # Narrower results never overtake what is still to read.
-            same = same and self._bits(self.walks.bits.get(self.flow.like(node), 8)) <= self._bits(
-                self.found.buffers[name].bits
-            )
+            same = same and self._bits(self._width(node)) <= self._bits(self.found.buffers[name].bits)
             if same and not self._needed_after(name, node):
                 return name
         return None
+
+    def _width(self, node: fx.Node) -> int | Site:
+        like = self.flow.like(node)
+        return ACCUMULATOR_BITS if self.accumulators and like in self.walks.sums else self.walks.bits.get(like, 8)
 
     def _bits(self, bits: int | Site) -> int:
         return bits if isinstance(bits, int) else bits.widths[self.decisions[bits.choice][0]]
@@ -209,7 +230,7 @@ class Walk:
     def _buffer(self, node: fx.Node, value: Any, labels: Any) -> Buffer:
         if value is UNKNOWN:
             return Buffer(0, 1)
-        bits = self.walks.bits.get(self.flow.like(node), 8)
+        bits = self._width(node)
         batch = self.facts.batch
         total = value.numel() // batch if value.numel() % batch == 0 else value.numel()
         dims = self.facts.labels.varying(labels) if isinstance(labels, Tensor) else []

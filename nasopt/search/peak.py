@@ -283,7 +283,8 @@ class NetworkPeak:
         self, runtime: Runtime, decisions: Decisions, changed: frozenset[str] = frozenset()
     ) -> tuple[ActivationMemory, _Rows, Tensor, Tensor]:
         """A decided network: its buffers and steps, what is live by part, the rows of the buffers and of persistent data."""
-        memory = _with_changed_kinds(runtime.described(self._walks.under(decisions, runtime.materialised)), changed)
+        memory = self._walks.under(decisions, runtime.materialised, runtime.accumulators)
+        memory = _with_changed_kinds(memory, changed)
         names = {name: i for i, name in enumerate(memory.buffers)}
         sizes = torch.stack(
             [self._row(b.channels, _stored(runtime, b.bits)) * b.per_channel for b in memory.buffers.values()]

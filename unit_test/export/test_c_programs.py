@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from integers import batch, found
+from integers import batch, check, found
 from test_integer import OWN
 from torch import Tensor, nn
 from toys import TOYS
@@ -157,6 +157,44 @@ def test_memory_of_c_knows_widths_that_differ() -> None:
     program, network, x = program_of("dense_block", 31_042)
     assert {value.bits for value in program.values_by_name.values()} == {2, 8, 32}
     assert c_program.plan(program).size == network_cost(network, "memory:c", input_example=x)
+
+
+class Ends(nn.Module):
+    """Outputs of all kinds, and names that C has other uses for."""
+
+    def __init__(self, end: Any) -> None:
+        super().__init__()
+        self.A, self.a, self.end = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 1), end
+        self.run, self.real = nn.MaxPool2d(2), nn.Sequential(nn.MaxPool2d(4))
+
+    def forward(self, X: Tensor) -> Any:
+        return self.end(self, X, torch.relu(self.A(X)))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda m, x, y: (m.a(y), m.a(m.run(y)).flatten(1), m.a(m.real(y))),
+        lambda m, x, y: (lambda z: (torch.relu(z), z, z.transpose(1, 2)))(m.a(y)),
+        lambda m, x, y: (m.run(y), m.real(y), y),
+        lambda m, x, y: (m.run(m.a(y)), torch.relu(m.a(y)).amax((2, 3))),
+        lambda m, x, y: x + m.a(y),
+        lambda m, x, y: (x - m.a(y)).clamp(0, 1),
+        lambda m, x, y: {"mask": torch.sigmoid(m.a(y)).permute(0, 2, 3, 1), "halves": m.a(y).exp().chunk(2, 1)},
+    ],
+    ids=["calls", "both", "grids", "largest", "sum", "clipped", "functions"],
+)
+def test_outputs_of_all_kinds(end: Any, tmp_path: Path, c_compiler: str) -> None:
+    """Sums, integers, and functions that are computed of these behind the program: in the arena, in its price, in C."""
+    x = batch((2, 8, 8))
+    model = MixedPrecision(Ends(end), (2, 8, 8), precision=8)
+    model.calibrate([x])
+    network = model.arch_export()
+    program = integer_program(network)
+    check(network, x, program)
+    assert program.arguments == ("X",)
+    assert c_program.plan(program).size == network_cost(network, "memory:c", (2, 8, 8))
+    assert " 0 of " in to_c(program, tmp_path / "net").checked
 
 
 def test_moves_are_boxes() -> None:

@@ -99,17 +99,19 @@ class _Builder:
         self.left_out: list[str] = []
 
     def run(self) -> IntegerProgram:
-        arguments = [node.name for node in self.nodes if node.op == "placeholder"]
+        arguments = [str(node.target) for node in self.nodes if node.op == "placeholder"]
         for node in self.nodes:
             if node.op == "placeholder":
-                self.draft.known[node] = Given(arguments.index(node.name))
+                self.draft.known[node] = Given(arguments.index(str(node.target)))
             elif node in self.activations:
-                self.draft.known[node] = self._visit(node)
+                found = self.draft.known[node] = self._visit(node)
+                if isinstance(found, Formula) and any(user.op == "output" for user in node.users):
+                    kept(self.draft, found)  # now: later, what it reads would have to stay until then
             if is_in_place(node):
                 self._after_writing(node)
         outputs, structure = self._outputs(self.nodes[-1])
-        kept = [name for output in outputs for name, _ in output.terms]
-        steps = fuse_padding(_needed(self.draft.steps, kept), self.draft.values, kept)
+        ends = [name for output in outputs for name, _ in output.terms]
+        steps = fuse_padding(_needed(self.draft.steps, ends), self.draft.values, ends)
         used = {name for step in steps for name in (*step.inputs, step.output)} | {
             name for output in outputs for name, _ in output.terms
         }
@@ -209,7 +211,9 @@ class _Builder:
     def _point(self, node: Any, point: Quantise, read: Any) -> Any:
         grid = self._grid(point, self.draft.shape(node))
         if isinstance(read, Given):
-            name = next(one.name for one in self.nodes if one.op == "placeholder" and self.draft.known.get(one) == read)
+            name = next(
+                str(one.target) for one in self.nodes if one.op == "placeholder" and self.draft.known.get(one) == read
+            )
             self.inputs.append(Input(name, read.position, node.name))
             self.draft.values[node.name] = grid
             return Integers(node.name, point)
@@ -227,7 +231,7 @@ class _Builder:
 
     def _outputs(self, node: Any) -> tuple[list[Output], Any]:
         outputs: list[Output] = []
-        made: dict[Any, int] = {}
+        made: dict[Any, Any] = {}
 
         def visit(value: Any) -> Any:
             if isinstance(value, (tuple, list)):
@@ -244,8 +248,10 @@ class _Builder:
                 before = self._tail(self.draft.known[value])
                 return visit(before[0] if len(before) == 1 else list(before))
             if value not in made:
-                made[value] = len(outputs)
-                outputs.append(self._output(value))
+                parts = self._output(value)
+                numbers = list(range(len(outputs), len(outputs) + len(parts)))
+                made[value] = numbers if isinstance(self.draft.known[value], tuple) else numbers[0]
+                outputs.extend(parts)
             return made[value]
 
         structure = visit(node.args[0])
@@ -260,13 +266,18 @@ class _Builder:
             )
         return broken.before
 
-    def _output(self, node: Any) -> Output:
-        found = self.draft.known[node]
+    def _output(self, node: Any) -> list[Output]:
+        """A result, or several of one call."""
+        found, one, two = self.draft.known[node], self.draft.concrete[node], self.twice[node]
         if isinstance(found, Given):
             raise ExportError(f"output {node.name!r} is an input as it was given: no integer layer is on the way")
-        shape, batch_dim = self.draft.shape(node), _batch_dim(self.draft.concrete[node], self.twice[node])
-        if isinstance(found, tuple):
-            raise ExportError(f"{node.name!r} is several tensors: return them one by one")
+        if not isinstance(found, tuple):
+            found, one, two = (found,), (one,), (two,)
+        if len(found) != len(one):
+            raise ExportError(f"{node.name!r} returns places of the largest values: return the values alone")
+        return [self._part(part, tuple(x.shape), _batch_dim(x, y)) for part, x, y in zip(found, one, two)]
+
+    def _part(self, found: Any, shape: tuple[int, ...], batch_dim: int) -> Output:
         if isinstance(found, Integers):
             return Output(((found.name, np.array(self.draft.values[found.name].step)),), shape, batch_dim=batch_dim)
         if isinstance(found, Formula) and found.entries is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nasopt.export.integer.c_lines import c_array, c_type
-from nasopt.export.integer.c_program import c_names, known_answer
+from nasopt.export.integer.c_program import known_answer, value_names
 from nasopt.export.integer.c_weights import packed_weights
 from nasopt.export.integer.running import Program
 
@@ -15,7 +15,7 @@ _HEADER_TYPES |= {"channel_bits": "int8_t"}
 
 def header_text(program: Program, symbol: str) -> str:
     """Constants alone, for kernels of one's own: packed weights, biases, multipliers, shifts, and a known answer."""
-    names, answer = c_names(program.values_by_name), known_answer(program)
+    names, answer = value_names(program), known_answer(program)
     guard = f"{symbol.upper()}_H"
     parts = [
         "/* Written by nasopt: constants of a quantised network, in the order of its steps.\n"
@@ -55,6 +55,6 @@ def header_text(program: Program, symbol: str) -> str:
             kind = _HEADER_TYPES.get(key, "uint8_t" if data.dtype == np.uint8 else "int16_t")
             lines.append(c_array("int32_t" if key[:3] in ("sta", "end") else kind, f"{name}_{key}", data))
         parts.append("\n".join(lines))
-    for name, array in [*answer.inputs.items(), *answer.outputs.items()]:
+    for name, array in {**answer.inputs, **answer.outputs}.items():
         parts.append(c_array(c_type(program.values_by_name[name]), f"{symbol}_test_{names[name]}", array))
     return "\n\n".join([*parts, f"#endif /* {guard} */"]) + "\n"

@@ -41,16 +41,28 @@ def known_answer(program: Program) -> KnownAnswer:
     )
 
 
-def c_names(names: Iterable[str]) -> dict[str, str]:
-    """An identifier of its own for each of them."""
+def c_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """An identifier of its own for each of them, also in capitals; none is `taken` or begins as other functions do."""
     found: dict[str, str] = {}
+    used = {word.upper() for word in taken}
     for name in names:
         word = re.sub(r"\W", "_", name, flags=re.ASCII)
         word = word if word[:1].isalpha() else f"layer_{word.lstrip('_')}"
-        while word in found.values():
+        word = f"value_{word}" if re.match(r"run$|(input|quantise|real|test)_", word) else word
+        while word.upper() in used:
             word += "_"
+        used.add(word.upper())
         found[name] = word
     return found
+
+
+def value_names(program: Program) -> dict[str, str]:
+    """Identifiers of the values of a program."""
+    return c_names(program.values_by_name, _input_names(program).values())
+
+
+def _input_names(program: Program) -> dict[str, str]:
+    return c_names(one.name for one in program.inputs)
 
 
 def c_files(program: Program, symbol: str) -> tuple[dict[str, str], Plan]:
@@ -60,7 +72,7 @@ def c_files(program: Program, symbol: str) -> tuple[dict[str, str], Plan]:
         ExportError: weights of 1 bit of which one is 0.
     """
     placed = plan(program)
-    names = c_names(program.values_by_name)
+    names = value_names(program)
     answer = known_answer(program)
     files = {
         f"{symbol}.h": _header(program, symbol, placed, names),
@@ -93,7 +105,7 @@ def _header(program: Program, symbol: str, placed: Plan, names: Mapping[str, str
     ]
     for one in program.inputs:
         value = program.values_by_name[one.value]
-        word = c_names([one.name])[one.name]
+        word = _input_names(program)[one.name]
         lines += [
             "",
             f"/* Input {one.name}: {'x'.join(map(str, value.shape[1:]))}, channels first, integers from {value.low} to",
@@ -132,7 +144,7 @@ def _source(program: Program, symbol: str, placed: Plan, names: Mapping[str, str
         *step_functions(program.steps, values, names),
     ]
     for one in program.inputs:
-        value, word = values[one.value], c_names([one.name])[one.name]
+        value, word = values[one.value], _input_names(program)[one.name]
         kind = c_type(value)
         parts.append(
             f"{kind} *{symbol}_input_{word}(void) {{ return {at(one.value)}; }}\n\n"
@@ -204,7 +216,7 @@ def _floats(name: str, values: Array) -> str:
 
 def _answers(program: Program, symbol: str, answer: KnownAnswer, names: Mapping[str, str]) -> str:
     parts = ["/* Written by nasopt: integers of one sample, and what they become. */", "#include <stdint.h>"]
-    for name, array in [*answer.inputs.items(), *answer.outputs.items()]:
+    for name, array in {**answer.inputs, **answer.outputs}.items():
         parts.append(c_array(c_type(program.values_by_name[name]), f"{symbol}_test_{names[name]}", array))
     return "\n\n".join(parts) + "\n"
 
@@ -223,7 +235,7 @@ def _main(program: Program, symbol: str, names: Mapping[str, str]) -> str:
         "  long wrong = 0, all = 0;",
     ]
     for one in program.inputs:
-        test, word = f"{symbol}_test_{names[one.value]}", c_names([one.name])[one.name]
+        test, word = f"{symbol}_test_{names[one.value]}", _input_names(program)[one.name]
         lines.append(f"  memcpy({symbol}_input_{word}(), {test}, sizeof({test}));")
     lines += ["  start_counter();", f"  {symbol}_run();", "  const unsigned long ticks = read_counter();"]
     for name in _outputs(program):

@@ -180,7 +180,7 @@ def _pool(graph: OnnxGraph, step: Step) -> None:
         x = graph.node("Add", [x, graph.constant(_scales(graph, step), np.float32)])
     if list(written.shape) != _kept_shape(read.shape, s["dims"], ranges):
         x = graph.reshaped(x, [-1, *written.shape[1:]])
-    if largest:
+    if largest and written.bits <= 16:
         graph.integers[step.output] = graph.quantised(x, written, written.low, written.high, step.output)
         return None
     return graph.finish(step, x)

@@ -18,7 +18,7 @@ from nasopt.export.integer.formulas import Formula, kept_in_accumulators
 from nasopt.export.integer.kernels import LIMIT
 from nasopt.export.integer.parts import Step, Value
 from nasopt.export.integer.windows import Windows, windows_of
-from nasopt.graph.execute import run_node
+from nasopt.graph.execute import layer_of, run_node
 from nasopt.graph.integer_roles import is_addition, is_largest, is_matrix_product, is_product, is_subtraction
 from nasopt.nn.quantise import Quantise
 
@@ -28,7 +28,7 @@ class Integers:
     """A value of the program on a grid; `point` made it."""
 
     name: str
-    point: Quantise
+    point: Quantise | None
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,8 @@ def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], re
     """What only moves numbers, joins them, or takes the largest."""
     if isinstance(read[0], tuple):  # an item of several
         return read[0][0 if is_largest(node) else node.args[1]]
+    if len(read) == 1 and isinstance(read[0], Formula) and read[0].entries is not None:
+        return moved_table(draft, node, given, read[0])
     if any(isinstance(one, Formula) for one in read):
         read = [kept(draft, one) if isinstance(one, Formula) else one for one in read]
         if any(one is None for one in read):
@@ -194,14 +196,40 @@ def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], re
         return extreme(draft, node, read)
     windows = pooled(draft, node, layer, given[0]) if len(read) == 1 else None
     if windows is not None:
-        if windows.function != "max" or not isinstance(read[0], Integers):
+        scale = pooled_scale(draft, node, given[0], read[0]) if isinstance(read[0], Real) else None
+        if windows.function != "max" or (isinstance(read[0], Real) and scale is None):
             return None
         settings, arrays = pool_step(draft, node, windows)
         step = Step("pool", (read[0].name,), node.name, settings, arrays, node.name)
-        largest = replace(draft.values[read[0].name], shape=draft.shape(node))
-        found = Integers(draft.add(step, largest), read[0].point)
+        name = draft.add(step, replace(draft.values[read[0].name], shape=draft.shape(node)))
+        found = replace(read[0], name=name) if scale is None else replace(read[0], name=name, scale=scale)
         return found if isinstance(draft.concrete[node], Tensor) else (found,)  # beside the places of the largest
     return indexed(draft, node, given, read)
+
+
+def pooled_scale(draft: Draft, node: Any, given: Any, read: Real) -> Array | None:
+    """Scales of the largest integers; None where integers of several scales are compared."""
+    scale = torch.from_numpy(np.broadcast_to(read.scale, draft.shape(given)).copy())
+    largest, smallest = (draft.run_on(node, {given: sign * scale}) for sign in (1, -1))
+    if not isinstance(largest, Tensor):
+        largest, smallest = largest[0], smallest[0]
+    return largest.numpy() if torch.equal(largest, -smallest) else None
+
+
+def moved_table(draft: Draft, node: Any, given: list[Any], formula: Formula) -> Any:
+    """A function of numbers that are moved is that of the integers where they are then; zeros between them are no integers."""
+    if (
+        formula.entries is None
+        or formula.entries.ndim > 1
+        or pooled(draft, node, layer_of(draft.network, node), given[0])
+    ):
+        return None
+    found = indexed(draft, node, given, [Integers(formula.inputs[0], None)])
+    parts = found if isinstance(found, tuple) else (found,)
+    if found is None or any(np.any(step.arrays.get("index", 1) == 0) for step in draft.steps[-len(parts) :]):
+        return None
+    tables = [replace(formula, inputs=(one.name,), shape=draft.values[one.name].shape) for one in parts]
+    return tuple(tables) if isinstance(found, tuple) else tables[0]
 
 
 def extreme(draft: Draft, node: Any, read: list[Any]) -> Integers | None:
@@ -257,8 +285,14 @@ def kept(draft: Draft, formula: Formula) -> Real | None:
     if formula.kind == "requantise":
         return Real(formula.inputs[0], formula.scales[0], formula.low, formula.high)
     name = f"{formula.layer.replace('.', '_')}_sum"
-    if name not in draft.values:
-        step, value, scale = kept_in_accumulators(formula, name)
-        draft.add(step, value)
-        formula = replace(formula, scales=(scale,))
-    return Real(name, formula.scales[0], formula.low, formula.high)
+    step, value, scale = kept_in_accumulators(formula, name)
+    taken = {one.output: one for one in draft.steps}
+    while name in taken and not _is_same(taken[name], step):  # a layer may be called again
+        name += "_"
+    if name not in taken:
+        draft.add(replace(step, output=name), value)
+    return Real(name, scale, formula.low, formula.high)
+
+
+def _is_same(one: Step, other: Step) -> bool:
+    return (one.kind, one.inputs, one.settings) == (other.kind, other.inputs, other.settings)
