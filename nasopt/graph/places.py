@@ -27,8 +27,16 @@ class Place:
 
 
 def conv_places(traced: fx.GraphModule) -> list[Place]:
-    """All convolutions of a traced model that are called once, with what belongs to them; grouped ones are left out."""
+    """All convolutions of a traced model that are called once, with what belongs to them; grouped ones are left out.
+
+    So are layers whose weights somebody else uses: another layer, or `forward` itself.
+    """
     calls = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
+    calls += [str(node.target).rpartition(".")[0] for node in traced.graph.nodes if node.op == "get_attr"]
+    owners: dict[int, list[str]] = {}
+    for path, parameter in traced.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(path.rpartition(".")[0])
+    calls += [owner for shared in owners.values() if len(shared) > 1 for owner in shared]
     places, taken = [], set()
     for node in traced.graph.nodes:
         if not _is_call(traced, node, CONVOLUTIONS, calls) or node in taken:

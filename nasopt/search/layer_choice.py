@@ -13,7 +13,7 @@ from nasopt.errors import ConfigError
 from nasopt.graph.branches.markers import Alternatives
 from nasopt.nn import Zero
 
-_SIZES = ("in_channels", "out_channels", "in_features", "out_features")
+_SIZES = ("in_channels", "out_channels", "in_features", "out_features", "kernel_size", "stride", "padding", "dilation")
 
 
 class SuperNetModule(Alternatives):
@@ -97,7 +97,7 @@ class SuperNetModule(Alternatives):
         self.temperature = check_temperature(temperature)
 
     def __getattr__(self, name: str) -> Any:
-        """Sizes that all branches have in common, as those of the layer in whose place they are."""
+        """Sizes of the first branch, as those of the layer in whose place the branches are: `forward` may read them."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -105,7 +105,7 @@ class SuperNetModule(Alternatives):
             sizes = [vars(layer)[name] for layer in (branches[0].modules() if branches else ()) if name in vars(layer)]
             if not sizes:
                 raise
-            return sizes[0 if name.startswith("in") else -1]
+            return sizes[-1 if name.startswith("out") else 0]
 
     def _check_sizes(self) -> None:
         count = len(self.branches)

@@ -245,3 +245,27 @@ def test_channels_that_are_read_in_the_search_space_only() -> None:
     for _ in range(4):
         randomise(model)
         assert largest_difference(model(x), model.arch_export()(x)) < 1e-5
+
+
+class ReadsItsLayers(nn.Module):
+    """Pads by the sizes of a layer, as ports from TensorFlow do; two layers share a weight, and `forward` uses another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.used = nn.Conv2d(3, 8, 3, dilation=2), nn.Conv2d(8, 8, 3, padding=1)
+        self.tied, self.other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.other.weight = self.tied.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (side,) = {self.free.dilation[i] * (self.free.kernel_size[i] - 1) // 2 for i in range(2)}
+        x = self.other(self.tied(self.used(self.free(nn.functional.pad(x, (side,) * 4)))))
+        return nn.functional.conv_transpose2d(x, self.used.weight, padding=1)
+
+
+def test_weights_that_somebody_else_uses_are_no_place_and_sizes_can_be_read() -> None:
+    seed = ReadsItsLayers()
+    model = with_candidates(seed, (3, 8, 8), identity=False)
+    assert [name for name, layer in model.named_modules() if isinstance(layer, SuperNetModule)] == ["free"]
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(model.eval()(x), seed.eval()(x))
+    assert SuperNet(model, (3, 8, 8)).arch_export().eval()(x).shape == (2, 8, 8, 8)
