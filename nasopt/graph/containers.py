@@ -7,7 +7,8 @@ after every step that makes a graph module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import fx, nn
 
 from nasopt.graph.state import copy_parts, with_own_functions
 
-_CONTAINERS, _ATTRIBUTES = "nasopt_containers", "nasopt_attributes"
+_CONTAINERS, _ATTRIBUTES, _ORDER = "nasopt_containers", "nasopt_attributes", "nasopt_order"
 _KINDS: dict[str, type[nn.Module]] = {
     "Sequential": nn.Sequential,
     "ModuleList": nn.ModuleList,
@@ -33,7 +34,8 @@ def note_seed(network: fx.GraphModule, seed: nn.Module) -> None:
             found[path] = (kind, tuple(module._modules))
     own = {name: value for name, value in vars(seed).items() if not name.startswith("_") and _is_plain(value)}
     own = {name: value for name, value in own.items() if not hasattr(network, name)}
-    network.meta.update({_CONTAINERS: found, _ATTRIBUTES: own})
+    order = tuple(seed._modules) if isinstance(seed, nn.Sequential) else None
+    network.meta.update({_CONTAINERS: found, _ATTRIBUTES: own, _ORDER: order})
     like_seed(network)
 
 
@@ -58,7 +60,33 @@ def like_seed(network: fx.GraphModule, renamed: Callable[[str], str] = str) -> N
         network.get_submodule(parent)._modules[name] = made
     vars(network).update(network.meta.get(_ATTRIBUTES, {}))
     # On the class that fx makes for this one module.
-    type(network).__deepcopy__ = _deepcopy  # type: ignore[assignment, method-assign]
+    own: Any = type(network)
+    own.__deepcopy__ = _deepcopy
+    if network.meta.get(_ORDER) is not None:
+        own.__len__, own.__iter__, own.__getitem__, own.__setitem__ = _length, _iterate, _get_item, _set_item
+
+
+def _sequential(network: fx.GraphModule) -> nn.Sequential:
+    """The layers of a seed that is an `nn.Sequential`, in its order; one that is not called any more is an `nn.Identity`."""
+    made = nn.Sequential()
+    made._modules.update({name: network._modules.get(name) or nn.Identity() for name in network.meta[_ORDER]})
+    return made
+
+
+def _length(network: fx.GraphModule) -> int:
+    return len(network.meta[_ORDER])
+
+
+def _iterate(network: fx.GraphModule) -> Iterator[nn.Module]:
+    return iter(_sequential(network))
+
+
+def _get_item(network: fx.GraphModule, at: int | slice) -> nn.Module:
+    return _sequential(network)[at]
+
+
+def _set_item(network: fx.GraphModule, at: int, layer: nn.Module) -> None:
+    setattr(network, network.meta[_ORDER][operator.index(at)], layer)
 
 
 def plain_attributes(network: fx.GraphModule) -> dict[str, Any]:

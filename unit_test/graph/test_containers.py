@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nasopt import PIT, SuperNet, with_candidates
+from nasopt import PIT, SuperNet, restore, with_candidates
 
 SHAPE = (3, 8, 8)
 
@@ -68,3 +69,20 @@ def test_a_layer_of_an_export_can_be_exchanged() -> None:
 def test_the_chosen_branch_stands_in_the_containers_of_the_seed() -> None:
     found = SuperNet(with_candidates(Net(), SHAPE), SHAPE).arch_export()
     check(nn.Module.eval(found))
+
+
+def test_a_model_that_is_a_sequential_is_read_like_one() -> None:
+    seed = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Identity(), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    model = PIT(seed, (3, 8, 8))
+    found = model.arch_export()
+    for network in (model.net, found, copy.deepcopy(found), restore(seed, model.arch_structure())):
+        layers: Any = network
+        assert [type(layer) for layer in layers] == [type(layer) for layer in seed]
+        assert len(layers) == 5
+        assert isinstance(layers[-1], nn.Conv2d)
+        assert isinstance(layers[:2], nn.Sequential)
+    own: Any = found
+    own[-1] = nn.Conv2d(8, 6, 1)
+    assert found(torch.randn(1, 3, 8, 8)).shape[1] == 6
+    with pytest.raises(IndexError):
+        own[5]
