@@ -109,7 +109,7 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
             problem = difference_of_runs(wanted, found, others) or moved_differently(seed, twin, search, others)
         except Exception as error:
             problem, cause = f"it fails there with {type(error).__name__}: {error}", error
-        if problem and cause is None and _is_rounding(seed, search, example, inputs, training):
+        if problem and cause is None and _is_rounding(seed, twin, search, example, inputs, training):
             warnings.warn(
                 f"the search model of {type(seed).__name__} is its seed in double precision; in single precision, in "
                 f"{'train' if training else 'eval'} mode, {problem}: it sums numbers that cancel in another order",
@@ -139,14 +139,22 @@ def _give_back(seed: nn.Module, search: nn.Module) -> None:
     copy_tensors(tensors_by_name(seed), own)
 
 
-def _is_rounding(seed: nn.Module, search: nn.Module, example: Example, inputs: tuple[Any, ...], training: bool) -> bool:
-    """Whether copies in double precision, whose results are rounded to single, do not differ: sums of many terms that cancel."""
+def _is_rounding(
+    seed: nn.Module, ran: nn.Module, search: nn.Module, example: Example, inputs: tuple[Any, ...], training: bool
+) -> bool:
+    """Whether copies in double precision, whose results are rounded to single, do not differ: sums of many terms that cancel.
+
+    Args:
+        ran: copy of the seed after its pass: what this has moved begins anew, all else is what the search model has.
+    """
     if any(tensor.dtype == torch.float64 or tensor.is_complex() for tensor in seed.parameters()):
         return False
     twin, other = copy_model(seed).double(), copy_model(search)
     for module in twin.modules():
         module.training = training
-    _give_back(seed, other)
+    before, after = tensors_by_name(seed), tensors_by_name(ran)
+    moved = {name: x for name, x in before.items() if not torch.equal(x, after.get(name, x))}
+    copy_tensors(moved, {n.removeprefix("net."): t for n, t in tensors_by_name(other).items()})
     other.double()
     inputs = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
     try:
