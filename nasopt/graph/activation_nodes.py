@@ -15,9 +15,9 @@ from nasopt.graph.sharing import sharing
 
 
 def functions(names: str, methods: bool = True) -> set[Any]:
-    """Functions, operators and methods of these names."""
+    """Functions, operators and methods of these names, and what does the same in place, under the name with `_`."""
     found: set[Any] = set()
-    for name in names.split():
+    for name in [form for one in names.split() for form in (one, f"{one}_")]:
         found |= {getattr(owner, name) for owner in (torch, F, operator) if hasattr(owner, name)}
         if methods and hasattr(Tensor, name):
             found.add(name)

@@ -33,9 +33,9 @@ from nasopt.graph.edit import is_in_place
 from nasopt.graph.groups import Analysis
 from nasopt.graph.materialised import splits
 from nasopt.graph.points import widths_of_values
+from nasopt.graph.program_buffers import is_taken_over, unrounded
 from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.sharing import is_changed_in_place
-from nasopt.graph.unrounded import unrounded
 from nasopt.graph.values import UNKNOWN
 
 ACCUMULATOR_BITS = 32
@@ -54,10 +54,10 @@ class ActivationWalks:
     def __init__(self, analysis: Analysis) -> None:
         self.facts = analysis.facts
         self._flows = DecidedGraphs(analysis.module, analysis.facts.regions)
-        self._module = analysis.module
+        self.module = analysis.module
         self._memory: dict[fx.Node, Memory] = {}
-        self.bits = widths_of_values(self._module, self.facts)
-        self.sums, self.behind = unrounded(self._module, self.facts, self.bits)
+        self.bits = widths_of_values(self.module, self.facts)
+        self.sums, self.behind = unrounded(self.module, self.facts, self.bits)
 
     def under(self, decisions: Decisions, materialised: bool = False, accumulators: bool = False) -> ActivationMemory:
         """What is left under decisions; with `accumulators` as programs of integers have it."""
@@ -65,15 +65,15 @@ class ActivationWalks:
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, None for a function."""
-        return self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def memory(self, node: fx.Node) -> Memory:
         """Where the result of a node lives."""
         if node not in self._memory:
             # A copy is none unless somebody writes over it.
-            is_copy = is_marker(self._module, node, Choice) or node.target in ("clone", torch.clone)
-            is_needed = is_copy and is_changed_in_place(self._module, node)
-            self._memory[node] = "in_place" if is_needed else memory_of(self._module, node)
+            is_copy = is_marker(self.module, node, Choice) or node.target in ("clone", torch.clone)
+            is_needed = is_copy and is_changed_in_place(self.module, node)
+            self._memory[node] = "in_place" if is_needed else memory_of(self.module, node)
         return self._memory[node]
 
 
@@ -164,6 +164,8 @@ class Walk:
         before, after = self.value(source), self.value(node)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor) or source not in self.held:
             return False
+        if before.numel() != after.numel() and self.accumulators and self.walks.bits:
+            return is_taken_over(self.walks.module, self.flow.like(node))
         return before.numel() == after.numel() or before.shape[:2] == after.shape[:2]
 
     def _target(self, node: fx.Node) -> str | None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.edit import read_what_was_written
+from nasopt.graph.written_out import write_out
 from nasopt.nn.mode import ByMode
 
 _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
@@ -42,6 +43,7 @@ def use_layers(module: fx.GraphModule) -> None:
     Readers of what was written in place read the operation's result then, behind which a value can be rounded.
     """
     read_what_was_written(module.graph)
+    write_out(module)
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue

@@ -59,9 +59,11 @@ def _layers(names: str) -> set[type[nn.Module]]:
 
 
 # Whatever is negative becomes 0: on integers, too.
-_RELU = _layers("ReLU") | functions("relu relu_")
-_CLIPS = _layers("ReLU6 Hardtanh") | functions("relu6 hardtanh hardtanh_ clamp clamp_ clip clip_ clamp_min clamp_max")
-_DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d") | functions("dropout dropout1d dropout2d dropout3d")
+_RELU = _layers("ReLU") | functions("relu")
+_CLIPS = _layers("ReLU6 Hardtanh") | functions("relu6 hardtanh clamp clip clamp_min clamp_max")
+_DROPOUTS = _layers("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout") | functions(
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"
+)
 _PASSES = _layers(
     "Identity Flatten Unflatten PixelShuffle PixelUnshuffle ChannelShuffle MaxPool1d MaxPool2d MaxPool3d AdaptiveMaxPool1d "
     "AdaptiveMaxPool2d AdaptiveMaxPool3d ZeroPad1d ZeroPad2d ZeroPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d "
@@ -73,26 +75,28 @@ _PASSES = _layers(
     "max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d channel_shuffle pixel_shuffle "
     "pixel_unshuffle index_select select amax"
 )
-_JOINS = functions("cat concat concatenate stack hstack vstack maximum minimum")
+JOINS = functions("cat concat concatenate stack hstack vstack maximum minimum")
 _AVERAGES = _layers("AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d") | functions(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"
 )
-_ADDITIONS = functions("add add_ sub sub_ subtract iadd isub")
+_ADDITIONS = functions("add sub subtract iadd isub")
 _CASTS = functions("to type_as type float double half bfloat16 cpu cuda")
-_PRODUCTS = functions("mul mul_ multiply imul")
+_PRODUCTS = functions("mul multiply imul")
 _MATRIX_PRODUCTS = functions("matmul bmm") | {"__matmul__"}
 _TABLES = _layers(
     "ELU SELU CELU GELU SiLU Mish LeakyReLU Hardsigmoid Hardswish Hardshrink Softshrink Tanhshrink Threshold Sigmoid "
-    "LogSigmoid Tanh Softplus Softsign PReLU"
+    "LogSigmoid Tanh Softplus Softsign PReLU RReLU"
 ) | functions(
-    "elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ hardsigmoid hardswish hardshrink softshrink "
-    "tanhshrink threshold threshold_ sigmoid sigmoid_ logsigmoid tanh tanh_ softplus softsign abs abs_ neg neg_ negative exp "
+    "elu selu celu gelu silu mish leaky_relu hardsigmoid hardswish hardshrink softshrink "
+    "tanhshrink threshold sigmoid logsigmoid tanh softplus softsign abs neg negative exp "
     "expm1 exp2 sqrt rsqrt square reciprocal log log1p log2 log10 erf sin cos tan atan arctan sinh cosh asinh truediv div "
-    "divide pow floor ceil round trunc sign sgn rsub logit prelu where"
+    "divide pow itruediv ipow floor ceil round trunc frac sign sgn rsub logit prelu rrelu where absolute "
+    "erfc sinc asin acos acosh atanh nan_to_num true_divide float_power floordiv floor_divide remainder fmod mod"
 )
 _NOT_NEGATIVE = _layers("ReLU ReLU6 Sigmoid Hardsigmoid Softplus Softmax") | functions(
-    "relu relu_ relu6 sigmoid sigmoid_ hardsigmoid softplus abs abs_ exp square sqrt softmax"
+    "relu relu6 sigmoid hardsigmoid softplus abs absolute exp square sqrt softmax"
 )
+ARITHMETIC = _ADDITIONS | _PRODUCTS | functions("div truediv itruediv true_divide")
 _ZEROS = functions("zeros zeros_like new_zeros")
 _LARGEST = functions("max")
 
@@ -134,7 +138,7 @@ def role_of(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) ->
         return "extends"
     if key in _PASSES or (key in _CASTS and len(inputs) == 1 and _has_dtype_of(node, inputs[0])):
         return "passes"
-    if key in _JOINS or (key in _LARGEST and len(inputs) == 2):
+    if key in JOINS or (key in _LARGEST and len(inputs) == 2):
         tensors = [one for one in node.all_input_nodes if one not in inputs and holds_tensors(one)]
         return "joins" if all(one.target in _ZEROS for one in tensors) else "float"
     if key in _LARGEST and len(inputs) == 1:
@@ -187,18 +191,18 @@ def _is_of_one_value(module: fx.GraphModule, node: fx.Node, inputs: list[fx.Node
     others = [one for one in node.all_input_nodes if one is not inputs[0] and holds_tensors(one)]
     is_prelu = "prelu" in str(getattr(node.target, "__name__", node.target))  # its slopes belong to the channels
     return all(
-        _is_constant(module, one) and (is_prelu or _is_per_channel(one.meta["value"].shape, before.dim()))
+        is_constant(module, one) and (is_prelu or _is_per_channel(one.meta["value"].shape, before.dim()))
         for one in others
     )
 
 
-def _is_constant(module: fx.GraphModule, node: fx.Node) -> bool:
+def is_constant(module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a value follows from shapes and from parameters and buffers that stay what they are."""
     if node.op == "placeholder" or not has_one_value(module, node):
         return False
     if node.op == "get_attr" and str(node.target) in changed_parameters(module.graph):
         return False
-    return all(not holds_tensors(one) or _is_constant(module, one) for one in values_read(node))
+    return all(not holds_tensors(one) or is_constant(module, one) for one in values_read(node))
 
 
 def _is_per_channel(shape: Sequence[int], rank: int) -> bool:

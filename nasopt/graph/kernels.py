@@ -51,9 +51,9 @@ def cut_kernel(module: fx.GraphModule, name: str, cut: KernelCut) -> None:
     layer.kernel_size = tuple(axis.count for axis in cut)
     layer.dilation = tuple(axis.step * dilation if axis.count > 1 else 1 for axis, dilation in zip(cut, layer.dilation))
     if all(left == right >= 0 for left, right in sides) and layer.padding_mode == "zeros":
-        _set_padding(layer, tuple(left for left, _ in sides))
+        set_padding(layer, tuple(left for left, _ in sides))
         return
-    _set_padding(layer, (0,) * len(sides))
+    set_padding(layer, (0,) * len(sides))
     mode, layer.padding_mode = layer.padding_mode, "zeros"
     for node in [n for n in module.graph.nodes if n.op == "call_module" and n.target == name]:
         _pad_before(module, node, sides, left_right, mode)
@@ -74,7 +74,8 @@ def padding_of(layer: Any) -> list[tuple[int, int]]:
     return [(p, p) for p in layer.padding]
 
 
-def _set_padding(layer: Any, padding: tuple[int, ...]) -> None:
+def set_padding(layer: Any, padding: tuple[int, ...]) -> None:
+    """Let a layer pad so much on both sides of each spatial dimension."""
     layer.padding = padding
     # Torch's convolution layers keep the padding in this order, too, for modes other than zeros.
     layer._reversed_padding_repeated_twice = [p for p in reversed(padding) for _ in range(2)]

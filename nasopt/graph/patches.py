@@ -12,6 +12,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from inspect import getattr_static
 from typing import Any
 
@@ -51,21 +52,9 @@ _SIZED_METHODS = (
 # Older versions of torch take no proxy for a list of tensors, or for sizes.
 _OF_LISTS = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
 _FOURIER = (
-    "fft",
-    "ifft",
-    "rfft",
-    "irfft",
-    "hfft",
-    "ihfft",
-    "fft2",
-    "ifft2",
-    "rfft2",
-    "irfft2",
-    "fftn",
-    "ifftn",
-    "rfftn",
+    "fft", "ifft", "rfft", "irfft", "hfft", "ihfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn",
     "irfftn",
-)
+)  # fmt: skip
 # What they return is another one at every call.
 _RANDOM = {
     "rand", "randn", "randint", "randperm", "normal", "bernoulli", "rand_like", "randn_like", "randint_like", "multinomial",
@@ -138,6 +127,8 @@ def _replacements(tracer: ValueTracer, root: nn.Module) -> Iterator[tuple[Any, s
     shadow = _make_type(tracer)
     for namespace in users_namespaces(namespaces):
         yield namespace, "type", shadow
+        if namespace.get("len", builtins.len) is builtins.len:
+            yield namespace, "len", partial(_length, tracer)
     for namespace in namespaces:
         for key, value in list(namespace.items()):
             if callable(value) and any(value is whole for whole in tracer.whole_functions):
@@ -182,6 +173,12 @@ def _make_isinstance(tracer: ValueTracer) -> Callable[[Any, Any], bool]:
         return known is not UNKNOWN and _is_instance(known, kind)
 
     return isinstance
+
+
+def _length(tracer: ValueTracer, value: Any) -> Any:
+    """`len`, which of a tensor is a size that the graph asks for, as `x.shape[0]` is."""
+    is_tensor = isinstance_proxy(value) and tracer.listens() and _is_instance(value.value, Tensor)
+    return value.shape[0] if is_tensor and value.value.dim() else len(value)
 
 
 def _make_type(tracer: ValueTracer) -> type:

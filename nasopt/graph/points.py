@@ -22,7 +22,7 @@ from nasopt.graph.activation_nodes import activation_nodes, activations_in
 from nasopt.graph.branches.markers import BranchInput, Choice, is_marker
 from nasopt.graph.cost_terms import Site
 from nasopt.graph.facts import Facts
-from nasopt.graph.functional_layers import FUNCTIONS
+from nasopt.graph.float_reasons import why_floats
 from nasopt.graph.integer_roles import (
     BATCH_NORMS,
     Role,
@@ -37,7 +37,6 @@ from nasopt.graph.integer_roles import (
     quantised_class,
     role_of,
 )
-from nasopt.graph.registry import alteration
 from nasopt.nn.quantise import Quantise
 
 SHARING = ("add", "mul", "average")
@@ -273,14 +272,9 @@ class _Finder:
         return str(node.target) if node.op in ("call_module", "placeholder") else node.name
 
     def _why(self, node: fx.Node) -> str:
-        layer = self._layer(node)
-        if layer is not None:
-            if self.names[str(node.target)] in self.excluded:
-                return "32 bits were asked for"
-            return alteration(layer) or f"{type(layer).__name__} has no integer form"
-        if node.target in FUNCTIONS:
-            return "its weight, or its bias, is used elsewhere, too, or made of the input"
-        return f"{getattr(node.target, '__name__', node.target)} has no integer form"
+        if node.op == "call_module" and self.names[str(node.target)] in self.excluded:
+            return "32 bits were asked for"
+        return why_floats(self.module, node, self.activations)
 
 
 def _is_grouped_transposed(layer: nn.Module) -> bool:

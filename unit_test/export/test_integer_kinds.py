@@ -79,6 +79,14 @@ def _two_largest(m: Any, x: Tensor) -> Tensor:
     return x * torch.sigmoid(torch.cat([x.max(1, keepdim=True)[0], x.mean(1, keepdim=True)], 1).amax(1, keepdim=True))
 
 
+def _in_place(m: Any, x: Tensor) -> Tensor:
+    x = m.conv(x).abs_().div_(2).exp_()
+    x = m.conv(x).square_().neg_().floor_()
+    x /= 2
+    x **= 2
+    return x
+
+
 KINDS: dict[str, Made] = {
     "norm_and_activation_in_one": lambda: Net(lambda m, x: m.norm(x), norm=FunctionalNorm(6)),
     "functional_convolution_that_pads": lambda: Net(lambda m, x: m.conv(x), conv=SameConvolution(6, 6, 3)),
@@ -99,6 +107,14 @@ KINDS: dict[str, Made] = {
     "cast_to_its_own_type": lambda: Net(lambda m, x: torch.tanh(x).to(x.dtype)),
     "largest_by_name": lambda: Net(lambda m, x: x * torch.sigmoid(x.max(dim=1, keepdim=True).values)),
     "more_functions": lambda: Net(lambda m, x: torch.erf(x) + torch.log1p(x)),
+    "functions_in_place": lambda: Net(_in_place, conv=nn.Conv2d(6, 6, 1)),
+    "another_padding": lambda: Net(lambda m, x: m.conv(m.conv(x)), conv=nn.Conv2d(6, 6, 3, 1, 1, padding_mode="circular")),
+    "another_same_padding": lambda: Net(
+        lambda m, x: m.conv(x), conv=nn.Conv2d(6, 6, (3, 5), padding="same", padding_mode="reflect", groups=6)
+    ),
+    "gated": lambda: Net(lambda m, x: m.gate(F.glu(m.conv(x), 1)), conv=nn.Conv2d(6, 24, 1), gate=nn.GLU(1)),
+    "gated_by_rows": lambda: Net(lambda m, x: m.gate(x), gate=nn.GLU(-1)),
+    "random_slopes_in_training": lambda: Net(lambda m, x: m.act(m.conv(x)), conv=nn.Conv2d(6, 6, 1), act=nn.RReLU()),
 }  # fmt: skip
 
 
@@ -199,6 +215,57 @@ def test_numbers_of_a_fixed_type_are_refused_by_name() -> None:
     seed = Net(lambda m, x: torch.einsum("bchw,cd->bdhw", x, torch.eye(6, dtype=torch.float32)))
     with pytest.raises(ExportError, match=r"dtype=x\.dtype|has no integer form"):
         integer_program(_found(seed, x))
+
+
+@pytest.mark.parametrize(
+    ("between", "held", "reason"),
+    [
+        (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), {}, "in mode 'bilinear': 'nearest' has one"),
+        (lambda m, x: F.pad(x, (1, 1), value=0.5), {}, "pad has no integer form where it fills in other numbers than 0"),
+        (lambda m, x: x + m.map, {"map": nn.Parameter(torch.randn(6, 6))}, "neither equal nor one per channel"),
+        (lambda m, x: torch.cat([x[:, 1:], m.map.expand(len(x), -1, -1, -1)], 1),
+         {"map": nn.Parameter(torch.randn(1, 1, 6, 6))}, "cat has no integer form with constants"),
+        (lambda m, x: m.norm(x), {"norm": nn.GroupNorm(2, 6)}, "GroupNorm .* a batch norm has one"),
+        (lambda m, x: m.rnn(F.max_pool2d(x, 2).flatten(2))[0][..., None], {"rnn": nn.GRU(9, 4, batch_first=True)},
+         r"^'rnn' .*GRU has no integer form\)"),
+    ],
+    ids=["bilinear", "pad", "map", "cat", "norm", "recurrent"],
+)  # fmt: skip
+def test_refusals_name_the_call_that_computes_in_floats(between: Any, held: dict[str, Any], reason: str) -> None:
+    (x,) = batch(X)
+    with pytest.raises(ExportError, match=reason):
+        integer_program(_found(Net(between, **held), x))
+
+
+def test_numbers_of_rows_of_a_table_are_no_integers_of_a_grid() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.head(self.table(words).amax(1))
+
+    words = torch.randint(0, 9, (4, 5))
+    model = PIT(Words(), input_example=words, precision=8)
+    model.calibrate([words])
+    with pytest.raises(ExportError, match=r"'table' .*Embedding has no integer form"):
+        integer_program(model.arch_export())
+
+
+def test_the_index_of_the_largest_belongs_to_the_tail() -> None:
+    class Decides(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).argmax(1)
+
+    (x,) = batch(X)
+    model = PIT(Decides(lambda m, x: x), input_example=x, precision=8)
+    model.calibrate([x])
+    network = model.arch_export()
+    with pytest.raises(ExportError, match=r"'argmax' .*leave_out_tail=True"):
+        integer_program(network)
+    scores = integer_program(network, leave_out_tail=True)(x)
+    assert (scores.argmax(1) == network.eval()(x).numpy()).all()
 
 
 @pytest.mark.parametrize(

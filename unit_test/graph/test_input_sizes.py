@@ -63,7 +63,12 @@ def size_of_another_whose_channels_go(m: Any, y: Tensor) -> Tensor:
     return y + pairs.softmax(-1).flatten(3).mean((1, 2, 3)).reshape(b, 1, 1, 1)
 
 
+def length(m: Any, y: Tensor) -> Tensor:
+    return y + m.between(y.mean((2, 3))).view(len(y), -1, 1, 1)
+
+
 PARTS = [
+    length,
     size_of_another_whose_channels_go,
     split_by_sizes,
     flat_with_a_constant,

@@ -19,9 +19,10 @@ from nasopt.export.integer.padding import fuse_padding
 from nasopt.export.integer.parts import Input, Output, Step, Value
 from nasopt.export.integer.program import IntegerProgram
 from nasopt.export.integer.samples import computed, mixed_samples, one_sample
-from nasopt.graph.activation_nodes import activation_nodes, activations_in
+from nasopt.graph.activation_nodes import activation_nodes, activations_in, values_read
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.execute import layer_of
+from nasopt.graph.float_reasons import float_reader, why_floats
 from nasopt.graph.integer_roles import BATCH_NORMS, role_of
 from nasopt.graph.sharing import sharing
 from nasopt.nn.quantise import Quantise
@@ -144,7 +145,10 @@ class _Builder:
         given = activations_in(node, self.activations)
         read = [self.draft.known[one] for one in given]
         if not read:
-            return self._floats(node, given, node.name, "it makes a tensor, in which something is written")
+            reason = "it makes a tensor, in which something is written"
+            if values_read(node):
+                reason = why_floats(self.network, node, self.activations)
+            return self._floats(node, given, node.name, reason)
         if isinstance(layer, Quantise):
             return self._point(node, layer, read[0])
         broken = next((one for one in read if isinstance(one, Floats)), None)
@@ -176,8 +180,12 @@ class _Builder:
             found = table(self.draft, node, given[0], read[0])
         if found is not None:
             return found
-        what = type(layer).__name__ if layer is not None else getattr(node.target, "__name__", node.target)
-        reason = f"{what} has no integer form" if role == "float" else "it reads what is not rounded"
+        if role == "float":
+            return self._floats(node, given, node.name, why_floats(self.network, node, self.activations))
+        reader = float_reader(self.network, node, self.activations)
+        if reader is not None:
+            return self._floats(node, given, reader.name, why_floats(self.network, reader, self.activations))
+        reason = "it joins sums that are not rounded" if role == "joins" else "it reads what is not rounded"
         return self._floats(node, given, node.name, reason)
 
     def _floats(self, node: Any, given: list[Any], first: str, reason: str) -> Floats:
@@ -240,9 +248,15 @@ class _Builder:
                 return {str(key): visit(one) for key, one in value.items()}
             if value is None:
                 return None
-            if value not in self.activations:
+            is_other = value in self.place and value not in self.activations
+            read = activations_in(value, self.activations) if is_other else []
+            if read and isinstance(self.draft.concrete[value], Tensor):  # an index, or an answer
+                self.draft.known[value] = self._floats(
+                    value, read, value.name, why_floats(self.network, value, self.activations)
+                )
+            elif value not in self.activations:
                 raise ExportError(
-                    f"the network returns {value}, which is no activation: integer programs return tensors only"
+                    f"the network returns {value}, which is no activation: let forward return what layers compute alone"
                 )
             if isinstance(self.draft.known[value], Floats):
                 before = self._tail(self.draft.known[value])
@@ -270,7 +284,9 @@ class _Builder:
         """A result, or several of one call."""
         found, one, two = self.draft.known[node], self.draft.concrete[node], self.twice[node]
         if isinstance(found, Given):
-            raise ExportError(f"output {node.name!r} is an input as it was given: no integer layer is on the way")
+            raise ExportError(
+                f"output {node.name!r} is an input as it was given: let forward return what layers compute alone"
+            )
         if not isinstance(found, tuple):
             found, one, two = (found,), (one,), (two,)
         if len(found) != len(one):
