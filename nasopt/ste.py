@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Compiled loops run in one thread.
+_FEW_THREADS = 4
+# Elements from which on their call pays.
+_LARGE = 1 << 16
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -79,25 +87,35 @@ class _Quantise(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, step: Tensor, low: float, high: float, scale: float, half_up: bool, clipped_only: bool
     ) -> Tensor:
+        ctx.low, ctx.high, ctx.scale, ctx.clipped_only = low, high, scale, clipped_only
+        ctx.grids = None
+        if half_up and not clipped_only and step.numel() == 1 and _pays(x):
+            ctx.grids = _Grids([float(step)], [1.0], ((low, high),))
+            ctx.save_for_backward(x, step)
+            return ctx.grids.round(x)
         levels = (x / step).clamp_(low, high)
         levels = levels.add_(0.5 + _NUDGE.get(x.dtype, 0.0)).floor_() if half_up else levels.round_()
         rounded = levels.mul_(step)
-        ctx.low, ctx.high, ctx.scale, ctx.clipped_only = low, high, scale, clipped_only
         ctx.save_for_backward(x, step, rounded)
         return rounded
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        if ctx.grids is not None:
+            x, step = ctx.saved_tensors
+            to_x, sums = ctx.grids.gradients(x, gradient)
+            ((total, inside),) = sums.tolist()
+            to_step = step.new_full(step.shape, (total - inside) * ctx.scale / float(step))
+            return to_x, to_step, None, None, None, None, None
         x, step, rounded = ctx.saved_tensors
         # Inside, the step's part is R(x/s) - x/s, or nothing.
         inside = rounded if ctx.clipped_only else x
         to_step = None
         if step.numel() == 1 and not isinstance(ctx.low, Tensor) and not torch.compiler.is_compiling():
-            # In few passes: activations are large. The bounds themselves are inside.
-            size, tiny = float(step), torch.finfo(x.dtype).tiny
+            # In few passes: activations are large.
+            size = float(step)
             gradient = _laid_out_as(x, gradient)
-            bounds = (ctx.low * size - tiny, ctx.high * size * (1 + torch.finfo(x.dtype).eps))
-            to_x = torch.ops.aten.hardtanh_backward(gradient, x, *bounds)
+            to_x = torch.ops.aten.hardtanh_backward(gradient, x, *_bounds(x, size, ctx.low, ctx.high))
             if ctx.needs_input_grad[1]:
                 total = _dot(gradient, rounded) - _dot(to_x, inside)
                 to_step = (total * (ctx.scale / size)).reshape(step.shape)
@@ -107,6 +125,61 @@ class _Quantise(torch.autograd.Function):
                 # q - x/s inside, the bound outside.
                 to_step = (gradient * rounded - to_x * inside).sum_to_size(step.shape) / step * ctx.scale
         return to_x, to_step, None, None, None, None, None
+
+
+def compiles(x: Tensor) -> bool:
+    """Whether compiled loops are the fastest way: in few threads on a CPU, outside of tracing and compilation."""
+    if torch.compiler.is_compiling():
+        return False
+    plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32
+    return plain and torch.get_num_threads() <= _FEW_THREADS
+
+
+def _pays(x: Tensor) -> bool:
+    """Whether to round with compiled loops: x is large, its elements lie without gaps, and Numba, an extra, is there."""
+    return x.numel() >= _LARGE and compiles(x) and (x.is_contiguous() or _has_channels_last(x)) and _has_numba()
+
+
+@lru_cache(maxsize=1)
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
+
+
+class _Grids:
+    """Several grids as compiled loops take them, `rounding_kernels` says what they compute."""
+
+    def __init__(self, steps: Sequence[float], shares: Sequence[float], ranges: Sequence[tuple[float, float]]) -> None:
+        from nasopt import rounding_kernels  # numba takes a second to import
+
+        self._kernels, self._ranges, self._sizes = rounding_kernels, ranges, steps
+        of_grids = (steps, [low for low, _ in ranges], [high for _, high in ranges], shares)
+        self._steps, self._lows, self._highs, self._shares = (torch.tensor(one).float().numpy() for one in of_grids)
+
+    def round(self, x: Tensor) -> Tensor:
+        """The sum of x rounded to all grids, by their shares."""
+        result = torch.empty_like(x)
+        self._kernels.round_to_grids(_flat(x), self._steps, self._lows, self._highs, self._shares, _flat(result))
+        return result
+
+    def gradients(self, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """To x; and for every grid the sums of gradient * rounded and of what passes, unweighted, times x."""
+        to_x, sums = torch.empty_like(x), torch.empty(len(self._ranges), 2, dtype=torch.float64)
+        bounds = torch.tensor([_bounds(x, size, *own) for size, own in zip(self._sizes, self._ranges)])
+        given = (_flat(x), _flat(_laid_out_as(x, gradient)), self._steps, self._lows, self._highs)
+        self._kernels.gradients(*given, bounds.float().numpy(), self._shares, _flat(to_x), sums.numpy())
+        return to_x, sums
+
+
+def _flat(x: Tensor) -> Any:
+    """All elements in the order in which they lie, as a NumPy array on the same memory."""
+    x = x.detach()
+    return (x.permute(0, 2, 3, 1) if _has_channels_last(x) else x).reshape(-1).numpy()
+
+
+def _bounds(x: Tensor, step: float, low: float, high: float) -> tuple[float, float]:
+    """Between which the gradient passes: `low` and `high` themselves are inside."""
+    kind = torch.finfo(x.dtype)
+    return low * step - kind.tiny, high * step * (1 + kind.eps)
 
 
 def _laid_out_as(x: Tensor, gradient: Tensor) -> Tensor:
@@ -164,6 +237,11 @@ class _Mixture(torch.autograd.Function):
         ranges: tuple[tuple[int, int], ...],
         scales: tuple[float, ...],
     ) -> Tensor:
+        ctx.ranges, ctx.scales, ctx.grids = ranges, scales, None
+        if _pays(x):
+            ctx.grids = _Grids(steps.tolist(), shares.tolist(), ranges)
+            ctx.save_for_backward(x, steps, shares)
+            return ctx.grids.round(x)
         parts = []
         for step, (low, high) in zip(steps.tolist(), ranges):
             parts.append((x / step).clamp_(low, high).add_(0.5).floor_().mul_(step))
@@ -171,21 +249,24 @@ class _Mixture(torch.autograd.Function):
         total = parts[0] * weights[0]
         for part, weight in zip(parts[1:], weights[1:]):
             total.add_(part, alpha=weight)
-        ctx.ranges, ctx.scales = ranges, scales
         ctx.save_for_backward(x, steps, shares, *parts)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, steps, shares, *parts = ctx.saved_tensors
+        if ctx.grids is not None:
+            passed, sums = ctx.grids.gradients(x, gradient)
+            factors = shares.double() * torch.tensor(ctx.scales, dtype=torch.float64) / steps.double()
+            to_all = ((sums[:, 0] - sums[:, 1]) * factors).to(steps.dtype)
+            return passed, to_all, sums[:, 0].to(shares.dtype), None, None
         gradient = _laid_out_as(x, gradient)
-        tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
         to_x: Any = None
         to_steps, to_shares = [], []
         for size, share, part, (low, high), scale in zip(
             steps.tolist(), shares.tolist(), parts, ctx.ranges, ctx.scales
         ):
-            inside = torch.ops.aten.hardtanh_backward(gradient, x, low * size - tiny, high * size * (1 + eps))
+            inside = torch.ops.aten.hardtanh_backward(gradient, x, *_bounds(x, size, low, high))
             to_share = _dot(gradient, part)
             to_steps.append((to_share - _dot(inside, x)) * (share * scale / size))
             to_shares.append(to_share)

@@ -13,11 +13,10 @@ from torch.nn import functional as F
 from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.nn.arguments import Pair, check_groups, check_padding, check_positive, describe_convolution, pair
+from nasopt.ste import compiles
 
 # Elements of one block of the input gradient: small enough to stay in a processor's cache between three operations.
 _BLOCK = 1 << 16
-# The compiled loops run in one thread; torch divides its distances among all it has.
-_FEW_THREADS = 4
 
 
 class AdderConv2d(nn.Module):
@@ -128,7 +127,7 @@ class _Distances(torch.autograd.Function):
     def forward(x: Tensor, weight: Tensor, mask: Tensor | None, eta: float) -> Tensor:
         if mask is not None:
             x, weight = x * mask, weight * mask
-        if _compiles(x):
+        if compiles(x):
             out = x.new_empty(*x.shape[:2], weight.shape[1])
             _kernels().distances(x.contiguous().numpy(), weight.contiguous().numpy(), out.numpy())
             return out
@@ -160,14 +159,6 @@ class _Distances(torch.autograd.Function):
         return to_x, to_weight, to_mask, None
 
 
-def _compiles(x: Tensor) -> bool:
-    """Whether compiled loops are the fastest way: in few threads on a CPU, outside of tracing and compilation."""
-    if torch.compiler.is_compiling():
-        return False
-    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
-    return plain and torch.get_num_threads() <= _FEW_THREADS
-
-
 def _kernels() -> Any:
     from nasopt.nn import adder_kernels  # numba takes a second to import
 
@@ -182,7 +173,7 @@ def _to_inputs(gradient: Tensor, x: Tensor, weight: Tensor, per_tap: bool) -> tu
     groups, count, taps = x.shape
     result = torch.zeros_like(x, memory_format=torch.contiguous_format)
     distances = x.new_zeros(taps) if per_tap else None
-    if _compiles(x):
+    if compiles(x):
         arrays = [tensor.detach().contiguous().numpy() for tensor in (gradient, x, weight)]
         _kernels().to_inputs(*arrays, result.numpy())
         if distances is not None:
