@@ -18,7 +18,8 @@ ROOT = Path(nasopt.__file__).parent
 # What a part may import beside itself; parts that are not listed are on top of all of them.
 BELOW = {
     "errors": set(),
-    "ste": {"errors"},
+    "rounding_kernels": set(),
+    "ste": {"errors", "rounding_kernels"},
     "nn": {"errors", "ste"},
     "distributed": {"errors"},
     "train": {"errors", "ste"},

@@ -11,18 +11,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from nasopt.graph.callsite import place_of, user_frame
+from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.state import copy_model
 
 
-def first_difference(seed: nn.Module, net: nn.Module, inputs: dict[str, Any], training: bool) -> str:
+def first_difference(seed: nn.Module, net: nn.Module, example: Example, inputs: tuple[Any, ...], training: bool) -> str:
     """A sentence that names the call, its line and module, and what to do. `net` is the traced model."""
     twin = copy_model(seed)
     for module in (*twin.modules(), *net.modules()):
         module.training = training
     wanted, found = _Recorder(twin), _Recorder(net)
     with torch.set_grad_enabled(training):
-        wanted.run(inputs)
-        found.run(inputs)
+        wanted.run(example, inputs)
+        found.run(example, inputs)
     known = {print_ for print_, _, _, _ in found.calls}
     for print_, name, path, place in wanted.calls:
         if print_ not in known:
@@ -45,13 +46,14 @@ class _Recorder(TorchFunctionMode):
         self._known = {id(t) for t in (*model.parameters(), *model.buffers())}
         self._alive: list[Any] = []
 
-    def run(self, inputs: dict[str, Any]) -> None:
+    def run(self, example: Example, inputs: tuple[Any, ...]) -> None:
         """Run the model, and record as far as it comes."""
         given = pytree.tree_map_only(Tensor, torch.clone, inputs)
         self._known |= {id(x) for x in pytree.tree_leaves(given) if isinstance(x, Tensor)}
         self._alive.append(given)
+        args, kwargs = call_arguments(self.model, example, dict(zip(example.traced, given)))
         with contextlib.suppress(Exception), self:
-            self.model(**given)
+            self.model(*args, **kwargs)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nasopt.graph.example import Example
+from nasopt.graph.example import Example, call_arguments
 from nasopt.graph.patches import LOCK
 from nasopt.graph.state import random_state, set_random_state, tensors_by_name
 from nasopt.search.distance import Run
@@ -101,7 +101,8 @@ def same_chance(devices: list[torch.device], chance: int = 0) -> Iterator[None]:
 
 
 def _call(model: nn.Module, inputs: tuple[Any, ...], example: Example) -> list[Tensor]:
-    leaves = pytree.tree_leaves(model(**dict(zip(example.traced, cloned(inputs)))))
+    args, kwargs = call_arguments(model, example, dict(zip(example.traced, cloned(inputs))))
+    leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 

@@ -15,7 +15,6 @@ from nasopt.graph.state import ModuleState, copy_model, tensors_by_name
 from nasopt.search.distance import TOLERANCE, Run, difference_of_runs, distance, moved_differently, other_names
 from nasopt.search.first_difference import first_difference
 from nasopt.search.passes import (
-    cloned,
     copy_tensors,
     devices_of,
     is_finite,
@@ -122,9 +121,7 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
                 _compare_second_calls(seed, twin, search, example, inputs, state)
             return
         with same_chance(devices_of(search)):
-            place = first_difference(
-                seed, search.get_submodule("net"), dict(zip(example.traced, cloned(inputs))), training
-            )
+            place = first_difference(seed, search.get_submodule("net"), example, inputs, training)
         raise TraceError(
             f"the search model of {type(seed).__name__} is not its seed in {'train' if training else 'eval'} mode: "
             f"{problem}. {place} verify=False wraps the model as it is understood"

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from nasopt import PIT
 from nasopt.errors import TraceError, TraceWarning
+from nasopt.graph.example import make_example
 from nasopt.nn import PathByMode
 from nasopt.search.distance import moved_differently, other_names
+from nasopt.search.passes import run_or_none
 
 pytestmark = pytest.mark.filterwarnings("ignore::nasopt.errors.NoEffectWarning")
 
@@ -325,3 +327,36 @@ def test_statistics_of_what_nobody_reads_may_stand_still() -> None:
 
     model = PIT(Around(part, more=nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))), (3, 8, 8))
     assert "more" not in {name.partition(".")[0] for name, _ in model.net.named_parameters()}
+
+
+class TakesOddly(nn.Module):
+    """Layers behind arguments of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def spread(self, *xs: Tensor) -> Any:
+        return self.last(sum(self.first(x) for x in xs))
+
+    def by_place(self, x: Tensor, y: Tensor, /) -> Any:
+        return self.last(self.first(x) * self.first(y))
+
+    def by_name(self, x: Tensor, *, scale: float = 1.0, acts: bool = True) -> Any:
+        x = self.first(x) * scale
+        return self.last(x.relu() if acts else x)
+
+
+@pytest.mark.parametrize("name", ["spread", "by_place", "by_name"])
+def test_arguments_of_every_kind_are_compared(name: str) -> None:
+    kind = type(name, (TakesOddly,), {"forward": getattr(TakesOddly, name)})
+    x = torch.randn(2, 4)
+    given: Any = {"x": x, "scale": 2.0, "acts": False} if name == "by_name" else (x, x + 1)
+    seed = kind()
+    example = make_example(seed, None, given)
+    wanted = run_or_none(seed, example.inputs, example, training=True)
+    assert wanted is not None
+    model = PIT(seed, input_example=given)
+    found = run_or_none(model, example.inputs, example, training=True)
+    assert found is not None
+    torch.testing.assert_close(found.outputs, wanted.outputs)

@@ -140,6 +140,7 @@ CHANNELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "stubs": lambda m, x: QuantStub()(x),
     "differences": lambda m, x: x.diff(dim=2, prepend=x[:, :, :1]),
     "turned": lambda m, x: torch.rot90(x, 1, (2, 3)) + torch.flipud(x).fliplr().fliplr().flip(0),
+    "messages": lambda m, x: torch.zeros_like(x).index_add_(2, torch.tensor([3, 1, 1]), x[:, :, torch.tensor([0, 2, 5])]),
     "aliases": lambda m, x: torch.arctan(x) + torch.special.expit(x).clone().arctan2_(x.exp()) * torch.less_equal(x, 0.5),
 }  # fmt: skip
 

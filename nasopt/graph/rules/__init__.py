@@ -2,6 +2,7 @@
 
 from nasopt.graph.rules import (  # noqa: F401
     adder,
+    along,
     binary,
     choices,
     convolution,

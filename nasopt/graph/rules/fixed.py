@@ -13,8 +13,7 @@ from nasopt.graph.rules.elementwise import named
 
 _CHOSEN_BY_DATA = named(
     "nonzero argwhere unique unique_consecutive masked_select masked_scatter masked_scatter_ take put put_ index_put "
-    "index_put_ index_fill index_fill_ index_add index_add_ index_copy index_copy_ index_reduce scatter_reduce "
-    "scatter_reduce_ searchsorted bucketize histc bincount multinomial poisson isin",
+    "index_put_ index_reduce searchsorted bucketize histc bincount multinomial poisson isin",
     torch,
 )
 _REARRANGING = named(
