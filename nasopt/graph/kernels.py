@@ -35,19 +35,27 @@ def cut_kernel(module: fx.GraphModule, name: str, cut: KernelCut) -> None:
     (or, where negative, a crop) precedes the convolution.
     """
     layer: Any = module.get_submodule(name)
-    size = layer.kernel_size
-    if all(axis.count == k for axis, k in zip(cut, size)):
+    if is_whole(layer, cut):
         return
-    left_right = padding_of(layer)
     weight = layer.weight.detach()
-    sides = []
     for i, axis in enumerate(cut):
-        dilation = layer.dilation[i]
-        left, right = left_right[i]
-        last = axis.first + (axis.count - 1) * axis.step
-        sides.append((left - axis.first * dilation, right - (size[i] - 1 - last) * dilation))
-        weight = weight[(slice(None),) * (2 + i) + (slice(axis.first, last + 1, axis.step),)]
+        weight = weight[(slice(None),) * (2 + i) + (slice(axis.first, axis.taps[-1] + 1, axis.step),)]
     layer.weight = nn.Parameter(weight.clone(), layer.weight.requires_grad)
+    cut_geometry(module, name, cut)
+
+
+def is_whole(layer: Any, cut: KernelCut) -> bool:
+    """Whether all taps are kept."""
+    return all(axis.count == k for axis, k in zip(cut, layer.kernel_size))
+
+
+def cut_geometry(module: fx.GraphModule, name: str, cut: KernelCut) -> None:
+    """Kernel size, dilation and padding of a layer whose kernel is cut, without its weight; see `cut_kernel`."""
+    layer: Any = module.get_submodule(name)
+    left_right, size = padding_of(layer), layer.kernel_size
+    sides = []
+    for axis, (left, right), taps, dilation in zip(cut, left_right, size, layer.dilation):
+        sides.append((left - axis.first * dilation, right - (taps - 1 - axis.taps[-1]) * dilation))
     layer.kernel_size = tuple(axis.count for axis in cut)
     layer.dilation = tuple(axis.step * dilation if axis.count > 1 else 1 for axis, dilation in zip(cut, layer.dilation))
     if all(left == right >= 0 for left, right in sides) and layer.padding_mode == "zeros":

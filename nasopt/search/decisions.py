@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -144,7 +145,8 @@ class Decisions:
         """That of given probabilities of branches, `(branches,)`, differentiable, and of decided masks."""
         slots = self.masks.slots(parameters, branches, decided.thresholds)
         counts = self.masks.counts(slots, parameters, decided.thresholds)
-        return Architecture(self._shares.add(counts, slots, branches), branches)
+        cuts = partial(self.masks.kernel_cuts, parameters, decided.thresholds)
+        return Architecture(self._shares.add(counts, slots, branches), branches, cuts)
 
     def seed(self, parameters: ArchParameters) -> Architecture:
         """Everything, with the first branches of every choice."""

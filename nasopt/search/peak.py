@@ -15,7 +15,7 @@ from a network of branches i.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,17 +29,21 @@ from nasopt.cost.runtime import LIVE, Runtime
 from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.markers import WidthSite, choice_of, choices_of, group_key
 from nasopt.graph.branches.regions import ALWAYS, Decisions, Region, happens
-from nasopt.graph.buffers import ActivationMemory, Step
+from nasopt.graph.buffers import ActivationMemory
 from nasopt.graph.cost_terms import Count, Site
+from nasopt.graph.cut_walks import kernels_cut
 from nasopt.graph.groups import Analysis
-from nasopt.graph.layer_shape import OTHER_KIND
+from nasopt.graph.kernels import KernelCut, is_whole
 from nasopt.nn.quantised import QuantisedWeight
+from nasopt.search.peak_rows import stored, undominated, with_changed_kinds
 from nasopt.uncompiled import uncompiled
 
 # A region; or an index: outside of all branches, beside branches of this index.
 _Part = Region | int
 # Live elements of the steps of one network by part: factors of the counts, and a constant, `(steps, counts + 1)`.
 _Rows = dict[_Part, Tensor]
+Cuts = Mapping[str, KernelCut]
+_Cut = tuple[tuple[str, KernelCut], ...]
 # Cache size: plans for the last 256 decision vectors. A search alternates between few of them.
 _MOST = 256
 # Counts are sums of factors: one that is larger than a whole number by less than this is that number.
@@ -116,12 +120,13 @@ class NetworkPeak:
             or [torch.zeros(1, dtype=torch.float64)]
         )
 
-    def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor) -> Tensor:
+    def __call__(self, metric: PeakMetric, counts: Tensor, branches: Tensor, cuts: Callable[[], Cuts] = dict) -> Tensor:
         """The peak, a scalar; arguments as in `Architecture`."""
+        now = self._cut(cuts) if metric.runtime.materialised else ()
         if not self._choices:
-            places = self._places(metric.runtime, (), counts)
+            places = self._places(metric.runtime, (), counts, now)
         else:
-            places = self._likeliest(metric.runtime, branches, counts)
+            places = self._likeliest(metric.runtime, branches, counts, now)
         terms = self._terms(metric.runtime, counts, branches)
         live = dict(zip(places.parts, (places.matrix @ terms).split(places.lengths)))
         if not self._branching:
@@ -198,13 +203,13 @@ class NetworkPeak:
     # --- places
 
     @uncompiled
-    def _likeliest(self, runtime: Runtime, branches: Tensor, counts: Tensor) -> _Places:
+    def _likeliest(self, runtime: Runtime, branches: Tensor, counts: Tensor, cuts: _Cut) -> _Places:
         values = branches.tolist()
         kept = []
         for path, (first, _) in self._walked.items():
             best = sorted(self._options[path], key=lambda i, first=first: -values[first + i])  # type: ignore[misc]
             kept.append(tuple(sorted(best[: self._markers[path].keep])))
-        return self._places(runtime, tuple(kept), counts)
+        return self._places(runtime, tuple(kept), counts, cuts)
 
     @uncompiled
     @torch.no_grad()
@@ -215,13 +220,18 @@ class NetworkPeak:
         spare = self._spare[:, :-1] @ counts.detach().to("cpu", self._spare.dtype) + self._spare[:, -1]
         return frozenset(term.node for term, left in zip(self._changing, spare.tolist()) if left < _ROUNDING)
 
-    def _places(self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], counts: Tensor) -> _Places:
+    @uncompiled
+    def _cut(self, cuts: Callable[[], Cuts]) -> _Cut:
+        module = self._analysis.module
+        return tuple((name, cut) for name, cut in cuts().items() if not is_whole(module.get_submodule(name), cut))
+
+    def _places(self, runtime: Runtime, kept: tuple[tuple[int, ...], ...], counts: Tensor, cuts: _Cut) -> _Places:
         changed = frozenset() if runtime.moments is live_moments else self._changed(counts)
-        key = (runtime.name, kept, changed, counts.device, counts.dtype)
+        key = (runtime.name, kept, changed, cuts, counts.device, counts.dtype)
         if key not in self._known:
             if len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
-            self._known[key] = self._make_places(runtime, kept, changed, counts.device, counts.dtype)
+            self._known[key] = self._make_places(runtime, kept, changed, cuts, counts.device, counts.dtype)
         return self._known[key]
 
     @uncompiled
@@ -231,11 +241,12 @@ class NetworkPeak:
         runtime: Runtime,
         kept: tuple[tuple[int, ...], ...],
         changed: frozenset[str],
+        cuts: _Cut,
         device: torch.device,
         dtype: torch.dtype,
     ) -> _Places:
         decisions = dict(zip(self._walked, kept))
-        memory, own, buffers, fixed = self._network(runtime, decisions, changed)
+        memory, own, buffers, fixed = self._network(runtime, decisions, changed, cuts)
         rows = {**(self._elsewhere(runtime) if self._branching else {}), **own}
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
@@ -280,14 +291,18 @@ class NetworkPeak:
         return ActivationWalks(self._analysis)
 
     def _network(
-        self, runtime: Runtime, decisions: Decisions, changed: frozenset[str] = frozenset()
+        self, runtime: Runtime, decisions: Decisions, changed: frozenset[str] = frozenset(), cuts: _Cut = ()
     ) -> tuple[ActivationMemory, _Rows, Tensor, Tensor]:
         """A decided network: its buffers and steps, what is live by part, the rows of the buffers and of persistent data."""
-        memory = self._walks.under(decisions, runtime.materialised, runtime.accumulators)
-        memory = _with_changed_kinds(memory, changed)
+        facts = self._analysis.facts
+        with kernels_cut(self._analysis.module, facts, dict(cuts)):
+            walks = ActivationWalks(self._analysis) if cuts else self._walks
+            memory = walks.under(decisions, runtime.materialised, runtime.accumulators)
+            self._regions |= {node.name: region for node, region in facts.regions.items()} if cuts else {}
+        memory = with_changed_kinds(memory, changed)
         names = {name: i for i, name in enumerate(memory.buffers)}
         sizes = torch.stack(
-            [self._row(b.channels, _stored(runtime, b.bits)) * b.per_channel for b in memory.buffers.values()]
+            [self._row(b.channels, stored(runtime, b.bits)) * b.per_channel for b in memory.buffers.values()]
         )
         fixed = self._row(runtime.persistent(memory))
         for step in runtime.layers(memory):
@@ -301,30 +316,4 @@ class NetworkPeak:
                 weights = torch.tensor(list(moment.weights.values()), dtype=sizes.dtype)
                 row = row + weights @ sizes[[names[name] for name in moment.weights]]
             by_region.setdefault(region, []).append(row)
-        return memory, {region: _undominated(torch.stack(rows)) for region, rows in by_region.items()}, sizes, fixed
-
-
-def _with_changed_kinds(memory: ActivationMemory, changed: frozenset[str]) -> ActivationMemory:
-    if not changed:
-        return memory
-
-    def now(step: Step) -> Step:
-        if step.term is None or step.term.node not in changed:
-            return step
-        return replace(step, term=replace(step.term, kind=OTHER_KIND[step.term.kind]))
-
-    return replace(memory, steps=type(memory.steps)(now(step) for step in memory.steps))
-
-
-def _stored(runtime: Runtime, bits: int | Site) -> int | Site:
-    """The width in which a runtime stores an element: engines of whole bytes 8 bits at least."""
-    return max(bits, 8) if isinstance(bits, int) and runtime is not LIVE else bits
-
-
-def _undominated(rows: Tensor) -> Tensor:
-    """Those rows `(n, counts + 1)` that can be the largest: none that another one is nowhere below. Counts are positive."""
-    keep: list[int] = []
-    for i in rows.sum(1).argsort(descending=True, stable=True).tolist():
-        if not any(bool((rows[i] <= rows[j]).all()) for j in keep):
-            keep.append(i)
-    return rows[sorted(keep)]
+        return memory, {region: undominated(torch.stack(rows)) for region, rows in by_region.items()}, sizes, fixed

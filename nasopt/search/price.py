@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from nasopt.graph.branches.markers import choices_of, group_key
 from nasopt.graph.branches.regions import any_of
 from nasopt.graph.cost_terms import CostTerm, Count, Share, widths_of
 from nasopt.graph.groups import Analysis
+from nasopt.graph.kernels import KernelCut
 from nasopt.graph.layer_shape import OTHER_KIND, LayerShape
 from nasopt.search.constants import exact_dtype
 from nasopt.search.peak import NetworkPeak
@@ -35,10 +36,12 @@ class Architecture:
         counts: channels of every searchable group, then taps of every searched kernel axis, then channels of every width of
             layers with widths per channel, shape `(groups + axes + shares,)`, float64.
         branches: probability of every branch, shape `(branches,)`, laid out as `NetworkCost.choices` says.
+        cuts: makes the taps that are kept of every searched kernel, by layer.
     """
 
     counts: Tensor
     branches: Tensor
+    cuts: Callable[[], Mapping[str, KernelCut]] = dict
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class NetworkCost:
         if isinstance(metric, RatioMetric):
             return self(metric.above, at) / self(metric.below, at)
         if isinstance(metric, PeakMetric):
-            return self._peak(metric, counts, branches)
+            return self._peak(metric, counts, branches, at.cuts)
         runs = None if not self.choices else self._events(branches.to(counts.dtype))
         changed = self._of_changed_kinds(metric, counts.detach(), None if runs is None else runs.detach())
         # A table holds calls that always run.

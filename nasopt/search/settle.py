@@ -21,10 +21,8 @@ from nasopt.search.masks import HALF, Thresholds
 
 # Avoids a division by zero for equally likely branches: such a branch is exchanged first, whatever it saves.
 _EPS_SCORE = 1e-6
-# Below this many networks all are priced.
-_EXHAUSTIVE = 256
-# At most this many networks are priced in one sweep over all choices from several beginnings.
-_MOST_PRICED = 4096
+# Below this many networks all are priced; at most so many in one sweep over all choices from several beginnings.
+_EXHAUSTIVE, _MOST_PRICED = 256, 4096
 # How much a difference in the tie-break counts beside one in cost.
 _TIE_BREAK = 1e-6
 # A network that uses less than this share of its tightest limit gets more, group by group.
@@ -177,6 +175,9 @@ def fill(mask_scores: Sequence[Tensor], use: Callable[[Thresholds], float]) -> T
         return [int((lever > _threshold(every, k)).sum()) for lever in levers]
 
     kept = above(_largest(lambda k: share(above(k)) <= 1, len(every)))
+    if share(kept) > 1:  # runtimes that pad and crop for a cut kernel need less for a whole one
+        taps = [len(levers[-1])]
+        kept = min(kept, above(_largest(lambda k: share(above(k)[:-1] + taps) <= 1, len(every)))[:-1] + taps, key=share)
     by_score = sorted(range(len(levers)), key=lambda i: -_threshold(levers[i], kept[i]))
     for i in by_score:
         if share(kept) >= _FULL:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasopt import PIT
+from nasopt import PIT, Budget
+from nasopt.cost import network_cost
 
 
 def chain(conv: nn.Module) -> nn.Sequential:
@@ -119,3 +120,39 @@ def test_kernels_stay_without_kernel_search() -> None:
     assert [n for n, _ in PIT(seed, (2, 9), kernel_search=False).named_arch_parameters()] == ["alpha"]
     excluded = PIT(nn.Sequential(seed, nn.Conv1d(2, 4, 3), nn.Conv1d(4, 1, 1)), (2, 9), exclude_names="0.*")
     assert excluded.beta.numel() == 3
+
+
+class Padded(nn.Module):
+    """Convolutions that pad in all ways: themselves, by a function, with other numbers; in time, over space."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        conv: Any = nn.Conv1d if dims == 1 else nn.Conv2d
+        self.first, self.second = conv(2, 6, 8, 4, padding=2), conv(6, 6, 5, padding="same", groups=6)
+        self.third, self.last = conv(6, 8, 3, padding=1, padding_mode="reflect"), conv(8, 4, 5)
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        x = torch.nn.functional.pad(torch.relu(self.third(x)), [2] * 2 * self.dims)
+        return self.last(x).flatten(2).mean(-1)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_runtimes_price_what_pads_and_crops_for_cut_kernels(dims: int) -> None:
+    """By TFLM's rules: what the search says is what the exported network needs, and a limit that is kept is kept there."""
+    shape = (2, *(32,) * dims)
+    base = PIT(Padded(dims), shape, regularizer="memory:tflm")
+    operations = len(list(base.net.graph.nodes))
+    costs = base.search_space()["cost"]["memory:tflm"]
+    limit = int(0.7 * costs["smallest"] + 0.3 * costs["seed"])
+    model = PIT(Padded(dims), shape, regularizer=Budget(memory=("tflm", limit)))
+    for number in range(3):
+        torch.manual_seed(number)
+        for one in (base, model):
+            with torch.no_grad():
+                for parameter in one.arch_parameters():
+                    parameter.copy_(torch.rand_like(parameter) * 1.2)
+        assert base.get_cost("memory:tflm", discrete=True) == network_cost(base.arch_export(), "memory:tflm", shape)
+        assert network_cost(model.settle_budget() or model.arch_export(), "memory:tflm", shape) <= limit
+    assert len(list(base.net.graph.nodes)) == operations
