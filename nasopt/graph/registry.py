@@ -179,7 +179,7 @@ def function_rule(
                 f"function_rule takes functions, names of tensor methods, or 'package.module.function', got {short(target)}"
             )
     if not functions:
-        raise ConfigError("function_rule without a function: write @function_rule(torch.special.expit)")
+        raise ConfigError("function_rule without a function: write @function_rule(torch.special.bessel_j0)")
 
     def register(function: Rule) -> Rule:
         for target in dict.fromkeys(functions):
