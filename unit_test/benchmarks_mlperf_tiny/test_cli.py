@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,16 +13,43 @@ import tiny
 import nasopt
 import nasopt.cost
 from benchmarks_mlperf_tiny import commands, search
-from benchmarks_mlperf_tiny.cli import main
+from benchmarks_mlperf_tiny.cli import build_parser, main
+from benchmarks_mlperf_tiny.config import make_config
 from benchmarks_mlperf_tiny.data.sources import DataOptions
 from benchmarks_mlperf_tiny.errors import DamagedFileError
+from benchmarks_mlperf_tiny.limits import budget_series, parse_strengths
 from benchmarks_mlperf_tiny.summary import load_result
-from benchmarks_mlperf_tiny.tasks import TASKS, top1
+from benchmarks_mlperf_tiny.tasks import TASKS, get_task, top1
+from nasopt.cli.config_file import parse_with_config
 
 
 @pytest.fixture(autouse=True)
 def _tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "tiny", tiny.TASK)
+
+
+PAGE = Path(commands.__file__).parent / "README.md"
+COMMANDS = re.findall(r"^python -m benchmarks_mlperf_tiny (.*?) *(?:# (.*))?$", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [command for command, _ in COMMANDS])
+def test_commands_of_the_page_are_understood(command: str) -> None:
+    """What they would run: options, methods, strengths and limits; a whole search takes minutes."""
+    args = parse_with_config(build_parser(), command.split())
+    if args.command in ("search", "sweep"):
+        for method in args.method.split(","):
+            own = ("strength", "budget", "seed", "device")  # of a job of a sweep; a machine need not have CUDA
+            changes = {key: getattr(args, key) for key in commands.SETTINGS if key not in own}
+            make_config(get_task(args.task), args.data, method, **changes)
+        assert not getattr(args, "strengths", None) or parse_strengths(args.strengths)
+        budgets = [args.budget] if isinstance(args.budget, str) else args.budget or []
+        assert all(budget_series(text) for text in budgets)
+
+
+def test_commands_of_the_page_name_their_time() -> None:
+    assert len(COMMANDS) >= 15
+    for command, remark in COMMANDS:
+        assert re.search(r"\d+ (s|min|h)\b", remark), f"{command}: how long does it take?"
 
 
 def test_search_leaves_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
