@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _python_dispatch
 
+# Of versions of torch that have another way to tell, none is known.
+_dispatch_mode = getattr(_python_dispatch, "_get_current_dispatch_mode", lambda: None)
 # Compiled loops run in one thread.
 _FEW_THREADS = 4
 # Elements from which on their call pays.
@@ -89,7 +92,7 @@ class _Quantise(torch.autograd.Function):
     ) -> Tensor:
         ctx.low, ctx.high, ctx.scale, ctx.clipped_only = low, high, scale, clipped_only
         ctx.grids = None
-        if half_up and not clipped_only and step.numel() == 1 and _pays(x):
+        if half_up and not clipped_only and step.numel() == 1 and not isinstance(low, Tensor) and _pays(x, step):
             ctx.grids = _Grids([float(step)], [1.0], ((low, high),))
             ctx.save_for_backward(x, step)
             return ctx.grids.round(x)
@@ -128,16 +131,17 @@ class _Quantise(torch.autograd.Function):
 
 
 def compiles(x: Tensor) -> bool:
-    """Whether compiled loops are the fastest way: in few threads on a CPU, outside of tracing and compilation."""
-    if torch.compiler.is_compiling():
+    """Whether compiled loops are the fastest way: in few threads on a CPU, where nobody watches torch's operators."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _dispatch_mode() is not None:
         return False
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32
     return plain and torch.get_num_threads() <= _FEW_THREADS
 
 
-def _pays(x: Tensor) -> bool:
+def _pays(x: Tensor, steps: Tensor) -> bool:
     """Whether to round with compiled loops: x is large, its elements lie without gaps, and Numba, an extra, is there."""
-    return x.numel() >= _LARGE and compiles(x) and (x.is_contiguous() or _has_channels_last(x)) and _has_numba()
+    fits = x.numel() >= _LARGE and steps.dtype == x.dtype and (x.is_contiguous() or _has_channels_last(x))
+    return fits and compiles(x) and _has_numba()
 
 
 @lru_cache(maxsize=1)
@@ -238,7 +242,7 @@ class _Mixture(torch.autograd.Function):
         scales: tuple[float, ...],
     ) -> Tensor:
         ctx.ranges, ctx.scales, ctx.grids = ranges, scales, None
-        if _pays(x):
+        if _pays(x, steps):
             ctx.grids = _Grids(steps.tolist(), shares.tolist(), ranges)
             ctx.save_for_backward(x, steps, shares)
             return ctx.grids.round(x)

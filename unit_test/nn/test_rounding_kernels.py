@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from nasopt import ste
 
@@ -57,5 +58,17 @@ def test_others_than_plain_tensors_take_operators(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ste, "_Grids", None)
     for x in (torch.randn(4, 4).double(), torch.randn(4, 8)[:, ::2], torch.randn(4, 4, device="meta")):
         assert ste.quantise(x, torch.tensor(0.5).to(x), 0, 15, half_up=True).shape == x.shape
+    assert ste.quantise(torch.randn(4, 4), torch.ones(1).double(), 0, 15, half_up=True).dtype == torch.float64
     with pytest.raises(TypeError):
         ste.quantise(torch.randn(4, 4), torch.tensor(0.5), 0, 15, half_up=True)
+
+
+def test_who_records_operators_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ste, "_LARGE", 1)
+
+    def rounded(x: Tensor) -> Tensor:
+        return ste.quantise(x, torch.tensor(0.5), 0, 15, half_up=True)
+
+    recorded = make_fx(rounded)(torch.randn(4, 4))
+    x = torch.rand(4, 4) * 9
+    torch.testing.assert_close(recorded(x), rounded(x))
