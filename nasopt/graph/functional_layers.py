@@ -32,7 +32,8 @@ FUNCTIONS = (*_CONVOLUTIONS, *_TRANSPOSED, F.linear, torch._C._nn.linear)
 """Functions with weights that may become layers."""
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED_NAMES = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-_NORM_NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+NORM_NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""Of the arguments of `F.batch_norm`."""
 _NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _COUNT = "num_batches_tracked"
 
@@ -54,8 +55,8 @@ def use_layers(module: fx.GraphModule) -> None:
             if owner is not None and given.get("weight") is not None and _has_settings_alone(given):
                 _replace(module, node, given, owner, _layer(module, node, given))
         elif node.target is F.batch_norm:
-            given = {**dict(zip(_NORM_NAMES, node.args)), **node.kwargs}
-            owner = _owner(module, node, given, _NORM_NAMES[1:5])
+            given = {**dict(zip(NORM_NAMES, node.args)), **node.kwargs}
+            owner = _owner(module, node, given, NORM_NAMES[1:5])
             if owner is not None and _is_norm(module, given) and _drop_count(module, owner):
                 _replace(module, node, given, owner, _norm(node, given))
     module.graph.lint()
@@ -148,8 +149,9 @@ def _replace(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], owner
     held: Any = module.get_submodule(owner)
     for table in ("_parameters", "_buffers", "_modules"):
         getattr(layer, table).update(getattr(held, table))
-    if isinstance(layer, tuple(_NORMS.values())) and _COUNT not in held._buffers:
-        layer._buffers[_COUNT] = None
+    if isinstance(layer, tuple(_NORMS.values())) and held._buffers.get(_COUNT) is None:
+        # States of seeds have no such number, which torch fills in; in a layer without one it would be a key too many.
+        layer._buffers[_COUNT] = torch.zeros((), dtype=torch.long, device=held._buffers["running_mean"].device)
     layer.training = held.training
     parent, _, name = owner.rpartition(".")
     setattr(module.get_submodule(parent), name, layer)

@@ -20,6 +20,7 @@ from nasopt.errors import TraceWarning
 from nasopt.graph.edit import changed_parameters
 from nasopt.graph.folded import can_fold, fold, folded_parameters, folded_path, upstream, without_layers
 from nasopt.graph.functional_layers import FUNCTIONS, is_attribute, reads_shape
+from nasopt.graph.held_norms import hold_norms
 from nasopt.graph.state import tensors_by_name
 
 _PRODUCTS = (torch.matmul, torch.mm, operator.matmul, "matmul", "mm", "__matmul__")
@@ -62,6 +63,7 @@ def hold_weights(module: fx.GraphModule, warns: bool = True) -> dict[str, str | 
             TraceWarning,
             stacklevel=4,
         )
+    moved |= hold_norms(module)
     after = tensors_by_name(module)
     return {**{name: None for name, tensor in before.items() if after.get(name) is not tensor}, **moved}
 

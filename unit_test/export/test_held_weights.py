@@ -159,3 +159,41 @@ def test_weights_that_inputs_change_or_that_others_read_stay_in_floats() -> None
     for seed in (twice, moved, layer):
         model = PIT(seed, X, precision=8)
         assert "or its bias, is used elsewhere, too, or made of the input" in model.floats["conv2d"]
+
+
+class Normalised(nn.Module):
+    """Weights, norm and statistics of its own, under its own names, in the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.gain, self.shift = (nn.Parameter(torch.rand(*size)) for size in ((4, 3, 3, 3), (4,), (4,)))
+        self.register_buffer("mean", torch.randn(4) * 0.1)
+        self.register_buffer("spread", torch.rand(4) + 0.5)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.w)
+        x = F.batch_norm(x, self.mean, self.spread, self.gain, self.shift, self.training, 0.3)
+        return self.head(F.relu(x).mean((2, 3)))
+
+
+def test_norms_with_names_of_their_own_are_layers_that_convolutions_absorb() -> None:
+    (x,) = batch(X)
+    seed = Normalised()
+    model = PIT(seed, input_example=x, precision=8)
+    assert not model.floats
+    model.calibrate([x])
+    model.load_state_dict(seed.state_dict())
+    model.train()(x), seed.train()(x)
+    after = dict(model.net.named_buffers())
+    moved = [
+        next(value for name, value in after.items() if name.endswith(own)) for own in ("running_mean", "running_var")
+    ]
+    assert not torch.equal(moved[0], Normalised().mean)
+    # The weights are rounded, so the statistics are only near.
+    torch.testing.assert_close(moved, [seed.mean, seed.spread], rtol=0.05, atol=0.05)
+    network = model.arch_export()
+    check(network, (x,))
+    again = restore(Normalised(), model.arch_structure())
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.eval()(x), network.eval()(x))
