@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from nasopt.graph.activation_nodes import activations_in, holds_tensors, values_read
 from nasopt.graph.functional_layers import FUNCTIONS
-from nasopt.graph.integer_roles import ARITHMETIC, JOINS, is_constant, key_of, role_of
+from nasopt.graph.integer_roles import ARITHMETIC, JOINS, is_constant, key_of, quantised_class, role_of
 from nasopt.graph.registry import alteration
+from nasopt.nn.quantise import Quantise
+from nasopt.nn.quantised import QuantisedWeight
 
 
 def why_floats(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node]) -> str:
@@ -19,6 +21,8 @@ def why_floats(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node])
     name = type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
     if layer is not None and alteration(layer):
         return alteration(layer)
+    if _is_plain(layer):
+        return "32 bits were asked for"
     if node.target in FUNCTIONS:
         return "its weight, or its bias, is used elsewhere, too, or made of the input"
     cure = _cure(layer, name, node)
@@ -36,12 +40,20 @@ def float_reader(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node
     behind, seen = [node], {node}
     while behind:
         for user in behind.pop(0).users:
-            if user in activations and role_of(module, user, activations) == "float":
+            layer = module.get_submodule(str(user.target)) if user.op == "call_module" else None
+            if user not in activations or isinstance(layer, (Quantise, QuantisedWeight)):
+                continue
+            if _is_plain(layer) or role_of(module, user, activations) == "float":
                 return user
-            if user in activations and user not in seen:
+            if user not in seen:
                 seen.add(user)
                 behind.append(user)
     return None
+
+
+def _is_plain(layer: nn.Module | None) -> bool:
+    """Whether a layer has a quantised form and is not of it."""
+    return layer is not None and not isinstance(layer, QuantisedWeight) and quantised_class(layer) is not None
 
 
 def _cure(layer: Any, name: str, node: fx.Node) -> str:

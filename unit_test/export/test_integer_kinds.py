@@ -12,7 +12,7 @@ from integers import batch, check
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasopt import PIT
+from nasopt import PIT, Precision
 from nasopt.errors import ExportError
 from nasopt.export import integer_program, to_c, to_quantised_onnx
 from nasopt.nn import Quantise
@@ -237,6 +237,15 @@ def test_refusals_name_the_call_that_computes_in_floats(between: Any, held: dict
         integer_program(_found(Net(between, **held), x))
 
 
+@pytest.mark.parametrize("name", ["second", "head"])
+def test_layers_of_32_bits_are_named(name: str) -> None:
+    (x,) = batch(X)
+    model = PIT(Net(lambda m, x: x), input_example=x, precision=Precision({name: 32, "*": 8}, 8))
+    model.calibrate([x])
+    with pytest.raises(ExportError, match=rf"^'{name}' is computed in floats .*32 bits were asked for"):
+        integer_program(model.arch_export())
+
+
 def test_numbers_of_rows_of_a_table_are_no_integers_of_a_grid() -> None:
     class Words(nn.Module):
         def __init__(self) -> None:
@@ -297,3 +306,23 @@ def test_what_is_drawn_or_changes_is_no_constant():
     for seed in (Net(lambda m, x: x * torch.rand(1, 6, 1, 1)), Net(lambda m, x: m.count(x), count=Counts())):
         model = PIT(seed, input_example=x, precision=8, verify=False)
         assert list(model.floats.values()) == ["mul has no integer form"]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [lambda m, x: x * x.flip(1), lambda m, x: F.avg_pool2d(F.pad(x, [200] * 4), 400)],
+    ids=["product", "average"],
+)
+def test_sums_that_32_bits_do_not_hold_are_refused(between: Any) -> None:
+    (x,) = batch(X)
+    model = PIT(Net(between), input_example=x, precision=Precision(8, 16))
+    model.calibrate([x])
+    with pytest.raises(ExportError, match="may need more than 32 bits: give what it reads fewer bits"):
+        integer_program(model.arch_export())
+
+
+def test_files_pad_words(tmp_path: Path) -> None:
+    (x,) = batch(X)
+    model = PIT(Net(lambda m, x: F.max_pool2d(F.pad(x, (1, 0, 1, 0)), 2)), input_example=x, precision=Precision(8, 16))
+    model.calibrate([x])
+    to_quantised_onnx(model.arch_export(), tmp_path / "net.onnx")

@@ -23,7 +23,7 @@ from nasopt.graph.activation_nodes import activation_nodes, activations_in, valu
 from nasopt.graph.edit import is_in_place
 from nasopt.graph.execute import layer_of
 from nasopt.graph.float_reasons import float_reader, why_floats
-from nasopt.graph.integer_roles import BATCH_NORMS, role_of
+from nasopt.graph.integer_roles import BATCH_NORMS, QUANTISED, role_of
 from nasopt.graph.sharing import sharing
 from nasopt.nn.quantise import Quantise
 from nasopt.nn.quantised import QuantisedWeight
@@ -180,7 +180,7 @@ class _Builder:
             found = table(self.draft, node, given[0], read[0])
         if found is not None:
             return found
-        if role == "float":
+        if role == "float" or (role == "writes" and isinstance(layer, tuple(QUANTISED))):
             return self._floats(node, given, node.name, why_floats(self.network, node, self.activations))
         reader = float_reader(self.network, node, self.activations)
         if reader is not None:

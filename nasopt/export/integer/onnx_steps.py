@@ -241,9 +241,13 @@ def _move(graph: OnnxGraph, step: Step) -> None:
     joined = flat[0] if len(flat) == 1 else graph.node("Concat", flat, axis=1)
     positions = index.reshape(-1).astype(np.int64) - 1
     if (positions < 0).any():
-        pad = graph.constant([0, 0, 0, 1], np.int64)
-        zero = graph.constant(zero_point(written), graph.dtype(written) if on_grid else np.float32)
-        joined = graph.node("Pad", [joined, pad, zero])
+        pad, kind = graph.constant([0, 0, 0, 1], np.int64), graph.dtype(written) if on_grid else np.float32
+        if on_grid and written.bits > 8:  # the runtime pads no integers of 16 bits
+            joined, kind = graph.node("Cast", [joined], to=graph.onnx.TensorProto.INT32), np.int32
+        joined = graph.node("Pad", [joined, pad, graph.constant(zero_point(written), kind)])
+        if kind is np.int32:
+            wide = graph.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype(written)))
+            joined = graph.node("Cast", [joined], to=wide)
         positions = np.where(positions < 0, sum(values[name].elements for name in step.inputs), positions)
     found = graph.node("Gather", [joined, graph.constant(positions, np.int64)], axis=1)
     table[step.output] = graph.reshaped(found, [-1, *written.shape[1:]], step.output)

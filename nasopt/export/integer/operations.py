@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,6 +132,7 @@ def written(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], 
         first, second = (draft.values[one.name].step for one in both)
         names = tuple(one.name for one in both)
         if is_product(draft.network, node):
+            check_sum(node, 1, values)
             return Formula("multiply", names, shape, node.name, (np.array(first * second),))
         second = -second if is_subtraction(node) else second
         return Formula("add", names, shape, node.name, (np.array(first), np.array(second)))
@@ -140,9 +141,24 @@ def written(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], 
     windows = pooled(draft, node, layer, given[0])
     if windows is None or windows.function != "sum":
         return None
+    check_sum(node, math.prod(max(e - s for s, e in zip(*pair)) for pair in windows.ranges), values[:1])
     settings, arrays = pool_step(draft, node, windows)
     scale = values[0].step / windows.divisor.double().numpy()
     return Formula("pool", (read[0].name,), shape, node.name, (np.asarray(scale),), settings, arrays)
+
+
+def check_sum(node: Any, count: int, values: Sequence[Value]) -> None:
+    """Whether so many products of the largest integers of all values fit into an accumulator.
+
+    Raises:
+        ExportError: they may not.
+    """
+    if count * math.prod(max(one.high, -one.low) for one in values) >= LIMIT:
+        terms = "numbers" if len(values) == 1 else "products"
+        raise ExportError(
+            f"{node.name!r}: a sum of {count} {terms} of {' by '.join(str(one.bits) for one in values)} bits may need more than "
+            "32 bits: give what it reads fewer bits"
+        )
 
 
 def matrix_product(draft: Draft, node: Any) -> Formula:
@@ -153,11 +169,7 @@ def matrix_product(draft: Draft, node: Any) -> Formula:
     """
     names = tuple(draft.known[one].name for one in node.args)
     left, right = (draft.values[name] for name in names)
-    if left.shape[-1] * max(left.high, -left.low) * max(right.high, -right.low) >= LIMIT:
-        raise ExportError(
-            f"{node.name!r}: a sum of {left.shape[-1]} products of {left.bits} by {right.bits} bits may need more than 32 bits: "
-            "give what it multiplies fewer bits"
-        )
+    check_sum(node, left.shape[-1], (left, right))
     return Formula("matmul", names, draft.shape(node), node.name, (np.array(left.step * right.step),))
 
 
