@@ -22,6 +22,7 @@ from nasopt.export.file import writable, write_checked
 from nasopt.export.integer import IntegerProgram, integer_program
 from nasopt.export.integer.onnx_graph import STORED, zero_point
 from nasopt.export.integer.onnx_model import onnx_model
+from nasopt.export.integer.samples import one_sample
 from nasopt.export.onnx_file import opset_of, require_onnx, serialised
 from nasopt.export.report import ExportReport, target_costs
 from nasopt.export.runtime import open_session, session_runner
@@ -68,7 +69,7 @@ def to_quantised_onnx(
     require_onnx("to_quantised_onnx")
     destination = writable(path)
     program = integer_program(found, example, leave_out_tail)
-    inputs = random_inputs(program, 2)
+    inputs, read = _all_inputs(found, example, program)
     subject = make_subject(found, inputs if len(inputs) > 1 else inputs[0])
     costs = target_costs(subject, targets)
     differ, all_points = compare_points(program, onnx_model(program, points=True))
@@ -83,7 +84,7 @@ def to_quantised_onnx(
     def judge(draft: Path) -> dict[str, float]:
         open_session(draft, exact=False)  # default options
         run = session_runner(draft)
-        runners: dict[str, Runner] = {"torch": subject.run, "file": run}
+        runners: dict[str, Runner] = {"torch": subject.run, "file": lambda tensors: run([tensors[i] for i in read])}
         return {} if data is None else accuracies(subject, runners, data, metric, None)
 
     figures = write_checked(destination, content, judge)
@@ -99,6 +100,19 @@ def to_quantised_onnx(
         costs=costs,
         notes=(*subject.notes, *_notes(program)),
     )
+
+
+def _all_inputs(found: Any, example: Any, program: IntegerProgram) -> tuple[list[Tensor], list[int]]:
+    """Random inputs of the network, those that it does not read included, and which of them the file has."""
+    inputs, read = random_inputs(program, 2), sorted(one.position for one in program.inputs)
+    if len(read) == len(program.arguments):
+        return inputs, read
+    values = [x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in one_sample(found, example)]
+    values = [torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x for x in values]
+    for position, x in zip(read, inputs):
+        values[position] = x
+    last = max(i for i, x in enumerate(values) if isinstance(x, Tensor))
+    return values[: last + 1], read
 
 
 def random_inputs(program: IntegerProgram, samples: int) -> list[Tensor]:

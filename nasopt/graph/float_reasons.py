@@ -25,8 +25,9 @@ def why_floats(module: fx.GraphModule, node: fx.Node, activations: set[fx.Node])
         return "32 bits were asked for"
     if node.target in FUNCTIONS:
         return "its weight, or its bias, is used elsewhere, too, or made of the input"
-    cure = _cure(layer, name, node)
-    inputs = activations_in(node, activations)
+    cure, inputs = _cure(layer, name, node), activations_in(node, activations)
+    if not inputs and values_read(node):
+        return f"{name} makes floats of whole numbers: let forward take these floats"
     others = [one for one in values_read(node) if one not in inputs and holds_tensors(one)]
     if not cure and inputs and others and all(is_constant(module, one) for one in others):
         key = key_of(module, node)

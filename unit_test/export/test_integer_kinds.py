@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -258,7 +259,7 @@ def test_numbers_of_rows_of_a_table_are_no_integers_of_a_grid() -> None:
     words = torch.randint(0, 9, (4, 5))
     model = PIT(Words(), input_example=words, precision=8)
     model.calibrate([words])
-    with pytest.raises(ExportError, match=r"'table' .*Embedding has no integer form"):
+    with pytest.raises(ExportError, match=r"'table' .*Embedding makes floats of whole numbers"):
         integer_program(model.arch_export())
 
 
@@ -306,6 +307,60 @@ def test_what_is_drawn_or_changes_is_no_constant():
     for seed in (Net(lambda m, x: x * torch.rand(1, 6, 1, 1)), Net(lambda m, x: m.count(x), count=Counts())):
         model = PIT(seed, input_example=x, precision=8, verify=False)
         assert list(model.floats.values()) == ["mul has no integer form"]
+
+
+class Pair(NamedTuple):
+    """Two results."""
+
+    scores: Any
+    features: Any
+
+
+@dataclass
+class Results:
+    """Two results."""
+
+    scores: Any
+    features: Any
+
+
+class Returns(nn.Module):
+    """Results in a container; one argument is not read, and one that the network divides by."""
+
+    def __init__(self, container: Any, divides: bool = False) -> None:
+        super().__init__()
+        self.conv, self.head, self.container, self.divides = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), container, divides
+
+    def forward(self, x: Tensor, other: Tensor) -> Any:
+        features = torch.relu(self.conv(x))
+        scores = self.head(features.mean((2, 3)))
+        return self.container(scores / other if self.divides else scores, features)
+
+
+@pytest.mark.parametrize(
+    "container", [Pair, Results, lambda scores, features: {"scores": scores, "features": features}]
+)
+def test_containers_of_results_and_unread_arguments(container: Any, tmp_path: Path) -> None:
+    x = batch(X, (1,))
+    model = PIT(Returns(container), input_example=x, precision=8)
+    model.calibrate([x])
+    network = model.arch_export()
+    program = integer_program(network)
+    found = list(program(*x).values()) if container is not Pair else program(*x)
+    with torch.no_grad():
+        wanted = network.double().eval()(*(one.double() for one in x))
+    wanted = wanted if isinstance(wanted, dict) else {name: getattr(wanted, name) for name in ("scores", "features")}
+    for name, one in zip(("scores", "features"), found):
+        assert abs(wanted[name].numpy() - one).max() < 1e-9
+    to_quantised_onnx(network.float(), tmp_path / "net.onnx")
+
+
+def test_what_a_tail_reads_of_the_inputs_is_no_output() -> None:
+    x = batch(X, (1,))
+    model = PIT(Returns(Pair, divides=True), input_example=x, precision=8, unpriced="ignore")
+    model.calibrate([x])
+    program = integer_program(model.arch_export(), leave_out_tail=True)
+    assert [one.shape for one in program.outputs] == [(1, 2), (1, 4, 6, 6)]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from nasopt.checked import checked
 from nasopt.errors import ConfigError, ExportError
 from nasopt.export.integer.formulas import Formula, of_layer, of_norm, rounded
 from nasopt.export.integer.operations import Draft, Integers, extended, kept, moved, table, written
+from nasopt.export.integer.outputs import contents, output_of
 from nasopt.export.integer.padding import fuse_padding
 from nasopt.export.integer.parts import Input, Output, Step, Value
 from nasopt.export.integer.program import IntegerProgram
@@ -104,7 +105,7 @@ class _Builder:
         for node in self.nodes:
             if node.op == "placeholder":
                 self.draft.known[node] = Given(arguments.index(str(node.target)))
-            elif node in self.activations:
+            elif node in self.activations and contents(node) is None:
                 found = self.draft.known[node] = self._visit(node)
                 if isinstance(found, Formula) and any(user.op == "output" for user in node.users):
                     kept(self.draft, found)  # now: later, what it reads would have to stay until then
@@ -194,7 +195,8 @@ class _Builder:
         before: dict[Any, None] = {}
         for one in given:
             known = self.draft.known[one]
-            before.update(dict.fromkeys(known.before if isinstance(known, Floats) else (one,)))
+            if not isinstance(known, Given):
+                before.update(dict.fromkeys(known.before if isinstance(known, Floats) else (one,)))
         return Floats(first, reason, tuple(before))
 
     def _island(self, broken: Floats) -> str:
@@ -248,6 +250,9 @@ class _Builder:
                 return {str(key): visit(one) for key, one in value.items()}
             if value is None:
                 return None
+            inside = contents(value) if value in self.place else None
+            if inside is not None:
+                return visit(inside)
             is_other = value in self.place and value not in self.activations
             read = activations_in(value, self.activations) if is_other else []
             if read and isinstance(self.draft.concrete[value], Tensor):  # an index, or an answer
@@ -291,33 +296,7 @@ class _Builder:
             found, one, two = (found,), (one,), (two,)
         if len(found) != len(one):
             raise ExportError(f"{node.name!r} returns places of the largest values: return the values alone")
-        return [self._part(part, tuple(x.shape), _batch_dim(x, y)) for part, x, y in zip(found, one, two)]
-
-    def _part(self, found: Any, shape: tuple[int, ...], batch_dim: int) -> Output:
-        if isinstance(found, Integers):
-            return Output(((found.name, np.array(self.draft.values[found.name].step)),), shape, batch_dim=batch_dim)
-        if isinstance(found, Formula) and found.entries is not None:
-            entries = np.clip(found.entries, found.low, found.high)
-            return Output(
-                ((found.inputs[0], np.array(1.0)),),
-                shape,
-                table=entries,
-                first=found.settings["first"],
-                batch_dim=batch_dim,
-            )
-        if isinstance(found, Formula):
-            real = kept(self.draft, found)
-            if real is None:
-                terms = tuple(zip(found.inputs, found.scales))
-                return Output(terms, shape, found.low, found.high, batch_dim=batch_dim)
-            found = real
-        return Output(((found.name, found.scale),), shape, found.low, found.high, batch_dim=batch_dim)
-
-
-def _batch_dim(one: Tensor, two: Tensor) -> int:
-    """Where samples lie: the dimension that grows with their number."""
-    grown = [dim for dim, (a, b) in enumerate(zip(one.shape, two.shape)) if a != b]
-    return grown[0] if grown else 0
+        return [output_of(self.draft, part, x, y) for part, x, y in zip(found, one, two)]
 
 
 def _needed(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:

@@ -24,6 +24,12 @@ def one_sample(network: Any, example: Any) -> list[Any]:
     else:
         values = list(example) if isinstance(example, (tuple, list)) else [example]
         values += [node.args[0] for node in nodes[len(values) :] if node.args]
+    for node, value in zip(nodes, values):
+        if isinstance(value, (Mapping, list, tuple)):
+            raise ExportError(
+                f"integer_program: argument {node.target!r} holds several values: an integer program takes tensors. Let the "
+                "forward of the seed take them one by one"
+            )
     return [
         torch.zeros(1, *value.shape[1:], dtype=torch.float64 if value.is_floating_point() else value.dtype)
         if isinstance(value, Tensor) and value.dim()
