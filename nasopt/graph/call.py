@@ -99,8 +99,8 @@ class Call:
 
     @cached_property
     def batch(self) -> int:
-        """Samples in the example batch that share the work; what no input reaches is computed once for one sample, too."""
-        return 1 if self.of_parameters else self._facts.batch
+        """Samples in the example batch that share the work; what is the same for all is computed once for one sample, too."""
+        return self._facts.batch if self.node in self._facts.samples else 1
 
     @property
     def of_parameters(self) -> bool:

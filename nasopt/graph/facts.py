@@ -14,6 +14,7 @@ from nasopt.graph.branches.markers import BranchInput, Choice, site_of
 from nasopt.graph.branches.regions import Region, regions, used_in
 from nasopt.graph.cost_terms import CostTerm, Site, WeightBits
 from nasopt.graph.labels import NO_LABEL, Labels
+from nasopt.graph.samples import sample_nodes
 
 # Parameters used directly get one label per element; larger ones count as fixed.
 _MOST_DIRECT_ELEMENTS = 1 << 22
@@ -120,6 +121,7 @@ class Facts:
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
         activations: nodes that depend on the inputs of the model.
+        samples: nodes that hold something for every sample.
         regions: in which branches every node lies.
         used_in: in which branches every node's result is used.
         apart: paths of choices whose branches keep channels of their own, as far as they can.
@@ -143,6 +145,7 @@ class Facts:
         self.unpriced: list[str] = []
         self.unknown: list[str] = []
         self.activations: set[fx.Node] = set()
+        self.samples = sample_nodes(module)
         self.regions: dict[fx.Node, Region] = regions(module)
         self.used_in = used_in(module, self.regions)
         self.apart = set(apart)

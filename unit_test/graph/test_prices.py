@@ -57,6 +57,21 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...], tuple[i
     "bilinear": (lambda s, x: F.bilinear(x, x * 2, s.w, s.b), (5, 4, 4), (4,), 85, 80),
     "embedding": (lambda s, x: F.embedding(x.long().clamp(0, 3), s.w), (4, 5), (6,), 20, 0),
     "of_no_input": (lambda s, x: x * F.linear(torch.ones(3, 4), s.w).sum(), (5, 4), (6,), 20, 60),
+    "of_sizes_alone": (
+        lambda s, x: x + (torch.ones(x.shape[1], 4, device=x.device, dtype=x.dtype) @ s.w).sum(1),
+        (4, 5),
+        (3,),
+        20,
+        60,
+    ),
+    "of_sizes_in_parts": (
+        lambda s, x: x + F.linear(torch.arange(12.0).view(x.size(-1), 4), s.w).sum(1),
+        (5, 4),
+        (3,),
+        20,
+        60,
+    ),
+    "of_every_sample": (lambda s, x: x + F.linear(torch.ones(len(x), 4), s.w).sum(1)[:, None], (5, 4), (3,), 20, 20),
     "losses_and_chosen_positions": (
         lambda s, x: F.mse_loss(x, x * 2) * x.index_fill(1, torch.tensor([0]), 1.0).masked_fill(x > 9, 0).diff(dim=1),
         (1,),
