@@ -189,7 +189,9 @@ class Walk:
         return ACCUMULATOR_BITS if self.accumulators and like in self.walks.sums else self.walks.bits.get(like, 8)
 
     def _bits(self, bits: int | Site) -> int:
-        return bits if isinstance(bits, int) else bits.widths[self.decisions[bits.choice][0]]
+        """In which an element is stored: programs of integers have whole bytes."""
+        found = bits if isinstance(bits, int) else bits.widths[self.decisions[bits.choice][0]]
+        return max(found, 8) if self.accumulators else found
 
     def _whole(self, name: str) -> int:
         """Elements of the example batch in a buffer."""

@@ -142,7 +142,14 @@ class _Finder:
             return self.needed[user]
         if role in ("writes", "table"):
             return True
+        if role == "mixes":  # sums are rounded behind a choice, but what is moved or joined in a branch lies on a grid
+            return self.needed[user] and self._moves(node)
         return role in ("passes", "joins", "extends") and self.needed[user]
+
+    def _moves(self, node: fx.Node) -> bool:
+        """Whether a value is what was moved or joined, and no more than clipped since."""
+        role, inputs = self.roles.get(node), activations_in(node, self.activations)
+        return role in ("passes", "joins") or (role == "extends" and bool(inputs) and self._moves(inputs[0]))
 
     # --- forward
 

@@ -35,7 +35,7 @@ def element_bytes(value: Value) -> int:
 def plan(program: Program) -> Plan:
     """Place all values of a program.
 
-    Steps that work element by element write over the first input of their size, and at least of their width, that nobody
+    Steps that work element by element write over the first input of as many bytes, each element of as many, that nobody
     reads afterwards, as `nasopt.graph.activations` has it; what only has another shape lies where it lay. Outputs stay until
     the end, and inputs are there from the start.
     """
@@ -57,9 +57,7 @@ def plan(program: Program) -> Plan:
             free = (
                 home[name]
                 for name in step.inputs
-                if until[home[name]] <= i
-                and _same_layout(program.values_by_name[name], value)
-                and value.bits <= program.values_by_name[home[name]].bits
+                if until[home[name]] <= i and _same_layout(program.values_by_name[name], value)
             )
             taken = next(free, None)
         if taken is None:
