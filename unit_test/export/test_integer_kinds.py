@@ -113,6 +113,7 @@ KINDS: dict[str, Made] = {
         lambda m, x: m.conv(x), conv=nn.Conv2d(6, 6, (3, 5), padding="same", padding_mode="reflect", groups=6)
     ),
     "gated": lambda: Net(lambda m, x: m.gate(F.glu(m.conv(x), 1)), conv=nn.Conv2d(6, 24, 1), gate=nn.GLU(1)),
+    "dropped_channels": lambda: Net(lambda m, x: m.drop(x), drop=nn.Dropout2d()),
     "gated_by_rows": lambda: Net(lambda m, x: m.gate(x), gate=nn.GLU(-1)),
     "random_slopes_in_training": lambda: Net(lambda m, x: m.act(m.conv(x)), conv=nn.Conv2d(6, 6, 1), act=nn.RReLU()),
 }  # fmt: skip

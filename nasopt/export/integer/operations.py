@@ -77,13 +77,15 @@ class Draft:
 
 def extended(draft: Draft, node: Any, given: Any, read: Any) -> Any:
     """Clipping and dropout: bounds of a formula, or a step where the value is rounded already."""
-    ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
+    shape = (2, *(1,) * (draft.concrete[given].dim() - 1))  # as samples: some dropouts look at dimensions
+    ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64).reshape(shape)
     try:
         ends = draft.run_on(node, {given: ends})
     except (RuntimeError, TypeError, ValueError):
         return None
-    if ends.shape != (2,) or not bool(ends[0] <= ends[1]):
+    if ends.shape != shape or not bool((ends[0] <= ends[1]).all()):
         return None
+    ends = ends.flatten()
     low, high = float(ends[0]), float(ends[1])
     if isinstance(read, (Formula, Real)):
         return replace(read, low=min(max(read.low, low), high), high=max(min(read.high, high), low))
