@@ -13,6 +13,7 @@ from nasopt.graph.integer_roles import is_addition, role_of
 from nasopt.graph.kernels import padding_of
 from nasopt.graph.materialised import Around, zeros_around
 from nasopt.nn.quantised import QuantisedWeight
+from nasopt.nn.quantised_norm import QuantBatchNorm
 
 
 def unrounded(module: fx.GraphModule, facts: Facts, widths: Mapping[fx.Node, Any]) -> tuple[set[fx.Node], set[fx.Node]]:
@@ -27,7 +28,8 @@ def unrounded(module: fx.GraphModule, facts: Facts, widths: Mapping[fx.Node, Any
         if node not in facts.activations or node in widths or not node.op.startswith("call"):
             continue
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        role = "writes" if isinstance(layer, QuantisedWeight) else role_of(module, node, facts.activations)
+        is_sum = isinstance(layer, (QuantisedWeight, QuantBatchNorm))
+        role = "writes" if is_sum else role_of(module, node, facts.activations)
         adds = is_addition(module, node)
         inputs = node.all_input_nodes
         if role == "table" or (role == "writes" and adds) or (role == "extends" and inputs[0] in behind):

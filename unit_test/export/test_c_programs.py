@@ -165,6 +165,7 @@ class Ends(nn.Module):
     def __init__(self, end: Any) -> None:
         super().__init__()
         self.A, self.a, self.end = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 1), end
+        self.norm = nn.BatchNorm2d(2)
         self.run, self.real = nn.MaxPool2d(2), nn.Sequential(nn.MaxPool2d(4))
 
     def forward(self, X: Tensor) -> Any:
@@ -178,11 +179,13 @@ class Ends(nn.Module):
         lambda m, x, y: (lambda z: (torch.relu(z), z, z.transpose(1, 2)))(m.a(y)),
         lambda m, x, y: (m.run(y), m.real(y), y),
         lambda m, x, y: (m.run(m.a(y)), torch.relu(m.a(y)).amax((2, 3))),
+        lambda m, x, y: torch.cat([m.a(y).flatten(2), m.a(m.run(y)).flatten(2)], 2),
+        lambda m, x, y: m.norm(m.a(y)).permute(0, 2, 3, 1),
         lambda m, x, y: x + m.a(y),
         lambda m, x, y: (x - m.a(y)).clamp(0, 1),
         lambda m, x, y: {"mask": torch.sigmoid(m.a(y)).permute(0, 2, 3, 1), "halves": m.a(y).exp().chunk(2, 1)},
     ],
-    ids=["calls", "both", "grids", "largest", "sum", "clipped", "functions"],
+    ids=["calls", "both", "grids", "largest", "joined", "norm", "sum", "clipped", "functions"],
 )
 def test_outputs_of_all_kinds(end: Any, tmp_path: Path, c_compiler: str) -> None:
     """Sums, integers, and functions that are computed of these behind the program: in the arena, in its price, in C."""

@@ -201,13 +201,14 @@ def moved(draft: Draft, node: Any, layer: nn.Module | None, given: list[Any], re
         read = [kept(draft, one) if isinstance(one, Formula) else one for one in read]
         if any(one is None for one in read):
             return None
-    if not all(isinstance(one, Integers) for one in read) and not (len(read) == 1 and isinstance(read[0], Real)):
+    sums = all(isinstance(one, Real) and (one.low, one.high) == (read[0].low, read[0].high) for one in read)
+    if not sums and not all(isinstance(one, Integers) for one in read):
         return None
     if any(isinstance(one, Integers) and one.point is not read[0].point for one in read):
         return None
     word = str(getattr(node.target, "__name__", node.target))
     if word in ("maximum", "minimum") or (word == "max" and len(read) == 2):
-        return extreme(draft, node, read)
+        return None if sums else extreme(draft, node, read)
     windows = pooled(draft, node, layer, given[0]) if len(read) == 1 else None
     if windows is not None:
         scale = pooled_scale(draft, node, given[0], read[0]) if isinstance(read[0], Real) else None
@@ -284,12 +285,11 @@ def move(draft: Draft, name: str, index: Tensor, read: list[Any], call: str = ""
         step = Step("reshape", names, name, {"shape": list(shape)}, {}, call or name)
     else:
         step = Step("move", names, name, {}, {"index": index.numpy().astype(np.int32)}, call or name)
-    old_shape = draft.values[names[0]].shape
     draft.add(step, value)
     if isinstance(read[0], Integers):
         return Integers(name, read[0].point)
-    scale = np.broadcast_to(read[0].scale, old_shape).reshape(-1)
-    return replace(read[0], name=name, scale=np.concatenate([[0.0], scale])[index.numpy()])
+    scales = [np.broadcast_to(one.scale, draft.values[one.name].shape).reshape(-1) for one in read]
+    return replace(read[0], name=name, scale=np.concatenate([[0.0], *scales])[index.numpy()])
 
 
 def kept(draft: Draft, formula: Formula) -> Real | None:
