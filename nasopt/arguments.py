@@ -60,6 +60,12 @@ def check_items(where: str, values: Any, kind: type | tuple[type, ...], words: s
     return items
 
 
+def check_batches(where: str, batches: Any) -> None:
+    """Raises `ConfigError` where batches are no iterable of batches: text, a mapping and one tensor are none."""
+    if isinstance(batches, (str, bytes, Mapping)) or hasattr(batches, "dim") or not isinstance(batches, Iterable):
+        raise ConfigError(f"{where}: batches are an iterable of batches, like a loader; got {short(batches)}")
+
+
 def check_no_more(where: str, unknown: Mapping[str, Any], function: Callable[..., Any], more: Iterable[str]) -> None:
     """Raises `ConfigError` for keyword arguments that `function` does not have, beside `more`, with the nearest one."""
     for name in unknown:

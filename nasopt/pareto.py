@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import html
 import math
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from nasopt.arguments import check_number
+from nasopt.arguments import check_number, short
 from nasopt.checked import checked
 from nasopt.errors import ConfigError
 from nasopt.tables import figure as with_unit
@@ -51,7 +52,11 @@ def front(points: Sequence[Point]) -> list[int]:
 
     Returns:
         Each index whose point no other matches or beats in both numbers; of equal points the first.
+
+    Raises:
+        ConfigError: a point is no pair of numbers.
     """
+    _check("pareto.front", points)
     usable = [index for index, point in enumerate(points) if all(map(math.isfinite, point))]
     order = sorted(usable, key=lambda index: (points[index][0], -points[index][1], index))
     chosen: list[int] = []
@@ -73,11 +78,25 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
 
     Returns:
         Area in units of cost times figure; 0 where no point is better than the reference in both.
+
+    Raises:
+        ConfigError: a point is no pair of numbers.
     """
+    _check("pareto.hypervolume", points)
+    _check("pareto.hypervolume: reference", [reference])
     inside = [point for point in points if point[0] < reference[0] and point[1] > reference[1]]
     chosen = [inside[index] for index in front(inside)]
     ends = [*(cost for cost, _ in chosen[1:]), reference[0]][: len(chosen)]
     return sum((end - cost) * (figure - reference[1]) for (cost, figure), end in zip(chosen, ends, strict=True))
+
+
+def _check(where: str, points: object) -> None:
+    """Raises `ConfigError` where points are no pairs of numbers, or `Network`s."""
+    is_list = isinstance(points, Sequence) and not isinstance(points, (str, bytes))
+    for point in points if is_list else [points]:  # type: ignore[attr-defined]
+        pair = list(point)[:2] if isinstance(point, (tuple, list)) and len(point) >= 2 else [None]
+        if not is_list or any(isinstance(x, bool) or not isinstance(x, numbers.Real) for x in pair):
+            raise ConfigError(f"{where}: points are pairs of numbers, (cost, figure), got {short(point)}")
 
 
 _COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#0a7d8c", "#57606a")
@@ -121,6 +140,8 @@ def plot(
     Raises:
         ConfigError: there is no finite point, or with `log` a cost that is not above 0.
     """
+    for label, points in networks.items():
+        _check(f"pareto.plot: {label}", points)
     groups = {label: [Network(*point) for point in points] for label, points in networks.items()}
     groups = {label: [n for n in points if math.isfinite(n.cost + n.figure)] for label, points in groups.items()}
     every = [network for points in groups.values() for network in points]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from hostile_bases import ANY, BASES, SHAPE, base, found, images, loader, rounded, seed
 from torch import nn
 
-from nasopt import datafree, export, testing, train
+from nasopt import datafree, export, pareto, testing, track, train, zoo
 from nasopt import nn as layers
 from nasopt.methods.pit import PIT
 
@@ -94,6 +95,35 @@ def sphere() -> dict[str, Any]:
     return {"optimizer": torch.optim.SGD(net.parameters(), lr=0.1), "parameters": [next(net.parameters())]}
 
 
+POINTS = [(1.0, 0.5), (2.0, 0.75)]
+TAKES_ANY: dict[str, Any] = {"example": ANY}
+base("export.integer_program", export.integer_program, lambda: {"found": rounded()}, **TAKES_ANY)
+base("export.to_c", export.to_c, lambda: {"found": rounded(), "folder": "program"}, **TAKES_ANY)
+base("export.open_session", export.open_session, lambda: {"path": session_file()})
+base("export.top1", export.top1, lambda: {"outputs": torch.randn(2, 3), "targets": torch.tensor([0, 1])})
+base("pareto.front", pareto.front, lambda: {"points": POINTS}, points=((), []))
+base("pareto.hypervolume", pareto.hypervolume, lambda: {"points": POINTS, "reference": (3.0, 0.0)}, points=((), []))
+base("pareto.plot", pareto.plot, lambda: {"networks": {"a": POINTS}}, networks=({},))
+base("track.scalars", track.scalars, lambda: {"model": PIT(seed(), SHAPE)})
+base(
+    "track.log",
+    track.log,
+    lambda: {"model": PIT(seed(), SHAPE), "step": 1, "writers": [lambda *a: None]},
+    writers=([], ()),
+)
+base("track.csv_file", track.csv_file, lambda: {"path": "log.csv"})
+base("train.Distillation", train.Distillation, lambda: {"teacher": found(), "epochs": (1, 1, 1)})
+base("train.ScaledLevels", train.ScaledLevels, lambda: {})
+base("zoo.load", zoo.load, lambda: {"name": zoo.list()[0].name})
+base("zoo.int8_file", zoo.int8_file, lambda: {"name": zoo.list()[0].name})
+
+
+@functools.cache
+def session_file() -> str:
+    export.to_onnx(found(), "session.onnx", torch.randn(2, *SHAPE))
+    return "session.onnx"
+
+
 CONV: dict[str, Any] = {"in_channels": 4, "out_channels": 4}
 TORCHS: dict[str, Any] = {"device": ANY, "dtype": ANY}  # as torch checks them
 for name, given in {
@@ -114,6 +144,8 @@ LEFT_OUT = {
             "nn.BinaryActivation",
             "nn.TwinActivation",
             "zoo.list",
+            "function_rule",
+            "layer_rule",
             "cost.chip_names",
             "cost.metric_names",
             "cost.runtime_names",

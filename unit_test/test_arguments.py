@@ -12,7 +12,19 @@ import torch
 from torch import nn
 
 import nasopt
-from nasopt import NASB, PIT, Budget, PhaseSchedule, PITSuperNet, SuperNet, SuperNetModule, cost, schedule
+from nasopt import (
+    NASB,
+    PIT,
+    Budget,
+    PhaseSchedule,
+    PITSuperNet,
+    SuperNet,
+    SuperNetModule,
+    cost,
+    export,
+    pareto,
+    schedule,
+)
 from nasopt.errors import ConfigError, NasoptError
 
 SHAPE = (3, 6, 6)
@@ -125,6 +137,12 @@ def table() -> dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]]:
     add(nasopt.restore, lambda: {"seed": seed(), "structure": structure}, seed=(MODULE,), structure=())
     found = model.arch_export()
     add(nasopt.recalibrate, lambda: {"model": found, "batches": []}, model=(MODULE,), batches=())
+    bits = nasopt.MixedPrecision(seed(), SHAPE, precision=nasopt.Precision((4, 8), first_last=None))
+    add(bits.calibrate, lambda: {"batches": [torch.randn(2, *SHAPE)]}, batches=(), max_batches=(None, 3))
+    add(bits.choose_widths, dict, widths=({},))
+    points = {"points": [(1.0, 0.5)], "reference": (3.0, 0.0)}
+    add(pareto.hypervolume, lambda: points, points=EMPTY, reference=())
+    add(export.top1, lambda: {"outputs": torch.zeros(2, 3), "targets": torch.tensor([0, 1])}, outputs=())
     for function in (nasopt.layer_rule, nasopt.function_rule):
         right = (nn.ReLU,) if function is nasopt.layer_rule else (nn.ReLU, MODULE)
         rows[function.__name__] = (function, right)

@@ -116,7 +116,7 @@ def prune_quantised(
         ConfigError: nothing can be removed, arguments out of their ranges, or an accuracy outside of [0, 1].
         MissingExtraError: without `nasopt[optuna]`.
     """
-    _check(most, weight_of_size, trials)
+    _check(most, weight_of_size, trials, seed)
     optuna = import_extra("optuna", "optuna", "prune_quantised")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)  # below it is an error
@@ -196,7 +196,9 @@ def _remove(search: PIT, order: Tensor, count: int) -> None:
     search.alpha[order[:count].to(search.alpha.device)] = 0.0
 
 
-def _check(most: float, weight_of_size: float, trials: tuple[int, int]) -> None:
+def _check(most: float, weight_of_size: float, trials: tuple[int, int], seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"prune_quantised: seed must be in [0, 2**32), got {seed!r}")
     if not 0 < most < 1:
         raise ConfigError(f"prune_quantised: most is the largest ratio of a layer, in (0, 1), got {most!r}")
     if not (math.isfinite(weight_of_size) and weight_of_size >= 0):

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.utils import _pytree as pytree
 
+from nasopt.arguments import check_batches, check_count, short
 from nasopt.errors import ConfigError, ExportError, RangeWarning
 from nasopt.nn.quantise import HasWidths, Quantise
 from nasopt.search.deciding import DecidingModel
@@ -32,6 +34,9 @@ def calibrate(model: DecidingModel, batches: Iterable[Any], max_batches: int | N
     Raises:
         ConfigError: no batch, or values that are not finite.
     """
+    check_batches("calibrate", batches)
+    if max_batches is not None:
+        check_count("calibrate: max_batches", max_batches, 1)
     seen = 0
     with unrounded(model.net) as points:
         with eval_mode(model):
@@ -66,12 +71,17 @@ def unrounded(net: nn.Module) -> Iterator[dict[str, Quantise]]:
 
 def _inputs(model: DecidingModel, batch: Any) -> tuple[Any, ...]:
     count = len(model.example.traced)
-    if isinstance(batch, dict):
-        return model.example.bind((), batch)
-    if isinstance(batch, (tuple, list)):
-        batch = tuple(batch)[:count]
-        return model.example.bind(batch, {})
-    return model.example.bind((batch,), {})
+    try:
+        if isinstance(batch, dict):
+            inputs = model.example.bind((), batch)
+        else:
+            inputs = model.example.bind(tuple(batch)[:count] if isinstance(batch, (tuple, list)) else (batch,), {})
+    except TypeError as error:
+        raise ConfigError(f"calibrate: {error}") from error
+    for name, given in zip(model.example.traced, inputs):
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(given)):
+            raise ConfigError(f"calibrate: a batch holds {short(given)} where the input {name!r} belongs, a tensor")
+    return inputs
 
 
 def _set(name: str, point: Quantise, samples: list[Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from nasopt.arguments import short
+from nasopt.arguments import check_batches, short
 from nasopt.errors import ConfigError, NoEffectWarning
 
 
@@ -42,8 +42,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"recalibrate takes an nn.Module, got {short(model)}")
-    if isinstance(batches, (str, bytes, Mapping, Tensor)) or not isinstance(batches, Iterable):
-        raise ConfigError(f"recalibrate: batches are an iterable of batches, like a loader; got {short(batches)}")
+    check_batches("recalibrate", batches)
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.running_mean is not None]
     if not norms:
         warnings.warn(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.arguments import check_flag
+from nasopt.arguments import check_flag, short
 from nasopt.errors import ConfigError, ExportError, nearest
 from nasopt.graph.branches.markers import SITE
 from nasopt.graph.quantised import Widths
@@ -94,6 +94,8 @@ class RoundedModel(PricedModel):
             ConfigError: no such layer, or widths that it does not have.
         """
         self._check_precision("choose_widths")
+        if not isinstance(widths, Mapping):
+            raise ConfigError(f"choose_widths takes a mapping, path of a layer -> bits, got {short(widths)}")
         layers = {name: one for name, one in self.net.named_modules() if isinstance(one, QuantisedWeight)}
         rows: dict[str, list[int]] = {}
         for name, given in widths.items():

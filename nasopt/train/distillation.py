@@ -112,7 +112,8 @@ class Distillation:
     ) -> None:
         if not isinstance(teacher, nn.Module):
             raise ConfigError(f"Distillation: teacher must be an nn.Module, got {type(teacher).__name__}")
-        if len(epochs) != 3 or not all(type(n) is int and n >= 0 for n in epochs) or not sum(epochs):
+        counts = list(epochs) if isinstance(epochs, (tuple, list)) else []
+        if len(counts) != 3 or not all(type(n) is int and n >= 0 for n in counts) or not sum(counts):
             raise ConfigError(
                 f"Distillation: epochs must be three whole numbers >= 0 (self-study, co-study, tutoring), got {epochs!r}"
             )
