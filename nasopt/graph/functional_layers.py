@@ -144,14 +144,19 @@ def _norm(node: fx.Node, given: dict[str, Any]) -> nn.Module:
         return kind(channels, given.get("eps", 1e-5), given.get("momentum", 0.1), given.get("weight") is not None)
 
 
+def _without_count(state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Torch fills in a number of batches where a state has none: a key too many for a layer that counts none."""
+    state_dict.pop(f"{prefix}{_COUNT}", None)
+
+
 def _replace(module: fx.GraphModule, node: fx.Node, given: dict[str, Any], owner: str, layer: nn.Module) -> None:
     """Put a layer into the place of a module, and a call of it into that of a function."""
     held: Any = module.get_submodule(owner)
     for table in ("_parameters", "_buffers", "_modules"):
         getattr(layer, table).update(getattr(held, table))
-    if isinstance(layer, tuple(_NORMS.values())) and held._buffers.get(_COUNT) is None:
-        # States of seeds have no such number, which torch fills in; in a layer without one it would be a key too many.
-        layer._buffers[_COUNT] = torch.zeros((), dtype=torch.long, device=held._buffers["running_mean"].device)
+    if isinstance(layer, tuple(_NORMS.values())) and _COUNT not in held._buffers:
+        layer._buffers[_COUNT] = None
+        layer._register_load_state_dict_pre_hook(_without_count)
     layer.training = held.training
     parent, _, name = owner.rpartition(".")
     setattr(module.get_submodule(parent), name, layer)

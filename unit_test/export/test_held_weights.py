@@ -197,3 +197,15 @@ def test_norms_with_names_of_their_own_are_layers_that_convolutions_absorb() -> 
     again = restore(Normalised(), model.arch_structure())
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.eval()(x), network.eval()(x))
+
+
+def test_norms_that_count_no_batches_do_not_begin_to() -> None:
+    """The check at wrapping compares all states after a pass in train mode; states of the seed load."""
+    (x,) = batch(X)
+    seed = Between(
+        lambda m, x: F.batch_norm(x, m.norm.running_mean, m.norm.running_var, m.norm.weight, m.norm.bias, m.training),
+        norm=nn.BatchNorm2d(4),
+    )
+    model = PIT(seed, input_example=x, precision=8)
+    assert not model.floats
+    model.load_state_dict(seed.state_dict())
