@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from nasopt.errors import ConfigError, nearest
 
 
@@ -62,7 +64,7 @@ def check_items(where: str, values: Any, kind: type | tuple[type, ...], words: s
 
 def check_batches(where: str, batches: Any) -> None:
     """Raises `ConfigError` where batches are no iterable of batches: text, a mapping and one tensor are none."""
-    if isinstance(batches, (str, bytes, Mapping)) or hasattr(batches, "dim") or not isinstance(batches, Iterable):
+    if isinstance(batches, (str, bytes, Mapping, Tensor)) or not isinstance(batches, Iterable):
         raise ConfigError(f"{where}: batches are an iterable of batches, like a loader; got {short(batches)}")
 
 

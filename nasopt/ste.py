@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _python_dispatch
@@ -157,7 +158,7 @@ class _Grids:
 
         self._kernels, self._ranges, self._sizes = rounding_kernels, ranges, steps
         of_grids = (steps, [low for low, _ in ranges], [high for _, high in ranges], shares)
-        self._steps, self._lows, self._highs, self._shares = (torch.tensor(one).float().numpy() for one in of_grids)
+        self._steps, self._lows, self._highs, self._shares = (_single(one) for one in of_grids)
 
     def round(self, x: Tensor) -> Tensor:
         """The sum of x rounded to all grids, by their shares."""
@@ -168,10 +169,16 @@ class _Grids:
     def gradients(self, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """To x; and for every grid the sums of gradient * rounded and of what passes, unweighted, times x."""
         to_x, sums = torch.empty_like(x), torch.empty(len(self._ranges), 2, dtype=torch.float64)
-        bounds = torch.tensor([_bounds(x, size, *own) for size, own in zip(self._sizes, self._ranges)])
+        bounds = _single([_bounds(x, size, *own) for size, own in zip(self._sizes, self._ranges)])
         given = (_flat(x), _flat(_laid_out_as(x, gradient)), self._steps, self._lows, self._highs)
-        self._kernels.gradients(*given, bounds.float().numpy(), self._shares, _flat(to_x), sums.numpy())
+        self._kernels.gradients(*given, bounds, self._shares, _flat(to_x), sums.numpy())
         return to_x, sums
+
+
+def _single(values: Sequence[Any]) -> Any:
+    """Numbers in single precision; what is too large is infinite, as for torch."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float32)
 
 
 def _flat(x: Tensor) -> Any:

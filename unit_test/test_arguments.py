@@ -208,6 +208,14 @@ def test_messages(call: Callable[[], Any], message: str) -> None:
         call()
 
 
+def test_top1_counts_samples_and_places() -> None:
+    outputs = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert export.top1(outputs, torch.tensor([1, 1])) == 0.5
+    assert export.top1(outputs[:, :, None].expand(2, 2, 3), torch.tensor([[1, 1, 0], [0, 0, 0]])) == 5 / 6
+    with pytest.raises(ConfigError, match=r"got \(2, 2\) and \(2, 1\)"):  # would be spread over each other
+        export.top1(outputs, torch.tensor([[1], [1]]))
+
+
 def test_long_values_are_cut() -> None:
     with pytest.raises(ConfigError) as error:
         PIT(seed(), SHAPE, kernel_search=torch.zeros(1000, 3))  # type: ignore[arg-type]

@@ -19,14 +19,14 @@ Metric = Callable[[Any, Any], float]
 
 @checked
 def top1(outputs: Tensor, targets: Tensor) -> float:
-    """Share of samples whose largest output `(N, classes)` is the target `(N,)`.
+    """Share of samples `(N, classes)`, or of their places `(N, classes, ...)`, whose largest output is the target `(N, ...)`.
 
     Raises:
         ConfigError: outputs or targets of other shapes.
     """
-    if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+    if outputs.dim() < 2 or targets.shape != (outputs.shape[0], *outputs.shape[2:]):
         raise ConfigError(
-            f"top1 takes outputs (N, classes) and targets (N,), got {tuple(outputs.shape)} and {tuple(targets.shape)}"
+            f"top1 takes outputs (N, classes, ...) and targets (N, ...), got {tuple(outputs.shape)} and {tuple(targets.shape)}"
         )
     return float((outputs.argmax(1) == targets).double().mean())
 

@@ -69,7 +69,7 @@ def like_seed(network: fx.GraphModule, renamed: Callable[[str], str] = str) -> N
 def _sequential(network: fx.GraphModule) -> nn.Sequential:
     """The layers of a seed that is an `nn.Sequential`, in its order; one that is not called any more is an `nn.Identity`."""
     made = nn.Sequential()
-    made._modules.update({name: network._modules.get(name) or nn.Identity() for name in network.meta[_ORDER]})
+    made._modules.update({name: network._modules.get(name, nn.Identity()) for name in network.meta[_ORDER]})
     return made
 
 

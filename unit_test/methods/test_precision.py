@@ -439,3 +439,15 @@ def test_what_is_written_over_is_read_as_it_is_then() -> None:
     model = MixedPrecision(seed, (3, 4, 4), precision=8).eval()
     model.calibrate([x])
     torch.testing.assert_close(model(x), seed(x), rtol=0.1, atol=0.1)
+
+
+def test_a_loader_may_have_any_attributes() -> None:
+    class Loader:
+        dim = 3
+
+        def __iter__(self) -> Any:
+            return iter([torch.randn(2, 3, 6, 6)])
+
+    model = MixedPrecision(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2)), (3, 6, 6), precision=8)
+    model.calibrate(Loader())
+    assert model.is_calibrated
