@@ -117,9 +117,7 @@ def _compare_with_seed(seed: nn.Module, search: nn.Module, example: Example, tra
             )
             return
         if not problem:
-            if not training:
-                _compare_second_calls(seed, twin, search, example, inputs, state)
-            return
+            return _compare_second_calls(seed, twin, search, example, inputs, state)
         with same_chance(devices_of(search)):
             place = first_difference(seed, search.get_submodule("net"), example, inputs, training)
         raise TraceError(

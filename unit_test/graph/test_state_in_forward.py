@@ -138,6 +138,14 @@ def test_what_the_second_call_finds_is_compared(part: Any, start: Tensor | None,
         PIT(seed, (3, 8, 8))
 
 
+def test_the_second_call_in_train_mode_is_compared() -> None:
+    def part(m: Any, x: Tensor) -> Tensor:
+        return reads_before(m, x) if m.training else x
+
+    with pytest.raises(TraceError, match="not its seed at a second call: output 0 differs"):
+        PIT(Around(part, at=None), (3, 8, 8))
+
+
 def test_a_seed_that_has_kept_an_activation_is_copied() -> None:
     seed = Around(collects, features=[], calls=0)
     seed(torch.randn(2, 3, 8, 8))
