@@ -17,7 +17,6 @@ from nasopt.arguments import check_batches, check_count, short
 from nasopt.errors import ConfigError, ExportError, RangeWarning
 from nasopt.nn.quantise import HasWidths, Quantise
 from nasopt.search.deciding import DecidingModel
-from nasopt.search.forward import run
 from nasopt.search.passes import eval_mode
 from nasopt.uncompiled import uncompiled
 
@@ -41,7 +40,7 @@ def calibrate(model: DecidingModel, batches: Iterable[Any], max_batches: int | N
     with unrounded(model.net) as points:
         with eval_mode(model):
             for batch in itertools.islice(batches, max_batches):
-                run(model, _inputs(model, batch), every_branch=True)
+                model._run(_inputs(model, batch), every_branch=True)
                 seen += 1
         if not seen:
             raise ConfigError("calibrate: there is no batch: pass some inputs, such as a DataLoader over training data")

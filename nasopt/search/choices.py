@@ -192,8 +192,6 @@ class Choices:
 
     def decided(self, logits: Tensor, decisions: Decisions) -> Tensor:
         """One-hot weights of decided choices, straight-through to softmax(logits); `(branches,)`."""
-        if not self.names:  # nothing to weigh, in every step of a search of masks alone
-            return logits
         return straight_through(self.one_hot(decisions, logits), self.flat(torch.softmax(self.pad(logits), 1)))
 
     def scores(self, logits: Tensor) -> dict[str, list[float]]:
@@ -285,7 +283,7 @@ class Choices:
 
     def decisions(self, logits: Tensor) -> dict[str, tuple[int, ...]]:
         """Path of every choice -> the branches that export would leave: of equal ones the first."""
-        return {name: self._best(name, scores) for name, scores in self.scores(logits).items()} if self.names else {}
+        return {name: self._best(name, scores) for name, scores in self.scores(logits).items()}
 
     def plain(self, decisions: Decisions) -> dict[str, int | list[int]]:
         """Decisions as plain values: an int where one branch of all is kept."""

@@ -1,4 +1,4 @@
-"""The state of a search: what a search model decides under its current parameters, and what any decision costs."""
+"""The state of a search: what a search model decides under its current parameters, its forward pass, what decisions cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nasopt.cost import AnyMetric, Metric, sums_of
 from nasopt.distributed.steps import JointSteps
 from nasopt.errors import ConfigError
+from nasopt.graph.branches.run import Paths
 from nasopt.graph.cost_terms import widths_of
 from nasopt.graph.groups import Analysis, Traced
 from nasopt.search.choice_settings import ChoiceSettings
@@ -106,7 +107,9 @@ class DecidingModel(ParameterHalves):
         """Probabilities of all branches, `(branches,)`, differentiable, and what is decided beside them."""
         decisions, parameters = self._prepared.decisions, self._architecture_parameters()
         choices, logits = decisions.choices, parameters["choice_logits"]
-        if self._explores and choices.names:
+        if not choices.names:  # nothing to weigh, in every step of a search of masks alone
+            return logits, self._decide() if fitted else decisions.likeliest(parameters)
+        if self._explores:
             return choices.expected(logits, self.temperatures, self._draw), Decided({}, HALF)
         decided = self._decide() if fitted else decisions.likeliest(parameters)
         return choices.decided(logits, decided.branches), decided
@@ -117,6 +120,57 @@ class DecidingModel(ParameterHalves):
         if self.budget is None or not bool(self.budget.reached):
             return self._prepared.decisions.likeliest(parameters)
         return self._prepared.decisions.settled(parameters, self.budget.limits)
+
+    # --- the forward pass
+
+    def _run(self, inputs: tuple[Any, ...], every_branch: bool = False) -> Any:
+        """The output of the traced network under the current decisions; in train mode, until it is decided, of a drawn step.
+
+        With `every_branch` it is the mean of all branches.
+        """
+        prepared, parameters = self._prepared, self._architecture_parameters()
+        masks, choices = prepared.decisions.masks, prepared.decisions.choices
+        if not choices.names:
+            thresholds = self._decide().thresholds
+            vectors = masks.vectors(masks.slots(parameters, thresholds=thresholds), parameters, thresholds)
+            if _do_nothing(vectors):
+                return self.net.forward(*inputs)
+            return prepared.forward(self.net, vectors, *inputs)
+        if every_branch:
+            slots = masks.any_branch(masks.slots(parameters))
+            means = Paths(self.net, choices.means(parameters["choice_logits"].detach()))
+            return prepared.forward(self.net, masks.vectors(slots, parameters), means, *inputs)
+        paths = self._paths()
+        if self._explores and choices.settings.paths != "sampled":
+            slots = masks.any_branch(masks.slots(parameters))
+            vectors = masks.vectors(slots, parameters)
+            return prepared.forward(self.net, vectors, self._fold_masks(paths, slots), *inputs)
+        # One branch runs: what reads the choice sees its mask. Its weight gets its gradient from the output alone.
+        branches, decided = self._branch_probabilities()
+        slots = masks.slots(parameters, branches.detach(), decided.thresholds)
+        return prepared.forward(self.net, masks.vectors(slots, parameters, decided.thresholds), paths, *inputs)
+
+    def _paths(self) -> Paths:
+        """Draw a training step, or decide."""
+        self.check_architecture()
+        choices = self._prepared.decisions.choices
+        if not self._explores:
+            kept = choices.kept(self._decide().branches, self.choice_logits.device)
+            return Paths(self.net, kept)
+        logits = self._architecture_parameters()["choice_logits"]
+        self._draw = choices.draw(logits, self.temperatures)
+        weights = choices.weights(logits, self.temperatures, self._draw)
+        return Paths(self.net, choices.active(weights, self._draw))
+
+    def _fold_masks(self, paths: Paths, slots: Tensor) -> Paths:
+        """The branches' own masks, multiplied to their weights: `theta_i m_i` per channel, no further activation."""
+        active = list(paths.active)
+        for choice, of_branch in self._prepared.decisions.masks.branch_masks(slots):
+            position = self._prepared.decisions.choices.names.index(choice)
+            active[position] = [
+                one._replace(weight=_weighted(of_branch[one.branch], one.weight)) for one in active[position]
+            ]
+        return Paths(paths.net, active)
 
     # --- what it costs
 
@@ -164,3 +218,14 @@ class DecidingModel(ParameterHalves):
             first = {path: start for path, (start, _) in self._prepared.decisions.price.choices.items()}
             self.origin.rename(state_dict, prefix, first, self.temperatures)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _do_nothing(vectors: tuple[Tensor, ...]) -> bool:
+    """Whether masks neither learn nor hide anything, as in a warm-up, or when what is off has left."""
+    if torch.compiler.is_compiling() or any(vector.requires_grad for vector in vectors):
+        return False
+    return not vectors or bool((torch.cat(vectors) == 1).all())
+
+
+def _weighted(mask: Tensor, weight: Tensor | None) -> Tensor:
+    return mask if weight is None else weight * mask.to(weight.dtype)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from nasopt.cost import AnyMetric, PeakMetric, RatioMetric
 from nasopt.graph.branches.regions import Decisions as BranchDecisions
+from nasopt.graph.cost_terms import Site, widths_of
 from nasopt.graph.kernels import KernelCut
 from nasopt.search.choices import Choices
+from nasopt.search.constants import Constants
 from nasopt.search.masks import HALF, Masks
 from nasopt.search.price import Architecture, NetworkCost
 from nasopt.search.settle import Cost, Decided, cheapest_branches, settle, settle_branches, widen
 from nasopt.search.settle_channels import narrow_channels, widen_channels
-from nasopt.search.shares import Shares
 from nasopt.uncompiled import uncompiled
 
 # Of the smooth peak that breaks ties between networks of equal peaks: a step of half the peak's height counts e^-10.
@@ -41,19 +42,19 @@ class Decisions:
     choices: Choices
     price: NetworkCost
     is_masked: bool
-    _shares: Shares = field(init=False)
+    _shares: _Shares = field(init=False)
     _settled: tuple[list[Tensor], Decided] | None = None
     _cheapest: dict[AnyMetric, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make what follows from the model."""
-        self._shares = Shares(self.masks, self.price)
+        self._shares = _Shares(self.masks, self.price)
 
     # --- what is decided
 
     def likeliest(self, parameters: ArchParameters) -> Decided:
         """The largest logits, and masks as they are."""
-        return Decided(self.choices.decisions(parameters["choice_logits"]), HALF)
+        return Decided(self.choices.decisions(parameters["choice_logits"]) if self.choices.names else {}, HALF)
 
     @uncompiled
     def settled(self, parameters: ArchParameters, limits: Sequence[tuple[AnyMetric, float]]) -> Decided:
@@ -191,3 +192,48 @@ class Decisions:
 
     def _one_hot(self, parameters: ArchParameters, branches: BranchDecisions) -> Tensor:
         return self.choices.one_hot(branches, parameters["choice_logits"].detach())
+
+
+class _Shares:
+    """Counts of channels by width, differentiable in masks and probabilities.
+
+    Of every channel and width one product is added to a count: the probability that the channel has this width (of decided
+    channels 1), times the mask of the channel.
+    """
+
+    def __init__(self, masks: Masks, price: NetworkCost) -> None:
+        # Behind the branches comes a constant 1.
+        decided = sum(count for _, count in price.choices.values())
+        branches, slots, places, self._count = [], [], [], 0
+        for term in price.shares:
+            bits, labels, widths = term.weight_bits, term.out_channels, torch.tensor(widths_of(term.weight_bits))
+            if isinstance(bits, Site):
+                start, total = price.choices[bits.choice]
+                own = torch.arange(start, start + total).reshape(-1, len(widths))
+                at = torch.arange(len(widths)).expand_as(own)
+            else:
+                own = torch.full((len(bits), 1), decided)  # type: ignore[arg-type]
+                at = torch.searchsorted(widths, torch.tensor(bits))[:, None]
+            mask = masks.slots_of(term.node, labels) if isinstance(labels, Tensor) else torch.zeros(len(own)).long()
+            branches.append(own.reshape(-1))
+            slots.append(mask[:, None].expand_as(own).reshape(-1))
+            places.append(self._count + at.reshape(-1))
+            self._count += len(widths)
+        nothing = [torch.zeros(0, dtype=torch.int64)]
+        self._index = Constants(*(torch.cat(found or nothing) for found in (branches, slots, places)))
+
+    def add(self, counts: Tensor, slots: Tensor | None, branches: Tensor) -> Tensor:
+        """Append them to other counts.
+
+        Args:
+            counts: `(counts,)`.
+            slots: masks of channels, `(slots,)`, the first of which is always 1; None: every channel stays.
+            branches: probabilities, `(branches,)`.
+        """
+        if not self._count:
+            return counts
+        of_branch, of_mask, place = self._index.on(counts.device)
+        found = torch.nn.functional.pad(branches.to(counts.dtype), (0, 1), value=1.0)[of_branch]
+        if slots is not None:
+            found = found * slots[of_mask].to(counts.dtype)
+        return torch.cat([counts, counts.new_zeros(self._count).index_add(0, place, found)])

@@ -33,7 +33,6 @@ from nasopt.search.calibrate import unrounded
 from nasopt.search.choice_settings import ChoiceSettings
 from nasopt.search.choices import Draw
 from nasopt.search.effect import Effects, warn_without_effect_of_search
-from nasopt.search.forward import run
 from nasopt.search.masks import MaskSettings
 from nasopt.search.options import AnyRegularizer, SearchOptions, Unpriced, check_unpriced
 from nasopt.search.precision import Precision, check_masks, plain_widths, plan
@@ -173,7 +172,7 @@ class SearchModel(ShrinkingModel):
         # Of several processes one may well evaluate alone.
         is_joint = dist.is_available() and dist.is_initialized() and (self.training or torch.is_grad_enabled())
         ddp = active_ddp() if is_joint else None
-        output = run(self, inputs)
+        output = self._run(inputs)
         return output if ddp is None else self._joint_steps(ddp).finish(self, output)
 
     # --- take
