@@ -14,7 +14,7 @@ from nasopt.arguments import check_items
 from nasopt.checked import checked_but
 from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import exact_row
-from nasopt.cost.read_table import SECONDS, column, number, read_text, split, unit_of
+from nasopt.cost.read_table import SECONDS, column, is_count, number, read_text, split, unit_of
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError, nearest
@@ -116,7 +116,10 @@ def _read(table: str | Path | Iterable[Mapping[str, Any]]) -> tuple[str, list[tu
             )
         row = dict(zip(heads, cells))
         if decimal_comma:
-            row = {head: str(number(cell, True)) if unit_of(head) and cell else cell for head, cell in row.items()}
+            units = {head: unit_of(head) for head in row}
+            row |= {
+                head: str(number(row[head], True, is_count(units[head]))) for head in row if units[head] and row[head]
+            }
         found.append((line, row))
     return source, found
 

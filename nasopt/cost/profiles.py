@@ -114,7 +114,8 @@ def _table(lines: Lines, decimal_comma: bool) -> list[Operation]:
                 re.fullmatch(r"([\d.,']+(?:[eE][+-]?\d+)?)\s*(s|ms|us|ns)?", line[time]) if len(line) > time else None
             )
             unit = match and (unit_of(heads[time]).replace("cycles", "ticks") or match[2])
-            if match and unit and len(line) > operator and not math.isnan(value := number(match[1], decimal_comma)):
+            value = number(match[1], decimal_comma, unit == "ticks") if match and unit else math.nan
+            if len(line) > operator and unit and not math.isnan(value):
                 found.append(Operation(line[operator], value, unit))
         if found:
             return found

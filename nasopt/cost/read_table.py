@@ -9,8 +9,12 @@ from pathlib import Path
 
 from nasopt.errors import ConfigError
 
-_COLOURS = re.compile(r"\x1b\[[\d;]*m")
+_COLOURS = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 _GROUPED = re.compile(r"\d{1,3}(,\d{3})+")
+_COUNTED = re.compile(r"\d{1,3}([.,' ]\d{3})+")
+# A comma that separates no thousands, and a point.
+_DECIMAL_COMMA = re.compile(r"\d+,(\d{1,2}|\d{4,})( ?[mun]?s)?")
+_DECIMAL_POINT = re.compile(r"\d+\.\d+( ?[mun]?s)?")
 _UNIT = re.compile(r"(?:^|.*[\s_(\[])(cycles|ticks|ns|us|ms|s|sec|seconds)[)\]]?")
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Unit of a time -> seconds."""
@@ -46,10 +50,12 @@ def split(text: str) -> tuple[Lines, bool]:
     lines = text.splitlines()
     if any(line.count("|") >= 2 for line in lines):
         found = [(i, line.strip().strip("|").split("|")) for i, line in enumerate(lines, 1) if "|" in line]
-        return _stripped(found), False
+        rows = _stripped(found)
+        cells = [cell for _, row in rows for cell in row]
+        return rows, any(map(_DECIMAL_COMMA.fullmatch, cells)) and not any(map(_DECIMAL_POINT.fullmatch, cells))
     delimiter = max(";\t,", key=lambda mark: (sum(mark in line for line in lines), text.count(mark)))
-    rows = csv.reader(lines, delimiter=delimiter)
-    return _stripped([(rows.line_num, row) for row in rows]), delimiter != ","
+    reader = csv.reader(lines, delimiter=delimiter)
+    return _stripped([(reader.line_num, row) for row in reader]), delimiter != ","
 
 
 def _stripped(rows: Lines) -> Lines:
@@ -57,10 +63,18 @@ def _stripped(rows: Lines) -> Lines:
     return [(number, row) for number, row in found if any(row) and not row[0].startswith("#")]
 
 
-def number(text: str, decimal_comma: bool = False) -> float:
-    """`1.5`, `1,5` with decimal commas, `133,245` and `133'245` of thousands; nan for anything else."""
-    text = text.strip().replace("'", "").replace("\N{NO-BREAK SPACE}", "")
-    if decimal_comma:
+def number(text: str, decimal_comma: bool = False, counts: bool = False) -> float:
+    """`1.5`, `1,5` with decimal commas, `133,245` and `133'245` of thousands; nan for anything else.
+
+    Args:
+        text: of a cell.
+        decimal_comma: whether a comma may be that of a decimal.
+        counts: whether it counts something, cycles say: then commas and points before groups of three are of thousands.
+    """
+    text = text.strip().replace("'", "").replace("\N{NO-BREAK SPACE}", "").replace("\N{NARROW NO-BREAK SPACE}", "")
+    if decimal_comma and counts and _COUNTED.fullmatch(text):
+        text = re.sub("[., ]", "", text)
+    elif decimal_comma:
         text = text.replace(".", "").replace(",", ".") if "," in text else text
     elif _GROUPED.fullmatch(text.partition(".")[0]):
         text = text.replace(",", "")
@@ -76,6 +90,11 @@ def unit_of(head: str) -> str:
     if match is None:
         return ""
     return "s" if match[1] in ("sec", "seconds") else match[1]
+
+
+def is_count(unit: str) -> bool:
+    """Whether a unit of a measurement is one of whole things."""
+    return unit in ("cycles", "ticks")
 
 
 def column(heads: Sequence[str], names: Sequence[str]) -> int | None:

@@ -67,7 +67,7 @@ def write_target(target: Target, path: str | Path) -> None:
     fields = {name: getattr(target, name) for name in ("name", "summary", "clock_mhz", "ram_bytes", "flash_bytes")}
     fields |= {"active_power_mw": target.active_power_mw, "provenance": target.provenance}
     try:
-        with Path(path).open("x") as file:
+        with Path(path).open("x", encoding="utf-8") as file:
             file.write(_FILE.format(prices=prices, **fields))
     except (OSError, ValueError) as error:
         raise ConfigError(

@@ -82,6 +82,9 @@ MLTK_CYCLES = "index,op,acc_cycles,cpu_cycles,time_s\n0,conv_2d,497700,100000,0.
 ONLY_CYCLES = "op,macs,cpu cycles\nconv_2d,9,1200\nadd,,300\n"
 BARS = "| Layer Type | Avg (\N{MICRO SIGN}s) | share |\n|---|---:|---|\n| Conv | 1500.5 | 90% |\n| Gemm | 76 | 10% |\n"
 GERMAN = "Operator;Zeit (ms)\r\nconv_2d;4,021\r\ndense;0,5\r\n"
+GERMAN_BARS = "| Operator | Zeit (ms) |\n|---|---|\n| Conv | 4,021 |\n| Gemm | 0,5 |\n"
+GROUPED = "op\tcycles\nconv_2d\t133.245\ndense\t1.234.567\nadd\t1,234\nmean\t12,5\n"
+CLEARED = "\x1b[2K\x1b[1GCONV_2D took 133245 ticks (133 ms).\x1b[K\n\x1b[?25hMEAN took 900 ticks (0 ms).\n"
 ST_NEW = ST.replace("(ms)       %    name", "(ms)       %   cumul  CPU cycles    name").replace(
     "64.0%    conv1", "64.0%  64.0%  [ 1,000  2 ]  conv1"
 )
@@ -96,6 +99,12 @@ ST_NEW = ST.replace("(ms)       %    name", "(ms)       %   cumul  CPU cycles   
         (ONLY_CYCLES, [("conv_2d", 1200, "ticks"), ("add", 300, "ticks")]),
         (BARS, [("Conv", 1500.5, "us"), ("Gemm", 76, "us")]),
         (GERMAN, [("conv_2d", 4.021, "ms"), ("dense", 0.5, "ms")]),
+        (GERMAN_BARS, [("Conv", 4.021, "ms"), ("Gemm", 0.5, "ms")]),
+        (
+            GROUPED,
+            [(n, v, "ticks") for n, v in (("conv_2d", 133_245), ("dense", 1_234_567), ("add", 1234), ("mean", 12.5))],
+        ),
+        (CLEARED, [("CONV_2D", 133_245, "ticks"), ("MEAN", 900, "ticks")]),
         (ESP.replace("76us", "0.000076 s"), [("Conv", 1.5, "ms"), ("Gemm", 0.000076, "s")]),
         (
             "boot ok\nversion,3\n\n" + MLTK + "total,,,0.002,\n",
@@ -110,6 +119,9 @@ ST_NEW = ST.replace("(ms)       %    name", "(ms)       %   cumul  CPU cycles   
         "cycles of a part",
         "bars",
         "german",
+        "german bars",
+        "grouped",
+        "cleared",
         "units",
         "around it",
         "st new",
