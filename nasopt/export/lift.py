@@ -16,13 +16,13 @@ from nasopt.export.lifted_layers import IMAGES, LAYERS, pad_image
 MAXIMA = (torch.amax, Tensor.amax, torch.max, Tensor.max)
 PARTS = (torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.tensor_split, Tensor.tensor_split)
 # Element by element, or channel by channel: the same function does for any number of dimensions behind the channels.
-ELEMENTWISE = {
-    *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.elu),
-    *(F.hardswish, F.hardsigmoid, F.silu, F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh, F.tanh),
-    *(F.dropout, F.dropout1d, F.batch_norm, F.gelu, F.prelu, torch.add, torch.mul, torch.sub),
-    *(Tensor.add, Tensor.add_, Tensor.mul, Tensor.mul_, Tensor.sub, Tensor.__add__, Tensor.__radd__),
-    *(Tensor.__mul__, Tensor.__rmul__, Tensor.__sub__, Tensor.__iadd__, Tensor.__imul__),
-}
+_NAMES = (
+    "relu relu_ relu6 hardtanh leaky_relu elu celu selu hardswish hardsigmoid silu gelu mish softplus logsigmoid prelu "
+    "sigmoid tanh dropout dropout1d batch_norm add add_ sub sub_ mul mul_ div div_ neg abs exp sqrt square pow clamp clip "
+    "maximum minimum __neg__ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ "
+    "__rtruediv__ __itruediv__ __pow__"
+)
+ELEMENTWISE = {getattr(owner, name, None) for owner in (torch, Tensor, F) for name in _NAMES.split()} - {None}
 
 
 class TwoDimensional(TorchFunctionMode):

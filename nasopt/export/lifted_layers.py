@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nasopt.graph.windows import is_cut, windows
+
 Rule = Callable[..., Tensor]  # the arguments of the function, its tensors lifted -> the lifted result
 
 
@@ -40,6 +42,43 @@ def _conv(
         _pair(dilation, 1),
         groups,
     )
+
+
+def _conv_transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    wide = weight if weight.dim() == 4 else weight.unsqueeze(2)
+    sizes = (_pair(stride, 1), _pair(padding, 0), _pair(output_padding, 0))
+    try:
+        return _conv_transposed_2d(x, wide, bias, *sizes, groups, _pair(dilation, 1))
+    except NotImplementedError:
+        return F.conv_transpose2d(x, wide, bias, *sizes, groups, _pair(dilation, 1))
+
+
+def _conv_transposed_2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    """The whole result, cut: the converter knows "valid" and "same" alone."""
+    strides, sides, ends, steps = map(_both, (stride, padding, output_padding, dilation))
+    if not is_cut(weight.shape[2:], strides, sides, ends):
+        raise NotImplementedError
+    whole = F.conv_transpose2d(x, weight, bias, strides, 0, 0, groups, steps)
+    rows, columns = (n - p - max(p - end, 0) for n, p, end in zip(whole.shape[2:], sides, ends))
+    return whole[:, :, sides[0] : sides[0] + rows, sides[1] : sides[1] + columns]
 
 
 def _max_pool(
@@ -100,7 +139,10 @@ def _avg_pool(
     count_include_pad: bool = True,
 ) -> Tensor:
     sizes = (_pair(kernel_size, 1), _pair(stride or kernel_size, 1), _pair(padding, 0))
-    return F.avg_pool2d(x, *sizes, ceil_mode, count_include_pad)
+    try:
+        return _avg_pool_2d(x, *sizes, ceil_mode, count_include_pad)
+    except NotImplementedError:
+        return F.avg_pool2d(x, *sizes, ceil_mode, count_include_pad)
 
 
 def _avg_pool_2d(
@@ -112,15 +154,21 @@ def _avg_pool_2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Zeros as an operation of their own: the converter knows no pooling with torch's padding."""
-    sides = _both(padding)
-    if not any(sides) or ceil_mode or divisor_override is not None:
+    """Zeros as an operation of their own, and shares of windows at the rim: the converter knows no other padding of means."""
+    kernels, steps, sides = map(_both, (kernel_size, stride or kernel_size, padding))
+    counts = [windows(*sizes, ceil_mode) for sizes in zip(x.shape[2:], kernels, steps, sides)]
+    reach = [(count - 1) * step + kernel for count, step, kernel in zip(counts, steps, kernels)]
+    ends = [max(end - n - side, side) for end, n, side in zip(reach, x.shape[2:], sides)]
+    if divisor_override is not None:
         raise NotImplementedError
-    pad = [sides[1], sides[1], sides[0], sides[0]]
-    pooled = F.avg_pool2d(pad_image(x, pad), kernel_size, stride)
-    if count_include_pad:
+    if not any((*sides, *ends)):
+        return F.avg_pool2d(x, kernels, steps)
+    pooled = F.avg_pool2d(pad_image(x, [sides[1], ends[1], sides[0], ends[0]]), kernels, steps)
+    # Of every window: what it divides by, which is never more than reaches into torch's own padding.
+    beside = sides if count_include_pad else (0, 0)
+    shares = [_inside(*sizes) for sizes in zip(x.shape[2:], kernels, steps, sides, beside, counts)]
+    if all(share == 1 for side in shares for share in side):
         return pooled
-    shares = [_inside(*sizes) for sizes in zip(x.shape[2:], *map(_both, (kernel_size, stride or kernel_size, sides)))]
     inside = torch.tensor([[row * column for column in shares[1]] for row in shares[0]])
     return (pooled.permute(0, 2, 3, 1) * (1 / inside).unsqueeze(2)).permute(0, 3, 1, 2)
 
@@ -146,10 +194,10 @@ def _both(value: Any) -> tuple[int, int]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
 
 
-def _inside(size: int, kernel: int, stride: int, padding: int) -> list[float]:
-    """Of every window its share that is no padding."""
-    starts = range(-padding, size + padding - kernel + 1, stride)
-    return [(min(start + kernel, size) - max(start, 0)) / kernel for start in starts]
+def _inside(size: int, kernel: int, stride: int, padding: int, beside: int, count: int) -> list[float]:
+    """Of every window its share that is in the image and `beside` it."""
+    starts = [i * stride - padding for i in range(count)]
+    return [(min(start + kernel, size + beside) - max(start, -beside)) / kernel for start in starts]
 
 
 def _adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
@@ -165,7 +213,12 @@ def pad_image(x: Tensor, pad: Sequence[int], mode: str = "constant", value: floa
     """Of `(B, C, H, W)`. Channels last, as kernels have them: the converter leaves a first pad in torch's order."""
     if len(pad) > 4 or mode != "constant":
         return F.pad(x, pad, mode, value)
-    return F.pad(x.permute(0, 2, 3, 1), [0, 0, *pad], mode, value).permute(0, 3, 1, 2)
+    last = x.permute(0, 2, 3, 1)
+    if min(pad) < 0 < max(pad):  # one after the other: what does both at once is left in torch's order, too
+        left, right, top, bottom = (-min(side, 0) for side in [*pad, *[0] * (4 - len(pad))])
+        last = last[:, top : last.shape[1] - bottom, left : last.shape[2] - right]
+        pad = [max(side, 0) for side in pad]
+    return F.pad(last, [0, 0, *pad], mode, value).permute(0, 3, 1, 2)
 
 
 def _pad_lifted(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
@@ -176,6 +229,7 @@ def _pad_lifted(x: Tensor, pad: Sequence[int], mode: str = "constant", value: fl
 
 LAYERS: dict[Any, Rule] = {
     torch.conv1d: _conv,
+    torch.conv_transpose1d: _conv_transposed,
     F.max_pool1d: _max_pool,
     torch.max_pool1d: _max_pool,
     torch.avg_pool1d: _avg_pool,
@@ -191,4 +245,5 @@ IMAGES: dict[Any, Rule] = {
     F.max_pool2d: _max_pool_2d,
     torch.max_pool2d: _max_pool_2d,
     torch.conv2d: _conv_2d,
+    torch.conv_transpose2d: _conv_transposed_2d,
 }

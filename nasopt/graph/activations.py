@@ -38,6 +38,8 @@ from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.sharing import is_changed_in_place
 from nasopt.graph.values import UNKNOWN
 
+_FIELDS = {"values": 0, "indices": 1}
+"""Of maxima and minima."""
 ACCUMULATOR_BITS = 32
 """Of sums that are not rounded, such as the outputs of a network."""
 
@@ -130,6 +132,8 @@ class Walk:
             return
         elif node.target is operator.getitem and not isinstance(self.value(first), Tensor):
             return self.hold(node, _pick(self.held.get(first), node.args[1]))
+        elif node.target is getattr and node.args[1] in _FIELDS and isinstance(self.held.get(first), tuple):
+            return self.hold(node, _pick(self.held.get(first), _FIELDS[str(node.args[1])]))
         if self.accumulators and self.flow.like(node) in self.walks.behind:
             return self.hold(node, tuple(self._sources(node)))
         memory = "in_place" if node in self.flow.sums else self.walks.memory(node)

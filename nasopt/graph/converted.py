@@ -14,16 +14,8 @@ from torch import Tensor, fx, nn
 from nasopt.graph.buffers import Buffer
 from nasopt.graph.file_orders import Orders
 from nasopt.graph.lowered import GIVEN, Part, parts_of
-from nasopt.graph.materialised import (
-    Around,
-    fuses,
-    inside_of,
-    joins,
-    knows_padding,
-    padding_of,
-    splits,
-    zeros_around,
-)
+from nasopt.graph.materialised import fuses, inside_of, joins, splits
+from nasopt.graph.windows import Around, knows_padding, padding_of, zeros_around
 
 if TYPE_CHECKING:
     from nasopt.graph.activations import Walk
@@ -74,7 +66,7 @@ class Converted:
             alone = before.shape[2:].numel() == 1  # no space: nothing to reorder, and the reader reshapes
             if not alone or before.numel() != after.numel():
                 return False
-            if alone and after.dim() == 3 and before.dim() == 2:
+            if before.dim() == 2 and (after.dim() == 3 or after.shape[2:].numel() > 1):
                 return False
             writer = self._walk.writers.get(str(self._walk.held[source]))
             of_conv = isinstance(self._walk.module_of(writer) if writer is not None else None, nn.modules.conv._ConvNd)
@@ -87,6 +79,8 @@ class Converted:
         """The steps of a node that computes something, and what is written before it."""
         walk = self._walk
         self._write(sources)
+        if self._cuts_for_its_reader(node, sources):
+            return
         sources = self._before(node, sources)
         value = walk.value(node)
         walk.hold(node, walk.new(node, value, node.name))
@@ -119,9 +113,9 @@ class Converted:
             name = made[0] if last else f"{node.name}:{i}"
             if not last:
                 if part.elements is None:
-                    buffer = Buffer(result.channels, result.per_channel * part.width, result.bits)
+                    buffer = Buffer(result.channels, round(result.per_channel * part.width), result.bits)
                 else:
-                    buffer = Buffer(part.elements * part.width, 1)
+                    buffer = Buffer(round(part.elements * part.width), 1)
                 self._walk.buffer(name, buffer)
             else:  # tensors are numbered in the order in which they are written
                 self._walk.found.buffers |= {one: self._walk.found.buffers.pop(one) for one in made}
@@ -145,11 +139,11 @@ class Converted:
     def _inside(self, node: fx.Node, made: str, part: Part) -> list[str]:
         """Scratch of an operation."""
         buffer = self._walk.found.buffers[made]
-        if part.kinds[0] == "MEAN":
+        if part.kinds[0] in ("MEAN", "SUM"):
             size = Buffer(buffer.channels, buffer.per_channel * 4, buffer.bits)
         else:
             factor = inside_of(self._walk.module_of(node))
-            if not factor:
+            if not factor or part.kinds[0] != "TRANSPOSE_CONV":
                 return []
             size = Buffer(buffer.channels, buffer.per_channel * factor, buffer.bits)
         self._walk.buffer(f"{made}:inside", size)
@@ -173,7 +167,8 @@ class Converted:
             return sources
         padding = padding_of(walk.module_of(node), node, value, self._padded.get(source))
         if padding is not None:
-            space = prod(walk.value(walk.holders[name][0]).shape[2:])
+            before = self._padded.get(source, ((0, 0),) * (value.dim() - 2))
+            space = prod(n - sum(sides) for n, sides in zip(value.shape[2:], before))
             around = (tuple(padding), tuple(value.shape[2:]))
             now = sources[0] if sources else name
             kinds = _AROUND.get(getattr(walk.module_of(node), "padding_mode", "zeros"), ("PAD",))
@@ -219,12 +214,37 @@ class Converted:
         before = self._padded.get(walk.flow.inputs[node][0], ((0, 0),) * len(own))
         around = tuple((a + c, b + d) for (a, b), (c, d) in zip(own, before, strict=True))
         users = list(walk.flow.users[node])
-        if len(users) != 1:
+        if len(users) != 1 or (len(own) == 1 and self.orders.found.get(walk.flow.inputs[node][0]) == "first"):
             return False
         user = walk.module_of(users[0]), users[0]
         cuts = min(min(sides) for sides in around) < 0
         if zeros_around(*user) is None and (cuts or not knows_padding(*user)):
             return False
+        self._padded[node] = around
+        return True
+
+    def _cuts_for_its_reader(self, node: fx.Node, sources: list[str]) -> bool:
+        """Whether a node cuts some sides off and pads others of what one convolution or pooling reads, which pads itself."""
+        walk, users = self._walk, list(self._walk.flow.users[node])
+        own = zeros_around(walk.module_of(node), node)
+        if own is None or len(users) != 1 or not knows_padding(walk.module_of(users[0]), users[0]):
+            return False
+        before = self._padded.get(walk.flow.inputs[node][0], ((0, 0),) * len(own))
+        own = tuple((a + c, b + d) for (a, b), (c, d) in zip(own, before, strict=True))
+        around = tuple((max(a, 0), max(b, 0)) for a, b in own)
+        value = walk.value(node)
+        if around == own or not any(map(any, around)):
+            return False
+        walk.hold(node, walk.new(node, value, node.name))
+        buffer, whole = walk.found.buffers[node.name], prod(value.shape[2:])
+        cut = prod(n - sum(sides) for n, sides in zip(value.shape[2:], around))
+        if isinstance(buffer.channels, int):
+            cut_buffer = Buffer(buffer.elements() * cut // whole, 1, buffer.bits)
+        else:
+            cut_buffer = Buffer(buffer.channels, buffer.per_channel * cut // whole, buffer.bits)
+        walk.found.buffers[node.name] = cut_buffer
+        walk.add(node, sources, (node.name,), None, "", ("SLICE",), ((node.name, 0), (node.name, 1)))
+        self.orders.inherit(node, walk.flow.inputs[node][0])
         self._padded[node] = around
         return True
 

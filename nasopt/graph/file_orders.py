@@ -52,7 +52,10 @@ class Orders:
             return True
         if order is None or source is None:
             return False
-        if order == (0, 2, 3, 1) and self.found.get(source) == "last":
+        if source.op == "placeholder" and order in ((0, 3, 1, 2), (0, 2, 1)):
+            # Inputs whose order the network itself changes are given in that order.
+            self.found[node] = "last" if len(order) == 4 else "first"
+        elif order == (0, 2, 3, 1) and self.found.get(source) == "last":
             self.found[node] = "first"
         elif order == (0, 3, 1, 2) and self.found.get(source) == "first":
             self.found[node] = "last"
@@ -67,7 +70,8 @@ class Orders:
             x for x in walk.flow.inputs[node] if isinstance(walk.held.get(x), str) and isinstance(walk.value(x), Tensor)
         ]
         wanted = order_of(walk.module_of(node), node, walk.value(inputs[0]) if inputs else None, walk.value(node))
-        orders = {self.found[x] for x in inputs if x in self.found}
+        telling = [x for x in inputs if x in self.found and not _is_trivial(walk.value(x))]
+        orders = {self.found[x] for x in telling or inputs if x in self.found}
         result: Order | None
         want: Order | None
         if inputs and permutation_of(node, walk.value(inputs[0]).dim()) is not None:
@@ -81,22 +85,35 @@ class Orders:
         value = walk.value(node)
         for x in inputs:
             lies, name = self.found.get(x), str(walk.held[x])
-            if want is None or lies in (None, want) or _is_trivial(walk.value(x)) or name not in sources:
+            if want is None or lies in (None, want) or name not in sources:
                 continue
-            rank = walk.value(x).dim()
-            # Of three dimensions one is left out, which a reshape does by itself.
-            reshapes = isinstance(walk.module_of(node), nn.Flatten) or parts_of(None, node, value, value)[0].kinds == (
-                "RESHAPE",
-            )
-            kinds = ("TRANSPOSE",) if rank == 4 or reshapes else ("TRANSPOSE", "RESHAPE")
-            constants = tuple((kind, want, rank) for kind in kinds)
-            sources = walk.extra(
-                f"{node.name}:order{name if len(inputs) > 1 else ''}", name, 1, 1, sources, kinds, constants
-            )
+            which = name if len(inputs) > 1 else ""
+            for number, kind in enumerate(self._changes(node, x, want)):
+                step = f"{node.name}:order{number or ''}{which}"
+                sources = walk.extra(step, name, 1, 1, sources, (kind,), ((kind, want, walk.value(x).dim()),))
+                name = step
         value = walk.value(node)
         if result is not None and isinstance(value, Tensor) and value.dim() in (3, 4):
             self.found[node] = result
         return sources
+
+    def _changes(self, node: fx.Node, source: fx.Node, want: Order) -> list[str]:
+        """Operations that bring an input into another order."""
+        walk, value = self.walk, self.walk.value(source)
+        rank, result = value.dim(), walk.value(node)
+        # Of three dimensions one is left out, which a reshape does by itself.
+        reshapes = isinstance(walk.module_of(node), nn.Flatten) or parts_of(None, node, result, result)[0].kinds == (
+            "RESHAPE",
+        )
+        if _is_trivial(value):
+            return ["RESHAPE"] if rank == 3 and want == "first" and not reshapes else []
+        if rank == 4 or reshapes:
+            return ["TRANSPOSE"]
+        if want == "first":
+            return ["TRANSPOSE", "RESHAPE"]
+        before = [step.operations for step in walk.found.steps[-2:] if step.operations != ("PAD",)]
+        shaped = before[-1:] == [("RESHAPE",)] and len(walk.flow.users[source]) == 1  # both reshapes are one
+        return ["TRANSPOSE"] if shaped else ["RESHAPE", "TRANSPOSE"]
 
     def in_shape(self, node: fx.Node, sources: list[str]) -> list[str]:
         """Chained linear layers have results of two dimensions, which others than such layers and sums take apart again."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 
 from nasopt.graph.lowering_layers import clipped, lowering_of, maximum_over
 from nasopt.graph.lowering_parts import GIVEN, Part, part
+from nasopt.graph.lowering_recurrent import recurrent
+from nasopt.graph.windows import cuts_result, grows
 
 _MAXIMA = (torch.amax, torch.max, "amax", "max")
 _KINDS: tuple[tuple[tuple[object, ...], str], ...] = (
@@ -62,7 +65,10 @@ _KINDS: tuple[tuple[tuple[object, ...], str], ...] = (
     ((torch.cat, torch.concat, torch.concatenate), "CONCATENATION"),
     ((torch.permute, torch.transpose, "permute", "transpose"), "TRANSPOSE"),
     (
-        (torch.reshape, torch.flatten, nn.Flatten, torch.unsqueeze, "view", "reshape", "flatten", "unsqueeze"),
+        (
+            *(torch.reshape, torch.flatten, nn.Flatten, torch.unsqueeze, nn.Unflatten, torch.unflatten),
+            *("view", "reshape", "flatten", "unsqueeze", "unflatten"),
+        ),
         "RESHAPE",
     ),
     ((operator.getitem, torch.chunk, torch.split, "chunk", "split", torch.narrow, "narrow"), "SLICE"),
@@ -86,13 +92,13 @@ def parts_of(
         readers: layers that read that.
     """
     target = None if module is not None else node.target
+    if target in _MAXIMA and isinstance(result, tuple):  # (values, places), of which only what is read is computed
+        result = result[0]
     if not isinstance(given, Tensor) or not isinstance(result, Tensor):
-        found = lowering_of(module, target)
-        return (
-            found(module, given)
-            if found is not None and isinstance(given, Tensor)
-            else [Part((_kind(module, target),))]
-        )
+        if isinstance(module, nn.RNNBase) and isinstance(given, Tensor):
+            picked = [user.args[1] if user.target is operator.getitem else 0 for user in node.users]
+            return recurrent(module, given, 0 in picked)
+        return [Part((_kind(module, target),))]
     several = _several(module, node, given, readers)
     if several is not None:
         return several
@@ -121,13 +127,18 @@ def _several(module: nn.Module | None, node: fx.Node, given: Tensor, readers: Se
         bounds = [node.kwargs.get(name, value) for name, value in (("min", low), ("max", high))]
         return clipped(*(value if isinstance(value, (int, float)) else None for value in bounds)) or [Part(("",))]
     if target in _PADS:
-        return [Part(_cuts_and_pads(node), constants=2, shared=(("PAD", node.name),))]
+        kinds = _cuts_and_pads(node)
+        cut = [part("SLICE", constants=2)] if "SLICE" in kinds else []
+        pad = [Part(("PAD",), reads=(len(cut) - 1,), shared=(("PAD", node.name),))] if "PAD" in kinds else []
+        return [*cut, *pad]
     if target in _MAXIMA and not is_over_space(node, given):
         return maximum_over(given)
     kind = _kind(module, target)
     if kind == "SLICE":
         return _cuts(node, given)
-    if kind == "AVERAGE_POOL_2D" and not getattr(module, "count_include_pad", True) and _pads(module):
+    if kind == "TRANSPOSE_CONV" and cuts_result(module):
+        return _cut_after(module, given)
+    if kind == "AVERAGE_POOL_2D" and _counts_inside(module, node, given):
         return [Part((kind,)), part("MUL", 0, constants=1)]
     if kind == "BATCH_MATMUL" and _is_softmax(node.args[0]) and not is_turned(node.args[1]):
         return [part("RESHAPE", elements=_rows(node.args[0])), Part((kind,), reads=(GIVEN, 0))]
@@ -142,7 +153,8 @@ def _one(kind: str, module: nn.Module | None, node: fx.Node, given: Tensor, resu
     elif kind in ("CONV_2D", "TRANSPOSE_CONV"):
         own = 2 if kind == "CONV_2D" else 3
     elif kind == "FULLY_CONNECTED":
-        own = 2 if getattr(module, "bias", None) is not None else 1
+        biases = [*node.args[2:], node.kwargs.get("bias")] if module is None else [getattr(module, "bias", None)]
+        own = 2 if any(bias is not None for bias in biases) else 1
     if kind == "MEAN":
         return Part((kind,), constants=own, shared=((kind, given.dim()),))
     if kind in ("RESHAPE", "TRANSPOSE", "RESIZE_BILINEAR"):
@@ -176,6 +188,29 @@ def _rows(value: Any) -> int:
     return int(value.meta["value"][0].numel())
 
 
+def _cut_after(layer: Any, given: Tensor) -> list[Part]:
+    """A transposed convolution with all that it computes, and its result cut, one dimension after the other."""
+    made, whole = [], []
+    for i, n in enumerate(given.shape[2:]):
+        whole.append((n - 1) * layer.stride[i] + layer.dilation[i] * (layer.kernel_size[i] - 1) + 1)
+        made.append(whole[-1] - 2 * layer.padding[i] + layer.output_padding[i])
+    parts = [Part(("TRANSPOSE_CONV",), width=prod(whole) / prod(made), constants=3)]
+    for i in range(len(made)):
+        if whole[i] != made[i]:
+            parts.append(
+                Part(("SLICE",), width=prod(whole[i + 1 :]) / prod(made[i + 1 :]), reads=(len(parts) - 1,), constants=2)
+            )
+    return parts
+
+
+def _counts_inside(module: Any, node: fx.Node, given: Tensor) -> bool:
+    """Whether means are over the elements inside alone: a window at the rim has fewer."""
+    leaves_out = not getattr(module, "count_include_pad", node.kwargs.get("count_include_pad", True))
+    padding: Any = module.padding if module is not None else node.kwargs.get("padding", (*node.args, *[0] * 4)[3])
+    pads = any(padding) if isinstance(padding, (tuple, list)) else padding
+    return bool(leaves_out and pads) or grows(module, node, given)
+
+
 def _cuts(node: fx.Node, given: Tensor) -> list[Part]:
     """Slices: one operation for every dimension that is cut."""
     index = node.args[1] if node.target is operator.getitem and len(node.args) > 1 else ()
@@ -191,11 +226,6 @@ def is_turned(value: object) -> bool:
     return (
         turns and isinstance(value, fx.Node) and value.op != "call_module" and set(value.args[1:]) in ({1, 2}, {-1, -2})
     )
-
-
-def _pads(module: Any) -> bool:
-    padding = module.padding
-    return any(padding) if isinstance(padding, tuple) else padding > 0
 
 
 def is_over_space(node: fx.Node, given: Tensor) -> bool:

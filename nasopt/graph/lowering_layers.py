@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt.graph.lowering_parts import FLOAT, GIVEN, Lowering, Part, moved, part
-from nasopt.graph.lowering_recurrent import recurrent
 
 
 def _layer_norm(layer: Any, given: Tensor) -> list[Part]:
@@ -44,7 +43,7 @@ def _group_norm(layer: Any, given: Tensor) -> list[Part]:
         part("MEAN", 0, elements=groups),
         part("SUB", 0, 1),
         part("MUL", 2),
-        part("MEAN ADD RESHAPE RSQRT", 3, elements=groups, constants=1),
+        part("MEAN ADD RESHAPE RSQRT" if groups > 1 else "MEAN ADD RSQRT", 3, elements=groups, constants=1),
         part("MUL" if affine else "BROADCAST_TO", 4, elements=channels, constants=1),
         part("MUL MUL ADD" if affine else "MUL MUL BROADCAST_TO", 1, 5, elements=channels, constants=2),
         part("RESHAPE", 5, elements=channels),
@@ -190,7 +189,6 @@ _LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Lowering], ...] = (
         (nn.Softsign,),
         _constant(*_alone("ABS")(None, torch.empty(0)), part("ADD", 2, constants=1), part("DIV", GIVEN, 3)),
     ),
-    ((nn.RNNBase,), recurrent),
 )
 _COMPARISONS = (
     operator.gt,

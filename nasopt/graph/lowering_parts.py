@@ -21,7 +21,7 @@ class Part:
     Attributes:
         kinds: of the operations.
         elements: of the result; None: as many as the layer's own result has.
-        width: of an element [B].
+        width: of an element [B]; more where there are more elements than in the layer's own result.
         reads: numbers of earlier parts, or `GIVEN`.
         constants: that only this layer has: how many, beside weights and biases.
         shared: constants by their content: equal ones are one tensor of the file.
@@ -30,7 +30,7 @@ class Part:
 
     kinds: tuple[str, ...]
     elements: int | None = None
-    width: int = 1
+    width: float = 1
     reads: tuple[int, ...] = (GIVEN,)
     constants: int = 0
     shared: tuple[Hashable, ...] = ()

@@ -12,8 +12,13 @@ _ALIGNMENT = 16
 """Of buffers that are one here and many in the file."""
 
 
-def recurrent(layer: Any, given: Tensor) -> list[Part]:
-    """Unrolled: all inputs are multiplied at once and cut into frames, then every frame computes its gates."""
+def recurrent(layer: Any, given: Tensor, every_frame: bool = True) -> list[Part]:
+    """Unrolled: all inputs are multiplied at once and cut into frames, then every frame computes its gates.
+
+    Args:
+        layer, given: as everywhere.
+        every_frame: whether somebody reads more than the last states.
+    """
     frames = given.shape[1 if layer.batch_first else 0] if given.dim() == 3 else len(given)
     gates, first, every = _CELLS[layer.mode]
     directions = 2 if layer.bidirectional else 1
@@ -21,7 +26,8 @@ def recurrent(layer: Any, given: Tensor) -> list[Part]:
     wide = -(-layer.hidden_size * gates // _ALIGNMENT) * _ALIGNMENT
     parts: list[Part] = []
     previous = GIVEN
-    for _ in range(layer.num_layers):
+    for number in range(layer.num_layers):
+        whole = every_frame or number < layer.num_layers - 1
         outputs = []
         for _ in range(directions):
             start = len(parts)
@@ -30,14 +36,18 @@ def recurrent(layer: Any, given: Tensor) -> list[Part]:
                 _weighted(("FULLY_CONNECTED", "RESHAPE"), (previous,), frames * gates * layer.hidden_size),
                 Part(cut * frames, frames * wide, 1, (start,), frames + 2),
                 _weighted(
-                    (*first, *(kind for _ in range(frames - 1) for kind in every), *("QUANTIZE",) * (frames - 1)),
+                    (
+                        *first,
+                        *(kind for _ in range(frames - 1) for kind in every),
+                        *("QUANTIZE",) * (frames - 1) * whole,
+                    ),
                     (start + 1,),
                     frames * size,
-                    gates + 3 + (frames - 1),
+                    gates + 3 + (frames - 1) * whole,
                     gates * layer.hidden_size * frames,
                 ),
                 Part(
-                    ("CONCATENATION",) * max(1, -(-(frames - 1) // 9)) + ("RESHAPE",),
+                    ("CONCATENATION",) * (max(1, -(-(frames - 1) // 9)) * whole) + ("RESHAPE",),
                     frames * layer.hidden_size,
                     1,
                     (start + 2,),

@@ -11,7 +11,7 @@ from torch import fx, nn
 from nasopt.graph.facts import Facts
 from nasopt.graph.integer_roles import is_addition, role_of
 from nasopt.graph.kernels import padding_of
-from nasopt.graph.materialised import Around, zeros_around
+from nasopt.graph.windows import Around, zeros_around
 from nasopt.nn.quantised import QuantisedWeight
 from nasopt.nn.quantised_norm import QuantBatchNorm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,42 @@ def test_lifted_layers_compute_the_same(make: Any, shape: tuple[int, ...]) -> No
     with TwoDimensional():
         found = network(x)
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("count_include_pad", [False, True])
+def test_means_at_the_rim_compute_the_same(count_include_pad: bool) -> None:
+    images, series = torch.randn(2, 3, 9, 11), torch.randn(2, 3, 11)
+    for kernel, stride, padding, ceil in itertools.product((2, 3, 4), (1, 2, 3, 5), (0, 1), (False, True)):
+        sizes = (kernel, stride, padding, ceil, count_include_pad)
+        for function, x in ((F.avg_pool2d, images), (F.avg_pool1d, series)):
+            with TwoDimensional():
+                pooled = function(x, *sizes)
+            assert torch.allclose(pooled, function(x, *sizes), atol=1e-6), (function.__name__, sizes)
+
+
+def test_transposed_convolutions_compute_the_same() -> None:
+    images, series = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 6)
+    kernels = (torch.randn(4, 2, 4, 3), torch.randn(4, 2, 3)), torch.randn(4)
+    for stride, padding, end, groups in itertools.product((1, 2, 3), (0, 1), (0, 1), (1, 2)):
+        if end >= stride:
+            continue
+        for function, x, kernel in zip((F.conv_transpose2d, F.conv_transpose1d), (images, series), kernels[0]):
+            arguments = (x, kernel, kernels[1][: 2 * groups], stride, padding, end, groups)
+            with TwoDimensional():
+                made = function(*arguments)
+            assert torch.allclose(made, function(*arguments), atol=1e-5), (function.__name__, stride, padding, end)
+
+
+def test_arithmetic_stays_lifted() -> None:
+    x = torch.randn(2, 4, 7)
+    with TwoDimensional() as mode:
+        y = F.max_pool1d(x, 1)
+        results = [1 - y, y / 3, -y, y**2, y.clamp(min=0), torch.maximum(y, y * 2), y.abs(), torch.exp(y)]
+        assert all(mode.lift(one).dim() == 4 and id(one) in mode._lifted for one in results)
+    for one, other in zip(
+        results, [1 - x, x / 3, -x, x**2, x.clamp(min=0), torch.maximum(x, x * 2), x.abs(), torch.exp(x)]
+    ):
+        assert torch.equal(one, other)
 
 
 def test_a_mean_over_all_positions_is_a_pooling() -> None:
