@@ -300,7 +300,7 @@ def found(
 
 
 def settle(network: nn.Module) -> None:
-    """Norms get statistics and weights that no converter folds away."""
+    """Norms get statistics and weights, and linear layers biases, that no converter folds away."""
     for module in network.modules():
         if (
             isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm))
@@ -311,6 +311,8 @@ def settle(network: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.8, 1.2)
+        if isinstance(module, nn.Linear) and module.bias is not None and not bool(module.bias.any()):
+            nn.init.constant_(module.bias, 0.1)
 
 
 _SEEDS: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...]]] = {

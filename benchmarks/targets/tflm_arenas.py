@@ -2,10 +2,11 @@
 
     python -m benchmarks.targets.tflm_arenas [NETWORK ...]      # needs pip install "nasopt[litert]" and torchvision
 
-writes every network (or those named) of `tflm_networks`, `device_networks` and `found_networks` as a full-integer int8 file, runs
-it in the interpreter with reference kernels, and keeps `tflm_arenas.csv`: operations, tensors, bytes for scales of channels,
-ports, planned tensors, persistent bytes, smallest arena and size of the file. Neither `--compare`, which prints predictions
-beside these rows, nor `--fit`, which prints the bytes of every kind of operation that fit them, needs any of the packages.
+writes every network (or those named) of `tflm_networks`, `device_networks`, `found_networks` and `board_networks` as a
+full-integer int8 file, runs it in the interpreter with reference kernels, and keeps `tflm_arenas.csv`: operations, tensors,
+bytes for scales of channels, ports, planned tensors, persistent bytes, smallest arena and size of the file. Neither
+`--compare`, which prints predictions beside these rows, nor `--fit`, which prints the bytes of every kind of operation that
+fit them, needs any of the packages.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks import device_networks
-from benchmarks.targets import found_networks, tflm_networks
+from benchmarks.targets import board_networks, found_networks, tflm_networks
 from nasopt.cost import NetworkCalls, network_calls
-from nasopt.cost.memory import lifetimes
+from nasopt.cost.placement import plans
 from nasopt.cost.runtime import TFLM
 from nasopt.errors import ExportError
 from nasopt.export import to_tflite
@@ -32,7 +33,7 @@ from nasopt.export.tflite_model import TfliteModel
 
 TABLE = Path(__file__).with_name("tflm_arenas.csv")
 COLUMNS = ("network", "kinds", "tensors", "channels", "ports", "planned", "persistent", "needed", "file")
-NETWORKS = {**tflm_networks.NETWORKS, **device_networks.NETWORKS, **found_networks.NETWORKS}
+NETWORKS = {**tflm_networks.NETWORKS, **device_networks.NETWORKS, **found_networks.NETWORKS, **board_networks.NETWORKS}
 
 
 def example(name: str, samples: int) -> Any:
@@ -113,8 +114,8 @@ def compare() -> str:
     off = []
     for name, row in rows().items():
         memory = calls_of(name).materialised
-        sizes = [buffer.bytes(narrow=False) for buffer in memory.buffers.values()]
-        planned = TFLM.tower(sizes, lifetimes(memory))[1]
+        sizes = {one: buffer.bytes(narrow=False) for one, buffer in memory.buffers.items()}
+        planned = TFLM.tower(sizes, plans(memory))[1]
         arena, needed = TFLM.memory_bytes(memory), int(row["needed"])
         off.append(100 * (arena / needed - 1))
         cells = (int(row["planned"]), planned, needed, arena)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
+from nasopt.cost.memory import lifetimes
+from nasopt.graph.buffers import ActivationMemory, is_rescaled
 
-def place(sizes: Mapping[str, int], live: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+MOST_COPIES = 3
+"""Of so many copies whose need depends on values all combinations are looked at, of more all and none."""
+Lives = Mapping[str, tuple[int, int]]
+"""First and last step of buffers."""
+
+
+def place(sizes: Mapping[str, int], live: Lives) -> dict[str, int]:
     """Offset of every buffer, so that no two that are live together overlap.
 
     Args:
@@ -24,7 +33,7 @@ def place(sizes: Mapping[str, int], live: Mapping[str, tuple[int, int]]) -> dict
     return offsets
 
 
-def tower(sizes: Mapping[str, int], live: Mapping[str, tuple[int, int]]) -> list[str]:
+def tower(sizes: Mapping[str, int], live: Lives) -> list[str]:
     """Buffers that lie on top of each other from offset 0 to the end of the arena, whose size is the sum of theirs.
 
     So the arena is linear in the sizes of these buffers, as long as the order of the sizes stays.
@@ -42,6 +51,25 @@ def tower(sizes: Mapping[str, int], live: Mapping[str, tuple[int, int]]) -> list
     return names
 
 
-def _beside(name: str, others: Mapping[str, int], live: Mapping[str, tuple[int, int]]) -> Sequence[str]:
+def plans(memory: ActivationMemory) -> list[Lives]:
+    """Lifetimes of the buffers that an engine may place, the first with all of them.
+
+    Whether something is copied into the scale of what it is concatenated to depends on its values.
+    """
+    whole = lifetimes(memory)
+    copies = [step for step in memory.steps if is_rescaled(step)]
+    some = itertools.product((False, True), repeat=len(copies))
+    found: list[Lives] = []
+    for dropped in some if len(copies) <= MOST_COPIES else [(False,) * len(copies), (True,) * len(copies)]:
+        lives = dict(whole)
+        for step in itertools.compress(copies, dropped):
+            _, last = lives.pop(step.writes[0])
+            first, before = lives[step.reads[0]]
+            lives[step.reads[0]] = first, max(before, last)
+        found.append(lives)
+    return found
+
+
+def _beside(name: str, others: Mapping[str, int], live: Lives) -> Sequence[str]:
     first, last = live[name]
     return [other for other in others if other != name and live[other][0] <= last and first <= live[other][1]]

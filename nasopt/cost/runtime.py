@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nasopt.checked import checked_fields
-from nasopt.cost.memory import lifetimes
 from nasopt.cost.moments import Moment, fused_depthwise_moments, in_place_depthwise_moments, live_moments
-from nasopt.cost.placement import tower
+from nasopt.cost.placement import Lives, plans, tower
 from nasopt.errors import ConfigError, nearest
 from nasopt.graph.buffers import ActivationMemory, Step
+from nasopt.graph.cost_terms import Count
 from nasopt.graph.layer_shape import facts_of
+
+Need = tuple[int, tuple[tuple[int, Count], ...]]
+"""Bytes: a constant, and so many for each of some channels."""
 
 
 @checked_fields
@@ -39,8 +42,8 @@ class Runtime:
         planning_base_bytes, planning_tensor_bytes, planning_buffer_bytes, planning_operation_bytes: what the engine takes
             before it has placed the buffers, in the memory that they have afterwards: per tensor, per one that is no
             constant, and per operation by kind.
-        planning_least, planning_channel_bytes: what one operation takes while it prepares itself, by kind, and per output of
-            a linear layer; the largest counts.
+        planning_least: what one operation takes while it prepares itself, by kind: constant, and per output channel; kinds
+            "... with bias" first. What is persistent for the channels of later layers is not there yet. The largest counts.
         weight_bits: widths of weights that it runs; empty: any.
         bias_bytes: flash for one bias.
         code_bytes, layer_code_bytes: flash for code, and more of it per layer with weights.
@@ -65,8 +68,7 @@ class Runtime:
     planning_tensor_bytes: int = 0
     planning_buffer_bytes: int = 0
     planning_operation_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
-    planning_least: Mapping[str, int] = field(default_factory=dict, hash=False)
-    planning_channel_bytes: int = 0
+    planning_least: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     code_bytes: int = 0
     layer_code_bytes: int = 0
     layer_file_bytes: int = 0
@@ -81,18 +83,25 @@ class Runtime:
         inner = self.channel_bytes * sum(step.inner_channels for step in memory.steps)
         return self.base_bytes + ports + kept + inner
 
-    def planning(self, memory: ActivationMemory) -> int:
-        """The least that buffers take [B]."""
+    def planning(self, memory: ActivationMemory) -> list[Need]:
+        """What the buffers' memory holds while the engine plans: they take at least as much as the largest of these."""
         if not self.planning_tensor_bytes:
-            return 0
+            return []
         results, constants = _tensors(memory)
-        least = 0
-        for step in memory.steps:
-            for kind in set(step.operations):
-                channels = _length(step) if step.term is not None and kind == "FULLY_CONNECTED" else 0
-                least = max(least, self.planning_least.get(kind, 0) + self.planning_channel_bytes * channels)
         tensors = self.planning_tensor_bytes * (results + constants) + self.planning_buffer_bytes * results
-        return max(least, self.planning_base_bytes + tensors + _sum(self.planning_operation_bytes, memory))
+        needs: list[Need] = [(self.planning_base_bytes + tensors + _sum(self.planning_operation_bytes, memory), ())]
+        later: tuple[tuple[int, Count], ...] = ()
+        for step in reversed(memory.steps):
+            layer = step.term is not None and _weighted(step.term.kind)
+            for kind in set(step.operations):
+                biased = f"{kind} with bias" if len(step.constants) > 1 else kind
+                constant, each = self.planning_least.get(biased, self.planning_least.get(kind, (0, 0)))
+                if constant:
+                    own = ((each, step.term.out_channels),) if layer and step.term is not None and each else ()
+                    needs.append((constant, (*own, *later)))
+            if layer and step.term is not None:
+                later = (*later, (-self.channel_bytes, step.term.out_channels))
+        return needs
 
     def layers(self, memory: ActivationMemory) -> list[Step]:
         """Steps that are layers with weights, whose output channels take `channel_bytes` each."""
@@ -100,20 +109,16 @@ class Runtime:
             return []
         return [step for step in memory.steps if step.term is not None and _weighted(step.term.kind)]
 
-    def tower(
-        self, sizes: Sequence[float], lives: Mapping[str, tuple[int, int]], least: int = 0
-    ) -> tuple[list[int], int]:
-        """Indices of the buffers that end the arena, and its size [B].
+    def tower(self, sizes: Mapping[str, float], plans: Sequence[Lives]) -> tuple[list[str], int]:
+        """Buffers that end the arena in the plan that needs most, and its size [B].
 
         Args:
-            sizes: of the buffers [B], in the order of `lives`.
-            lives: first and last step of each, from `nasopt.cost.memory.lifetimes`.
-            least: of the arena, from `planning`.
+            sizes: of all buffers [B].
+            plans: from `nasopt.cost.placement.plans`.
         """
-        whole = {name: self.aligned(size) for name, size in zip(lives, sizes, strict=True)}
-        index = {name: i for i, name in enumerate(lives)}
-        found = tower(whole, lives)
-        return [index[name] for name in found], max(sum(whole[name] for name in found), self.aligned(least))
+        whole = {name: self.aligned(size) for name, size in sizes.items()}
+        towers = [tower({name: whole[name] for name in lives}, lives) for lives in plans]
+        return max(((names, sum(whole[name] for name in names)) for names in towers), key=lambda one: one[1])
 
     def aligned(self, size: float) -> int:
         """A size as the runtime rounds it up [B]."""
@@ -123,10 +128,14 @@ class Runtime:
         """RAM for a network, described with `materialised` as this runtime wants it [B]; int8."""
         # Engines of whole bytes store narrower activations in 8 bits.
         sizes = {name: buffer.bytes(narrow=False) for name, buffer in memory.buffers.items()}
-        channels = sum(_length(step) for step in self.layers(memory))
+        channels = sum(_length(step.term.out_channels) for step in self.layers(memory) if step.term is not None)
         fixed = self.persistent(memory) + self.channel_bytes * channels
         if self.placed:
-            return self.tower(list(sizes.values()), lifetimes(memory), self.planning(memory))[1] + fixed
+            least = (
+                constant + sum(n * _length(count) for n, count in each) for constant, each in self.planning(memory)
+            )
+            placed = self.tower(sizes, plans(memory))[1]
+            return max(placed, self.aligned(max(least, default=0))) + fixed
         tops = (
             sum(weight * sizes[name] for name, weight in m.weights.items()) + m.constant for m in self.moments(memory)
         )
@@ -149,9 +158,8 @@ def _weighted(kind: str) -> bool:
     return facts_of(kind).stores and facts_of(kind).multiplies
 
 
-def _length(step: Step) -> int:
-    assert step.term is not None
-    count = step.term.out_channels
+def _length(count: Count) -> int:
+    """Channels of a decided network."""
     return count if isinstance(count, int) else len(count)
 
 
@@ -260,9 +268,14 @@ TFLM = register_runtime(
         planning_base_bytes=0,
         planning_tensor_bytes=32,
         planning_buffer_bytes=40,
-        planning_operation_bytes={"MEAN": 264},  # three scratch buffers
-        planning_least={"CONV_2D": 712, "TRANSPOSE_CONV": 712, "SOFTMAX": 368, "FULLY_CONNECTED": 248},
-        planning_channel_bytes=4,
+        planning_operation_bytes={"MEAN": 264, "SUM": 264},  # three scratch buffers
+        planning_least={
+            "CONV_2D": (640, 12),
+            "TRANSPOSE_CONV": (640, 12),
+            "SOFTMAX": (368, 0),
+            "FULLY_CONNECTED": (240, 4),
+            "FULLY_CONNECTED with bias": (336, 8),
+        },
         code_bytes=265_706,  # 268,000 with the full resolver; the fit of the files has a base of -2,294
         layer_file_bytes=2066,
         channel_file_bytes=22,

@@ -77,6 +77,11 @@ class Step:
         return tuple(dict.fromkeys((*self.reads, *over, *self.writes)))
 
 
+def is_rescaled(step: Step) -> bool:
+    """Whether a step only copies a tensor into the scale of those that it is concatenated to."""
+    return ":scale" in step.node
+
+
 @dataclass
 class ActivationMemory:
     """Buffers of a network by name, and its steps in the order in which it runs.

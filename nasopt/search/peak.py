@@ -14,7 +14,7 @@ from a network of branches i.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from nasopt.cost import PeakMetric
-from nasopt.cost.memory import lifetimes
 from nasopt.cost.moments import live_moments
+from nasopt.cost.placement import Lives
+from nasopt.cost.placement import plans as plans_of
 from nasopt.cost.runtime import LIVE, Runtime
 from nasopt.graph.activations import ActivationWalks
 from nasopt.graph.branches.markers import WidthSite, choice_of, choices_of, group_key
@@ -60,10 +61,10 @@ class _Places:
         parts: what they are.
         likeliest: the decisions for which all else holds.
         own: parts of the network under these decisions.
-        lives: first and last step of the buffers of that network.
+        plans: lifetimes of the buffers of that network.
         buffers: its buffers, `(buffers, terms)`.
         fixed: persistent data, `(terms,)`.
-        least: that the buffers take [B].
+        least: rows of what the buffers take at least, `(some, terms)`.
     """
 
     matrix: Tensor
@@ -71,10 +72,10 @@ class _Places:
     lengths: tuple[int, ...]
     likeliest: Decisions
     own: tuple[_Part, ...]
-    lives: Mapping[str, tuple[int, int]]
+    plans: Sequence[Lives]
     buffers: Tensor
     fixed: Tensor
-    least: int
+    least: Tensor
 
 
 class NetworkPeak:
@@ -142,8 +143,12 @@ class NetworkPeak:
     def _arena(self, runtime: Runtime, places: _Places, terms: Tensor) -> Tensor:
         """Size of the arena of the likeliest network: exact, with the slope of the buffers that end it."""
         sizes = places.buffers @ terms
-        indices, whole = runtime.tower(sizes.detach().tolist(), places.lives, places.least)
-        linear = sizes[indices].sum()
+        index = {name: i for i, name in enumerate(places.plans[0])}
+        names, whole = runtime.tower(dict(zip(index, sizes.detach().tolist())), places.plans)
+        indices = [index[name] for name in names]
+        linear, least = sizes[indices].sum(), (places.least @ terms).max()
+        if (rounded := runtime.aligned(float(least.detach()))) > whole:
+            linear, whole = least, rounded
         return linear + (whole - linear.detach()) + places.fixed @ terms
 
     def _terms(self, runtime: Runtime, counts: Tensor, branches: Tensor) -> Tensor:
@@ -251,8 +256,12 @@ class NetworkPeak:
         stacked = torch.cat(list(rows.values())).to(device=device, dtype=dtype)
         lengths = tuple(len(one) for one in rows.values())
         buffers, fixed = buffers.to(device=device, dtype=dtype), fixed.to(device=device, dtype=dtype)
-        parts, lives = (tuple(rows), lengths, decisions, tuple(own)), lifetimes(memory)
-        return _Places(stacked, *parts, lives, buffers, fixed, runtime.planning(memory))
+        parts, plans = (tuple(rows), lengths, decisions, tuple(own)), plans_of(memory)
+        needs = [
+            self._row(n) + sum(each * self._row(count) for each, count in more) for n, more in runtime.planning(memory)
+        ]
+        least = undominated(torch.stack(needs or [self._row(0)])).to(device=device, dtype=dtype)
+        return _Places(stacked, *parts, plans, buffers, fixed, least)
 
     def _elsewhere(self, runtime: Runtime) -> _Rows:
         """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.
