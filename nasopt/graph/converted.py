@@ -174,7 +174,8 @@ class Converted:
             kinds = _AROUND.get(getattr(walk.module_of(node), "padding_mode", "zeros"), ("PAD",))
             if parts_of(walk.module_of(node), node, value, walk.value(node))[0].kinds[0] == "MAX_POOL_2D":
                 kinds = ("MIRROR_PAD",)
-            if source in self._padded and value.dim() == 3 and self._is_branched(source):
+            inner = source in self._padded and walk.flow.inputs[source][0].op != "placeholder"
+            if inner and value.dim() == 3 and self._is_branched(source):
                 kinds = ("TRANSPOSE", "TRANSPOSE", *kinds, "TRANSPOSE")  # it leaves the order of channels last for that
             return walk.extra(
                 f"{node.name}:pad", now, prod(padding), space, sources, kinds, (("PAD", _margins(around)),)

@@ -36,7 +36,7 @@ from nasopt.graph.cut_walks import kernels_cut
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut, is_whole
 from nasopt.nn.quantised import QuantisedWeight
-from nasopt.search.peak_rows import stored, undominated, with_changed_kinds
+from nasopt.search.peak_rows import persistent_rows, stored, undominated, with_changed_kinds
 from nasopt.uncompiled import uncompiled
 
 # A region; or an index: outside of all branches, beside branches of this index.
@@ -64,6 +64,7 @@ class _Places:
         plans: lifetimes of the buffers of that network.
         buffers: its buffers, `(buffers, terms)`.
         fixed: persistent data, `(terms,)`.
+        channels: rows of the channels that have such data, `(layers, terms)`.
         least: rows of what the buffers take at least, `(some, terms)`.
     """
 
@@ -75,6 +76,7 @@ class _Places:
     plans: Sequence[Lives]
     buffers: Tensor
     fixed: Tensor
+    channels: Tensor
     least: Tensor
 
 
@@ -149,7 +151,9 @@ class NetworkPeak:
         linear, least = sizes[indices].sum(), (places.least @ terms).max()
         if (rounded := runtime.aligned(float(least.detach()))) > whole:
             linear, whole = least, rounded
-        return linear + (whole - linear.detach()) + places.fixed @ terms
+        counts = (places.channels @ terms.detach()).tolist()
+        spare = runtime.channel_bytes * sum(runtime.in_lines(count) - count for count in counts)
+        return linear + (whole - linear.detach()) + places.fixed @ terms + spare
 
     def _terms(self, runtime: Runtime, counts: Tensor, branches: Tensor) -> Tensor:
         """The counts and a 1, for every class of widths times its expected width in units of 8 bits."""
@@ -257,11 +261,8 @@ class NetworkPeak:
         lengths = tuple(len(one) for one in rows.values())
         buffers, fixed = buffers.to(device=device, dtype=dtype), fixed.to(device=device, dtype=dtype)
         parts, plans = (tuple(rows), lengths, decisions, tuple(own)), plans_of(memory)
-        needs = [
-            self._row(n) + sum(each * self._row(count) for each, count in more) for n, more in runtime.planning(memory)
-        ]
-        least = undominated(torch.stack(needs or [self._row(0)])).to(device=device, dtype=dtype)
-        return _Places(stacked, *parts, plans, buffers, fixed, least)
+        channels, least = (one.to(device=device, dtype=dtype) for one in persistent_rows(runtime, memory, self._row))
+        return _Places(stacked, *parts, plans, buffers, fixed, channels, least)
 
     def _elsewhere(self, runtime: Runtime) -> _Rows:
         """Rows of every branch, and by index of what runs outside, in networks with the same branch everywhere.

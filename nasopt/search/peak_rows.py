@@ -1,14 +1,16 @@
-"""Rows of a peak: what is left of the steps of a network, and the widths in which a runtime stores what they hold."""
+"""Rows of a peak: what is left of a network's steps, the widths in which a runtime stores what they hold, and its own data."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from nasopt.cost.runtime import LIVE, Runtime
 from nasopt.graph.buffers import ActivationMemory, Step
-from nasopt.graph.cost_terms import Site
+from nasopt.graph.cost_terms import Count, Site
 from nasopt.graph.layer_shape import OTHER_KIND
 
 
@@ -37,3 +39,12 @@ def undominated(rows: Tensor) -> Tensor:
         if not any(bool((rows[i] <= rows[j]).all()) for j in keep):
             keep.append(i)
     return rows[sorted(keep)]
+
+
+def persistent_rows(
+    runtime: Runtime, memory: ActivationMemory, row: Callable[[Count], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """`(channels that have persistent data, what buffers take at least)`, a row for each."""
+    layers = [row(step.term.out_channels) for step in runtime.layers(memory) if step.term is not None]
+    least = [row(n) + sum(each * row(count) for each, count in more) for n, more in runtime.planning(memory)]
+    return torch.stack(layers or [row(0)]), undominated(torch.stack(least or [row(0)]))

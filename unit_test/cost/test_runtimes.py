@@ -35,7 +35,7 @@ def measured() -> list[dict[str, str]]:
 
 ROWS = {row["network"]: row for row in measured()}
 # A mean of windows at the rim that leaves the usual order of dimensions, and a spread over time beside a maximum.
-OUTSIDE = {"pools": (0.94, 1.0), "statistics": (0.94, 1.0), "board pit scaled_series": (0.97, 1.0)}
+OUTSIDE = {"pools": (0.94, 1.0), "statistics": (0.93, 1.0), "board pit scaled_series": (0.97, 1.0)}
 # Of those that searches find, what takes less than half a second to find.
 FOUND = (
     "pit attention_keywords", "pit gated_images", "pit temporal", "pit recurrent_keywords", "pit two_sensors", "pit spatial_gate",
@@ -295,7 +295,7 @@ def test_budget_names_a_runtime():
         "size": 40_000,
     }
     shape = (3, 8, 8)
-    limit = 0.7 * network_cost(Separable(), "memory:tflm", shape)
+    limit = 0.75 * network_cost(Separable(), "memory:tflm", shape)
     model = PIT(Separable(), shape, regularizer=Budget(memory=("tflm", limit)))
     model.settle_budget()
     assert network_cost(model.arch_export(verify=False), "memory:tflm", shape) <= limit
