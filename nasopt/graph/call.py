@@ -16,6 +16,7 @@ from nasopt.graph.branches.regions import has_one_user, producers
 from nasopt.graph.cost_terms import CostTerm, Count, Site, WeightBits
 from nasopt.graph.facts import Attribute, Facts, Follows, Read, Source, Weight, flatten, no_labels
 from nasopt.graph.folded import folded_parameters, folded_path, without_layers
+from nasopt.graph.labels import NO_LABEL, squash
 from nasopt.graph.layer_shape import Kind, facts_of
 from nasopt.nn.grids import FLOAT_BITS
 from nasopt.nn.quantised import QuantisedWeight
@@ -106,6 +107,13 @@ class Call:
     def of_parameters(self) -> bool:
         """Whether the result is made of parameters and constants only: their labels are one per element."""
         return self.node not in self._facts.activations
+
+    @property
+    def meets_channels(self) -> bool:
+        """Whether an argument that is computed from an input of the model has channels."""
+        facts = self._facts
+        found = [x for n in self.node.all_input_nodes if n in facts.computed for x in flatten(facts.resolve(n))]
+        return any(isinstance(x, Tensor) and bool((squash(x)[0] != NO_LABEL).any()) for x in found)
 
     # --- channels
 

@@ -117,10 +117,12 @@ class Facts:
         attributes: ints that follow the number of channels.
         costs: what the calls cost.
         priced: canonical path of a parameter -> regions in which those costs cover it.
+        as_values: (call, size): numbers of channels that a call takes as values: exports go on with those of the seed.
         folded: names of nodes that compute weights -> paths of the parameters that take their places in exports.
         unpriced: names of the calls that nobody can price.
         unknown: names of the calls that have no rule.
         activations: nodes that depend on the inputs of the model.
+        computed: nodes whose tensors depend on values of the inputs, not on their sizes alone.
         samples: nodes that hold something for every sample.
         regions: in which branches every node lies.
         used_in: in which branches every node's result is used.
@@ -140,11 +142,13 @@ class Facts:
         self.attributes: list[Attribute] = []
         self.costs: list[CostTerm] = []
         self.priced: dict[str, list[Region]] = {}
+        self.as_values: list[tuple[fx.Node, fx.Node]] = []
         self.folded: dict[str, str] = {}
         self.foldings: list[tuple[fx.Node, fx.Node]] = []  # weights that are folded, and who takes them
         self.unpriced: list[str] = []
         self.unknown: list[str] = []
         self.activations: set[fx.Node] = set()
+        self.computed = _computed_nodes(module)
         self.samples = sample_nodes(module)
         self.regions: dict[fx.Node, Region] = regions(module)
         self.used_in = used_in(module, self.regions)
@@ -184,6 +188,14 @@ class Facts:
         if isinstance(argument, slice):
             return slice(*(self.resolve(x) for x in (argument.start, argument.stop, argument.step)))
         return argument
+
+    def counts_channels(self, size: fx.Node) -> bool:
+        """Whether a size is a number of channels, or computed of such: no input size changes it."""
+        value = self.values.get(size)
+        if isinstance(value, Extent) and len(value.labels) == 1 and len(value.labels[0]) == int(value):
+            return True
+        inputs = size.all_input_nodes
+        return bool(inputs) and isinstance(size.meta["value"], (int, float)) and all(map(self.counts_channels, inputs))
 
     def _direct_labels(self, path: str, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.numel() > _MOST_DIRECT_ELEMENTS:
@@ -270,6 +282,15 @@ class Facts:
         work = [n for n in self.module.graph.nodes if n in self.activations and n.op.startswith("call")]
         work = [n for n in work if any(isinstance(leaf, Tensor) for leaf in flatten(n.meta["value"]))]
         return list(dict.fromkeys(str(n.target) if n.op == "call_module" else n.name for n in work))
+
+
+def _computed_nodes(module: fx.GraphModule) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        holds_tensor = any(isinstance(leaf, Tensor) for leaf in flatten(node.meta["value"]))
+        if holds_tensor and (node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes)):
+            found.add(node)
+    return found
 
 
 def flatten(value: Any) -> list[Any]:

@@ -67,17 +67,14 @@ def _propagate_call(facts: Facts, call: Call, strict: bool) -> Any:
         return _container(call)
     has_tensor = any(isinstance(leaf, Tensor) for leaf in flatten(call.value))
     if not has_tensor and call.node.op != "call_module" and not is_in_place(call.node):
-        return _call_without_tensors(call)
+        return _call_without_tensors(facts, call)
     rule = find_rule(call.node, call.module)
+    if rule is None or not rule.takes_sizes:
+        _use_as_values(facts, call)
     if rule is None and is_elementwise(call.module, call.node):
         return meet(call, call.tensors, call.value.shape)
     if rule is None:
         return _unknown(facts, call, strict)
-    if not rule.takes_sizes:
-        for node in call.node.all_input_nodes:
-            for leaf in [] if isinstance(node.meta["value"], Tensor) else flatten(facts.resolve(node)):
-                if isinstance(leaf, Extent):
-                    call.fix(leaf.labels, "their number is used as a value")
     result = rule.function(call)
     # A function without a price of its own leaves its parameters to be priced one by one.
     if call.module is not None:
@@ -123,7 +120,18 @@ def _container(call: Call) -> Any:
 # --- numbers that follow the channels
 
 
-def _call_without_tensors(call: Call) -> Any:
+def _use_as_values(facts: Facts, call: Call) -> None:
+    """Sizes that a call takes as numbers: those of channels stay the seed's in every export, what else follows them is fixed."""
+    for node in call.node.all_input_nodes:
+        sizes = [] if isinstance(node.meta["value"], Tensor) else flatten(facts.resolve(node))
+        labels = [line for size in sizes if isinstance(size, Extent) for line in size.labels]
+        if labels and facts.counts_channels(node):
+            facts.as_values.append((call.node, node))
+        elif labels:
+            call.fix(labels, "their number is used as a value")
+
+
+def _call_without_tensors(facts: Facts, call: Call) -> Any:
     """A call whose result holds no tensor: sizes remember the labels along them."""
     target = call.node.target
     if target is operator.getitem:
@@ -137,7 +145,7 @@ def _call_without_tensors(call: Call) -> Any:
     if isinstance(call.value, int) and not isinstance(call.value, bool):
         return Extent(call.value, labels)
     if not isinstance(call.value, (bool, type(None), torch.Size)):
-        call.fix(labels, "their number is used as a value")
+        _use_as_values(facts, call)
     return call.value
 
 

@@ -44,8 +44,7 @@ class Rewrite:
     def counts_channels(self, size: fx.Node) -> bool:
         """Whether a size in the smaller graph is a number of channels, or computed of such: no input size changes it."""
         original = next((n for n in self.original.graph.nodes if n.name == size.name), None)
-        value = self.facts.values.get(original) if original is not None else None
-        if isinstance(value, Extent) and len(value.labels) == 1 and len(value.labels[0]) == int(value):
+        if original is not None and self.facts.counts_channels(original):
             return True
         inputs = size.all_input_nodes
         return bool(inputs) and isinstance(size.meta["value"], int) and all(map(self.counts_channels, inputs))

@@ -116,12 +116,17 @@ def _rewrite_nodes(
     """Rewrite constants that are channel counts in disguise; check every shape on the way."""
     evaluate = Evaluator(small)
     originals = {node.name: node for node in analysis.module.graph.nodes}
+    as_values: dict[fx.Node, dict[str, Any]] = {}
+    for user, size in analysis.facts.as_values:
+        as_values.setdefault(user, {})[size.name] = size.meta["value"]
     given = iter(inputs or ())
     for node in list(small.graph.nodes):
         original = originals.get(node.name)
         if node.op == "placeholder":
             node.meta["value"] = evaluate.to_fake(next(given, node.meta["value"]))
             continue
+        if original in as_values:
+            _keep_values(node, as_values[original])
         # What weights are computed from follows its parameters: nothing in it is a number of channels.
         is_weight = original not in analysis.facts.values and node.op != "get_attr"
         if original is None or node.op == "output" or is_weight:
@@ -133,6 +138,16 @@ def _rewrite_nodes(
             entry.rewrite(rewrite)
         node.meta["value"] = _evaluate(evaluate, node)
         _check_shapes(node, original, rewrite)
+
+
+def _keep_values(node: fx.Node, numbers: Mapping[str, Any]) -> None:
+    """Give a call the seed's numbers of channels in the place of those that have changed."""
+
+    def number(size: fx.Node) -> Any:
+        is_other = size.name in numbers and size.meta["value"] != numbers[size.name]
+        return numbers[size.name] if is_other else size
+
+    node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), number)
 
 
 def _evaluate(evaluate: Evaluator, node: fx.Node) -> Any:

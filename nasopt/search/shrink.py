@@ -101,9 +101,14 @@ def cut(
         if not len(lost):
             break
         # With fewer channels some could not be told apart any more, such as those of a single head: these stay for now.
-        keep = _for_all_branches(old.analysis, _with_groups(old.analysis, keep, lost))
+        before, keep = keep, _for_all_branches(old.analysis, _with_groups(old.analysis, keep, lost))
         if bool(keep.all()) and not cuts:
             return nothing
+        if torch.equal(before, keep):
+            layers = [layer for layer, labels in old.analysis.facts.writers if bool(torch.isin(labels, lost).any())]
+            raise ExportError(
+                f"shrink: {layers[0]!r} has other masks in the smaller network. Nothing has changed; search on without"
+            )
     items = _items(old.decisions.masks, prepared.decisions.masks, cuts)
     index = {"alpha": units, **items}
     dims = sliced_dims(old.analysis, keep, cuts)

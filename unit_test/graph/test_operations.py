@@ -31,6 +31,7 @@ class Between(nn.Module):
         self.a, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.b, self.head = nn.LazyConv2d(5, 1), nn.Linear(5, 3)
         self.p = nn.Parameter(torch.randn(8))
+        self.register_buffer("k", torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])).repeat(8, 1, 1, 1))
         self.body = [body]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,6 +134,22 @@ ELEMENTWISE: dict[str, tuple[Body, int, int]] = {
     "in_place_on_selected": (lambda s, x: changed(x, x.select(1, 3).fill_(0.5)), 7, 0),
     "copied_in_place": (lambda s, x: x.clone().copy_(s.c(x)), 8, 8),
 }
+# Exports go on with the seed's number of channels where it is a value, and with their own where it counts groups.
+NUMBERS: dict[str, tuple[Body, int, int]] = {
+    "size_as_value": (lambda s, x: x / math.sqrt(x.size(1)), 8, 0),
+    "size_to_a_power": (lambda s, x: x / x.shape[1] ** 0.5 + x.shape[1] // 3, 8, 0),
+    "size_in_a_tensor": (lambda s, x: x / torch.sqrt(torch.tensor(x.shape[1], dtype=x.dtype)), 8, 0),
+    "size_as_bound": (lambda s, x: x.clamp(max=x.size(1) / 16), 8, 0),
+    "size_as_groups": (lambda s, x: F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), s.k, groups=x.shape[1]), 8, 0),
+    "size_as_groups_transposed": (lambda s, x: F.conv_transpose2d(x, s.k, None, 1, 1, 0, x.size(1)), 8, 0),
+    "size_as_norm_groups": (lambda s, x: F.group_norm(x, x.shape[1]), 8, 0),
+    "filter_of_size": (lambda s, x: F.conv2d(x, s.k[:1].expand(x.size(1), -1, -1, -1), None, 1, 1, 1, x.size(1)), 8, 0),
+    "filter_repeated": (
+        lambda s, x: F.conv2d(x, s.k[:1].repeat(x.size(1), 1, 1, 1), padding=1, groups=x.size(1)),
+        8,
+        0,
+    ),
+}
 FIXED: dict[str, tuple[Body, int, int]] = {
     "roll_channels": (lambda s, x: x.roll(1, 1), 0, 0),
     "mean_over_channels": (lambda s, x: x - x.mean(1, keepdim=True), 8, 0),
@@ -142,8 +159,6 @@ FIXED: dict[str, tuple[Body, int, int]] = {
     "topk": (lambda s, x: x.topk(3, dim=1)[0], 0, 0),
     "attention_by_matmul": (lambda s, x: x.flatten(2) @ x.flatten(2).transpose(1, 2), 0, 0),
     "einsum": (lambda s, x: torch.einsum("bchw,bdhw->bcd", x, x), 0, 0),
-    "size_as_value": (lambda s, x: x / math.sqrt(x.size(1)), 0, 0),
-    "size_to_a_power": (lambda s, x: x / x.shape[1] ** 0.5, 0, 0),
     "number_of_elements": (lambda s, x: x / x.numel(), 0, 0),
     "positions": (lambda s, x: x * torch.arange(x.shape[1]).view(1, -1, 1, 1), 0, 0),
     "index_by_tensor": (lambda s, x: x[:, torch.tensor([0, 2, 5])], 0, 0),
@@ -155,7 +170,7 @@ FIXED: dict[str, tuple[Body, int, int]] = {
     "weight_of_a_layer_reduced": (lambda s, x: s.c(x) / s.c.weight.norm(), 0, 0),
     "softmax_of_a_parameter": (lambda s, x: x * s.p.softmax(0).view(1, 8, 1, 1), 0, 0),
 }
-TABLE = MOVED | ELEMENTWISE | FIXED
+TABLE = MOVED | ELEMENTWISE | NUMBERS | FIXED
 
 
 def searchable(model: PIT, layer: str) -> int:

@@ -50,6 +50,13 @@ def convolution_function(call: Call) -> Any:
     stride, groups = call.argument(3, "stride", 1), call.argument(6, "groups", 1)
     if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
         spatial, samples = tensor.dim() - 2, call.batch
+        filters = call.argument(1, "weight")
+        if (
+            call.argument_node(2, "bias") is None
+            and _is_depthwise(tensor, groups)
+            and call.labels.varying(filters) == [0]
+        ):
+            return _own_filters(call, filters, tensor, groups)
         # A weight for every sample: all of them lie along the channels, in a group each.
         is_apart = call.value.shape[0] == 1 < samples and groups % samples == 0
         outputs = tensor.shape[0] // samples if is_apart else tensor.shape[0]
@@ -60,6 +67,17 @@ def convolution_function(call: Call) -> Any:
     read, written = _convolution(call, weight, bias, tensor, groups, strides)
     if _is_depthwise(tensor, groups):
         call.attribute("groups" if "groups" in call.node.kwargs else 6, read)
+    return call.spread(written, 1 - tensor.dim())
+
+
+def _own_filters(call: Call, filters: Tensor, tensor: Tensor, groups: int) -> Tensor:
+    """A depthwise convolution whose filters are activations, or made for as many channels as there are."""
+    spatial = tensor.dim() - 2
+    read, written = call.channels(call.argument(0, "input"), -spatial - 1), call.labels.line(filters, 0)
+    call.unite(written, read.repeat_interleave(tensor.shape[0] // groups))
+    positions = math.prod(_of_one_sample(call, call.value, spatial))
+    call.cost("matmul", tensor[0].numel(), written, positions=positions)
+    call.attribute("groups" if "groups" in call.node.kwargs else 6, read)
     return call.spread(written, 1 - tensor.dim())
 
 

@@ -28,7 +28,7 @@ from nasopt.graph.rules.convolution import unite_groups
 from nasopt.graph.rules.elementwise import meet, named
 
 _MOVEMENT = named(
-    "cat concat concatenate stack hstack vstack dstack permute transpose t swapaxes swapdims movedim moveaxis repeat tile "
+    "cat concat concatenate stack hstack vstack dstack permute transpose t swapaxes swapdims movedim moveaxis "
     "flip fliplr flipud rot90 column_stack row_stack adjoint unfold",
     torch,
 )
@@ -187,13 +187,28 @@ def complex_parts(call: Call) -> Any:
 def expansion(call: Call) -> Any:
     """One value for all channels of another tensor, whose size is asked for, is a channel beside each of them."""
     made = _execute(call, call.node.target, call.args, call.kwargs)
-    x, sizes = call.args[0], call.kwargs.get("size", call.args[1] if len(call.args) == 2 else call.args[1:])
-    beside = [
+    beside = _beside(call, "size")
+    return meet(call, [call.args[0], *beside], made.shape) if beside else made
+
+
+@function_rule(*named("repeat tile", torch), takes_sizes=True)
+def repetition(call: Call) -> Any:
+    """As an expansion, where one is repeated for all channels of another tensor."""
+    beside = _beside(call, "dims" if call.node.target in (torch.tile, "tile") else "repeats")
+    if beside:
+        call.fix(call.args[0], "it is repeated for all channels of another tensor")
+        return meet(call, beside, call.value.shape)
+    return _execute(call, call.node.target, call.args, call.kwargs)
+
+
+def _beside(call: Call, keyword: str) -> list[Tensor]:
+    """Labels of the tensors whose numbers of channels are sizes of the result, each along its dimension."""
+    sizes = call.kwargs.get(keyword, call.args[1] if len(call.args) == 2 else call.args[1:])
+    return [
         call.spread(size.labels[0], dim)
         for dim, size in enumerate(sizes if isinstance(sizes, (tuple, list)) else ())
-        if isinstance(size, Extent) and len(size.labels) == 1 and len(size.labels[0]) == made.shape[dim]
+        if isinstance(size, Extent) and len(size.labels) == 1 and len(size.labels[0]) == call.value.shape[dim]
     ]
-    return meet(call, [x, *beside], made.shape) if beside else made
 
 
 @function_rule("expand_as", takes_sizes=True, memory="view")
