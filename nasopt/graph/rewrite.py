@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from nasopt.graph.facts import Extent, Facts, flatten
+from nasopt.graph.facts import Facts, flatten
 
 
 @dataclass

@@ -6,7 +6,6 @@ same objects, so optimizers, schedulers and references to them stay valid; momen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch.optim import Optimizer
 
 from nasopt.cost import get_metric
 from nasopt.errors import ConfigError, ExportError
-from nasopt.graph.build import keep_labels, kernel_cut
 from nasopt.graph.groups import Analysis
 from nasopt.graph.kernels import KernelCut
 from nasopt.graph.slim import sliced_dims, slim
@@ -25,7 +23,7 @@ from nasopt.search.masks import THRESHOLD, Masks, Thresholds
 from nasopt.search.parameters import MASKS
 from nasopt.search.prepare import Prepared, prepare
 from nasopt.search.priced import PricedModel
-from nasopt.search.shrunk import Channels, Shrunk, beginning, note
+from nasopt.search.shrunk import beginning, note
 
 
 def shrink(
@@ -90,7 +88,7 @@ def cut(
     for (path, _), labels in old.analysis.facts.slices.items():
         if path in computed:
             keep = _for_all_branches(old.analysis, _with_groups(old.analysis, keep, labels))
-    cuts = {name: axes for name, axes in cuts.items() if any(a.count != n for a, n in zip(axes, _taps(net, name)))}
+    cuts = {name: axes for name, axes in cuts.items() if any(a.count != n for a, n in zip(axes, taps_of(net, name)))}
     if bool(keep.all()) and not cuts:
         return nothing
     while True:
@@ -100,14 +98,15 @@ def cut(
         units, lost = _units(old, prepared, keep)
         if not len(lost):
             break
-        # With fewer channels some could not be told apart any more, such as those of a single head: these stay for now.
+        # With fewer channels some could not be told apart any more, such as those of a single head, or would be tied to others:
+        # these stay for now.
         before, keep = keep, _for_all_branches(old.analysis, _with_groups(old.analysis, keep, lost))
         if bool(keep.all()) and not cuts:
             return nothing
         if torch.equal(before, keep):
-            layers = [layer for layer, labels in old.analysis.facts.writers if bool(torch.isin(labels, lost).any())]
+            layer = next(layer for layer, labels in old.analysis.facts.writers if bool(torch.isin(labels, lost).any()))
             raise ExportError(
-                f"shrink: {layers[0]!r} has other masks in the smaller network. Nothing has changed; search on without"
+                f"shrink: {layer!r} has other masks in the smaller network. Nothing has changed; search on without"
             )
     items = _items(old.decisions.masks, prepared.decisions.masks, cuts)
     index = {"alpha": units, **items}
@@ -236,8 +235,9 @@ def _scores(masks: Masks, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]
 def _units(old: Prepared, new: Prepared, keep: Tensor) -> tuple[Tensor, Tensor]:
     """For every unit of the smaller network, its number before, `(units,)`; and labels whose channels have no mask in it."""
     before, after = old.decisions.masks.channels, new.decisions.masks.channels
-    found, lost = torch.full((after.units,), -1), []
-    for (layer, labels), (other, fewer) in zip(old.analysis.facts.writers, new.analysis.facts.writers):
+    found, lost, others = torch.full((after.units,), -1), list[Tensor](), list[Tensor]()
+    pairs = list(zip(old.analysis.facts.writers, new.analysis.facts.writers))
+    for (layer, labels), (other, fewer) in pairs:
         left = labels[keep[labels]]
         if layer != other or len(left) != len(fewer):
             raise ExportError(
@@ -249,6 +249,10 @@ def _units(old: Prepared, new: Prepared, keep: Tensor) -> tuple[Tensor, Tensor]:
             found[after.channel_unit[channels]] = before.channel_unit[previous]
         else:
             lost.append(left[is_unit != was_unit])
+            others.append(new.analysis.roots[fewer[is_unit != was_unit]])
+    if others:  # and what they are tied to in the smaller network
+        tied = torch.cat(others)
+        lost += [labels for (_, labels), (_, fewer) in pairs if bool(torch.isin(new.analysis.roots[fewer], tied).any())]
     if not lost and (bool((found < 0).any()) or not torch.equal(after.unit_size, before.unit_size[found])):
         raise ExportError(
             "shrink: blocks of channels would not be what they were. Nothing has changed; search on without"
@@ -296,39 +300,6 @@ def _grid_numbers(masks: Masks) -> dict[Any, int]:
     return {axis: i for i, axis in enumerate(with_grid)}
 
 
-# --- the record
-
-
-def _taps(net: nn.Module, layer: str) -> tuple[int, ...]:
+def taps_of(net: nn.Module, layer: str) -> tuple[int, ...]:
     found: Any = net.get_submodule(layer)
     return tuple(found.kernel_size)
-
-
-def follow(model: PricedModel, encoded: Tensor) -> dict[str, Any]:
-    """Shrink a model as the one was of which `encoded` comes, so that its state dict fits; returns the record.
-
-    Raises:
-        ConfigError: the model has lost what that one still has.
-    """
-    given: dict[str, Any] = json.loads(bytes(encoded.cpu().tolist()).decode())
-    own = model.shrunk or Shrunk()
-    analysis = model.analysis
-    channels: Channels = {}
-    sizes = {layer: len(labels) for layer, labels in analysis.facts.writers}
-    for layer, size in sizes.items():
-        here = own.channels.get(layer, list(range(size)))
-        wanted = given["channels"].get(layer, here if layer not in own.channels else None)
-        if wanted is None or not set(wanted) <= set(here):
-            raise ConfigError(
-                f"load_state_dict: the state holds channels of {layer!r} that have been shrunk away here: load it into a fresh "
-                "search model of the seed"
-            )
-        channels[layer] = [here.index(position) for position in wanted]
-    cuts: dict[str, KernelCut] = {}
-    for layer, axes in given["kernels"].items():
-        before = own.kernels.get(layer) or [[0, 1, size] for size in _taps(model.net, layer)]
-        relative = [[(a[0] - b[0]) // b[1], a[1] // b[1], a[2]] for a, b in zip(axes, before)]
-        cuts[layer] = kernel_cut(analysis, layer, relative)
-    kept = {layer: c for layer, c in channels.items() if len(c) < sizes[layer]}
-    cut(model, keep_labels(analysis, kept), cuts, (), None)
-    return given

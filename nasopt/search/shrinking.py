@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from nasopt.arguments import check_number, short
 from nasopt.errors import ConfigError
+from nasopt.graph.build import keep_labels, kernel_cut
+from nasopt.graph.kernels import KernelCut
 from nasopt.search.eliminate import eliminate, follow_branches
 from nasopt.search.parameters import SHRUNK
+from nasopt.search.priced import PricedModel
 from nasopt.search.rounded import RoundedModel
-from nasopt.search.shrink import follow, shrink
+from nasopt.search.shrink import cut, shrink, taps_of
+from nasopt.search.shrunk import Channels, Shrunk
 
 
 class ShrinkingModel(RoundedModel):
@@ -92,7 +98,7 @@ class ShrinkingModel(RoundedModel):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         if (encoded := state_dict.pop(f"{prefix}{SHRUNK}", None)) is not None:
-            given = follow(self, encoded)
+            given = _follow(self, encoded)
             follow_branches(self, given.get("branches", {}))
             if self.shrunk is not None:
                 self.shrunk.history = given["history"]
@@ -104,3 +110,33 @@ class ShrinkingModel(RoundedModel):
 def _check_when(where: str, when: Any) -> None:
     if isinstance(when, bool) or not isinstance(when, (str, int, type(None))):
         raise ConfigError(f"{where}: when must be text, an int or None, got {short(when)}")
+
+
+def _follow(model: PricedModel, encoded: Tensor) -> dict[str, Any]:
+    """Shrink a model as the one was of which `encoded` comes, so that its state dict fits; returns the record.
+
+    Raises:
+        ConfigError: the model has lost what that one still has.
+    """
+    given: dict[str, Any] = json.loads(bytes(encoded.cpu().tolist()).decode())
+    own = model.shrunk or Shrunk()
+    analysis = model.analysis
+    channels: Channels = {}
+    sizes = {layer: len(labels) for layer, labels in analysis.facts.writers}
+    for layer, size in sizes.items():
+        here = own.channels.get(layer, list(range(size)))
+        wanted = given["channels"].get(layer, here if layer not in own.channels else None)
+        if wanted is None or not set(wanted) <= set(here):
+            raise ConfigError(
+                f"load_state_dict: the state holds channels of {layer!r} that have been shrunk away here: load it into a fresh "
+                "search model of the seed"
+            )
+        channels[layer] = [here.index(position) for position in wanted]
+    cuts: dict[str, KernelCut] = {}
+    for layer, axes in given["kernels"].items():
+        before = own.kernels.get(layer) or [[0, 1, size] for size in taps_of(model.net, layer)]
+        relative = [[(a[0] - b[0]) // b[1], a[1] // b[1], a[2]] for a, b in zip(axes, before)]
+        cuts[layer] = kernel_cut(analysis, layer, relative)
+    kept = {layer: c for layer, c in channels.items() if len(c) < sizes[layer]}
+    cut(model, keep_labels(analysis, kept), cuts, (), None)
+    return given

@@ -112,6 +112,38 @@ def check_masks(name: str) -> None:
     rebuilt.load_state_dict(small.arch_export().state_dict())
 
 
+class Experts(nn.Module):
+    """Three experts of five channels, added up with the weights of a gate: with fewer channels experts look like channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.head = nn.Conv2d(2, 4, 1), nn.Linear(4, 3), nn.Linear(5, 2)
+        self.experts = nn.ModuleList(nn.Conv2d(4, 5, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        gates = self.gate(x.mean((2, 3))).softmax(1)
+        each = torch.stack([expert(x).relu() for expert in self.experts], 1)
+        return self.head((each * gates[:, :, None, None, None]).sum(1).mean((2, 3)))
+
+
+@pytest.mark.parametrize("left", [1, 2, 3, 4])
+def test_what_would_be_tied_in_the_smaller_network_stays(left: int) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(4, 2, 3, 3, dtype=torch.float64),)
+    model = PIT(Experts().double(), input_example=inputs).train()
+    optimizer = torch.optim.SGD(model.param_groups(lr=0.1, arch_lr=0.0))
+    with torch.no_grad():
+        model.alpha.fill_(0.1)
+        model.alpha[:2] = 1.0  # of four channels of the first layer, and of five of the experts
+        model.alpha[4 : 4 + left] = 1.0
+    masked = copy.deepcopy(model)
+    assert model.shrink(optimizer)["channels"].get("first") == [2, 3]
+    close(masked(*inputs), model(*inputs))
+    assert model.arch_structure() == masked.arch_structure()
+    assert model.arch_export().experts.get_submodule("0").out_channels == left
+
+
 @pytest.mark.parametrize("name", QUICK_BRANCHES)
 def test_branches_shrink_as_well(name: str) -> None:
     check_branches(name)
