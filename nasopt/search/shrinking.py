@@ -50,7 +50,8 @@ class ShrinkingModel(RoundedModel):
 
         Raises:
             ConfigError: the model has no masks, an optimizer holds other parameters or other moments, or an argument is wrong.
-            ExportError: a shape of the model does not follow its channels. Either way nothing has changed.
+            ArchitectureError: an architecture parameter is NaN or infinite.
+            ExportError: a shape of the model does not follow its channels. In any case nothing has changed.
         """
         if self.masks is None:
             raise ConfigError(
@@ -59,6 +60,7 @@ class ShrinkingModel(RoundedModel):
         if check_number("shrink: share", share, 0) > 1:
             raise ConfigError(f"shrink: share must be a number from 0 to 1, got {share!r}")
         _check_when("shrink", when)
+        self.check_architecture()
         rests = not any(p.requires_grad for p in self.arch_parameters())
         if self.importance is not None and self.importance.is_over:
             share = 1.0
@@ -83,12 +85,14 @@ class ShrinkingModel(RoundedModel):
 
         Raises:
             ConfigError: there are no branches to choose from, or an argument is wrong.
+            ArchitectureError: an architecture parameter is NaN or infinite.
         """
         if not self._prepared.decisions.choices.names:
             raise ConfigError(f"drop_branches: there is no branch to choose from in this {type(self).__name__}")
         _check_when("drop_branches", when)
         if check_number("drop_branches: share", share, 0) > 1:
             raise ConfigError(f"drop_branches: share must be a number from 0 to 1, got {share!r}")
+        self.check_architecture()
         return eliminate(self, optimizers, float(share), when)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

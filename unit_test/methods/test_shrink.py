@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toys import TOYS
 
 from nasopt import PIT, Budget, PITSuperNet, SuperNet, restore
-from nasopt.errors import ConfigError
+from nasopt.errors import ArchitectureError, ConfigError
 from nasopt.testing.case import task_loss, tensors
 from unit_test.methods.phase_toys import SHAPE, alternatives, nasb
 from unit_test.methods.supernet_toys import SUPER_TOYS
@@ -330,3 +330,13 @@ def test_nothing_that_is_off_is_no_error() -> None:
     assert model.shrink(optimizer, when=3) == {"when": 3, "channels": {}, "kernels": {}, "branches": {}}
     assert model.shrunk is None
     assert "shrunk" not in model.state_dict()
+
+
+def test_parameters_that_are_nan_are_told() -> None:
+    toy = SUPER_TOYS["Nested"]
+    model = PITSuperNet(toy.seed(), input_example=(toy.batch(),))
+    with torch.no_grad():
+        model.alpha[0] = torch.nan
+    for call in (model.shrink, model.drop_branches):
+        with pytest.raises(ArchitectureError, match="'alpha' are NaN"):
+            call()
