@@ -48,6 +48,8 @@ def writable(path: str | os.PathLike[str]) -> Path:
             raise ConfigError(f"{shown} is the name of a folder: give the name of a file")
         _name_fits(place)
         _new_draft(place).unlink()
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{shown} cannot be written ({reason}): choose another folder or another name") from error
