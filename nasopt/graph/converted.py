@@ -215,6 +215,8 @@ class Converted:
         before = self._padded.get(walk.flow.inputs[node][0], ((0, 0),) * len(own))
         around = tuple((a + c, b + d) for (a, b), (c, d) in zip(own, before, strict=True))
         users = list(walk.flow.users[node])
+        if self.orders.pads_in_torch_order(node):
+            return False
         if len(users) != 1 or (len(own) == 1 and self.orders.found.get(walk.flow.inputs[node][0]) == "first"):
             return False
         user = walk.module_of(users[0]), users[0]
@@ -227,7 +229,7 @@ class Converted:
     def _cuts_for_its_reader(self, node: fx.Node, sources: list[str]) -> bool:
         """Whether a node cuts some sides off and pads others of what one convolution or pooling reads, which pads itself."""
         walk, users = self._walk, list(self._walk.flow.users[node])
-        own = zeros_around(walk.module_of(node), node)
+        own = None if self.orders.pads_in_torch_order(node) else zeros_around(walk.module_of(node), node)
         if own is None or len(users) != 1 or not knows_padding(walk.module_of(users[0]), users[0]):
             return False
         before = self._padded.get(walk.flow.inputs[node][0], ((0, 0),) * len(own))

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from nasopt.graph.lowered import is_turned, parts_of
 from nasopt.graph.materialised import is_folded, is_moved, order_of, permutation_of
+from nasopt.graph.windows import zeros_around
 
 if TYPE_CHECKING:
     from nasopt.graph.activations import Walk
@@ -63,6 +64,15 @@ class Orders:
             return False
         return True
 
+    def pads_in_torch_order(self, node: fx.Node) -> bool:
+        """Whether a node pads what a mean over windows or an enlargement wrote: the converter leaves torch's order there."""
+        walk, inputs = self.walk, self.walk.flow.inputs[node]
+        if not inputs or zeros_around(walk.module_of(node), node) is None:
+            return False
+        name = walk.held.get(inputs[0])
+        writer = next((step for step in reversed(walk.found.steps) if name in step.writes), None)
+        return writer is not None and writer.operations[-1] in ("AVERAGE_POOL_2D", "RESIZE_BILINEAR")
+
     def in_order(self, node: fx.Node, sources: list[str]) -> list[str]:
         """Changes of the order before a node; what it reads then."""
         walk = self.walk
@@ -77,6 +87,8 @@ class Orders:
         if inputs and permutation_of(node, walk.value(inputs[0]).dim()) is not None:
             rank = walk.value(inputs[0]).dim()
             result, want = "first" if rank == 3 else None, None  # two changes of the order of images are one
+        elif self.pads_in_torch_order(node):
+            result = want = "first"
         elif wanted == "any":
             result = "first" if "first" in orders else "last" if orders else None
             want = result if len(orders) > 1 else None
@@ -107,7 +119,7 @@ class Orders:
         )
         if _is_trivial(value):
             return ["RESHAPE"] if rank == 3 and want == "first" and not reshapes else []
-        if rank == 4 or reshapes:
+        if rank == 4 or reshapes or self.pads_in_torch_order(node) or self.pads_in_torch_order(source):
             return ["TRANSPOSE"]
         if want == "first":
             return ["TRANSPOSE", "RESHAPE"]

@@ -126,6 +126,8 @@ def _several(module: nn.Module | None, node: fx.Node, given: Tensor, readers: Se
         low, high = (*node.args[1:], *[None] * (3 - len(node.args)))[:2]
         bounds = [node.kwargs.get(name, value) for name, value in (("min", low), ("max", high))]
         return clipped(*(value if isinstance(value, (int, float)) else None for value in bounds)) or [Part(("",))]
+    if isinstance(module, (nn.ZeroPad1d, nn.ZeroPad2d)):
+        return [Part(("PAD",), shared=(("PAD", node.name),))]
     if target in _PADS:
         kinds = _cuts_and_pads(node)
         cut = [part("SLICE", constants=2)] if "SLICE" in kinds else []
