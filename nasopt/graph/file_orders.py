@@ -67,7 +67,8 @@ class Orders:
     def pads_in_torch_order(self, node: fx.Node) -> bool:
         """Whether a node pads what a mean over windows or an enlargement wrote: the converter leaves torch's order there."""
         walk, inputs = self.walk, self.walk.flow.inputs[node]
-        if not inputs or zeros_around(walk.module_of(node), node) is None:
+        around = zeros_around(walk.module_of(node), node) if inputs else None
+        if around is None or min(map(min, around)) < 0:  # cuts are written where channels are last
             return False
         name = walk.held.get(inputs[0])
         writer = next((step for step in reversed(walk.found.steps) if name in step.writes), None)

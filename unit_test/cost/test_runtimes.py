@@ -96,6 +96,8 @@ def test_what_a_layer_becomes_follows_from_where_its_input_lies():
     padded = [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 2)]
     assert kinds(nn.AvgPool2d(2), *padded) == ["AVERAGE_POOL_2D", "TRANSPOSE", "PAD", "TRANSPOSE", "CONV_2D"]
     assert kinds(nn.MaxPool2d(2), *padded) == ["MAX_POOL_2D", "CONV_2D"]
+    cut = [nn.ZeroPad2d((-1, 1, -1, 1)), nn.Conv2d(8, 8, 2)]
+    assert kinds(nn.AvgPool2d(2), *cut) == ["AVERAGE_POOL_2D", "SLICE", "CONV_2D"]
     # Zeros that a search's cut takes away again are nothing.
     assert kinds(nn.ZeroPad2d(2), nn.ZeroPad2d(-2), nn.Conv2d(8, 8, 1)) == ["CONV_2D"]
 
