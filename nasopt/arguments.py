@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def check_number(
     Raises:
         ConfigError: another value; text, a bool and a tensor are no numbers.
     """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)  # numpy's, too
     if not is_number or not abs(value) < math.inf or value < least or value <= above:
         bound = f" > {above:g}" if above > -math.inf else f" >= {least:g}" if least > -math.inf else ""
         raise ConfigError(f"{where} must be a finite number{bound}{unit and f' [{unit}]'}, got {short(value)}")
@@ -44,9 +45,9 @@ def check_count(where: str, value: Any, least: int = 0, unit: str = "") -> int:
     Raises:
         ConfigError: another value; a bool and 2.0 are no counts.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ConfigError(f"{where} must be an int >= {least}{unit and f' [{unit}]'}, got {short(value)}")
-    return value
+    return int(value)
 
 
 def check_items(where: str, values: Any, kind: type | tuple[type, ...], words: str) -> list[Any]:

@@ -21,10 +21,11 @@ from typing import Any
 from nasopt.cli.calibrate import add_calibrate, calibrate
 from nasopt.cli.config_file import parse_with_config, print_config
 from nasopt.cli.export import add_export, export
-from nasopt.cli.models import input_shape, load_model
+from nasopt.cli.models import input_shape, load_model, load_target
 from nasopt.cli.search import add_search, run_search
 from nasopt.cost import CostReport, LintReport, chip_names, cost_report, get_target, lint, target_names
-from nasopt.errors import ConfigError, NasoptError
+from nasopt.cost.targets.registry import spelling
+from nasopt.errors import ConfigError, NasoptError, nearest
 from nasopt.tables import align
 
 
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     cost = commands.add_parser("cost", help="what a model costs, layer by layer")
     add_model(cost)
-    cost.add_argument("--target", action="append", default=[], help="an embedded target; repeat for more")
+    cost.add_argument("--target", action="append", default=[], help="an embedded target, or its file; repeat for more")
     cost.add_argument("--runtime", help="an inference engine: does the network fit the targets in it?")
     cost.add_argument(
         "--lint", action="store_true", help="instead: what an int8 runtime cannot fold or fuse, and the cure"
@@ -102,8 +103,8 @@ def _versions() -> str:
 
 def _cost(options: argparse.Namespace) -> str:
     shapes = [input_shape(text) for text in options.input]
-    targets = [get_target(name) for name in options.target]
     model, shape = load_model(options.model), shapes[0] if len(shapes) == 1 else shapes
+    targets = [load_target(name) for name in options.target]  # the model's file may register some
     if options.lint and (targets or options.runtime):
         raise ConfigError("--lint is about every int8 runtime and prints no costs: leave --target and --runtime out")
     report: CostReport | LintReport
@@ -131,10 +132,12 @@ def _targets(options: argparse.Namespace) -> str:
     rows = [["target", "", "MHz", "RAM kB", "flash kB", "mW"]]
     notes = []
     matching = [get_target(name) for name in [*target_names(), *chip_names()]]
-    matching = [target for target in matching if match.lower() in f"{target.name} {target.summary}".lower()]
+    wanted = spelling(match) or match.strip()
+    matching = [target for target in matching if wanted in spelling(target.name) or wanted in spelling(target.summary)]
     if not matching:
         raise ConfigError(
-            f"no target matches {match!r}: `nasopt targets` lists all {len(target_names())} and the chips"
+            f"no target matches {match!r}: `nasopt targets` lists all {len(target_names())} and the chips."
+            f"{nearest(match, [*target_names(), *chip_names()])}"
         )
     for target in matching:
         name = target.name

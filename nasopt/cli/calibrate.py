@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nasopt.cli.models import input_shape, load_model
+from nasopt.cli.models import input_shape, load_model, load_target
 from nasopt.cost import target_from_profile, target_from_table, target_from_timings, target_names
 from nasopt.cost.target_file import describe_prices, write_target
+from nasopt.cost.targets.registry import check_new_name
 from nasopt.errors import ConfigError
 
 
@@ -35,8 +36,13 @@ def calibrate(options: argparse.Namespace) -> str:
     ways = [bool(options.timing), options.table is not None, options.profile is not None]
     if sum(ways) != 1:
         raise ConfigError("calibrate: give --timing (once or more), --table or --profile: one of the three")
+    if options.ticks is not None and options.profile is None:
+        raise ConfigError("calibrate: --ticks is the clock of a --profile: leave it out")
+    if options.output is not None:
+        check_new_name(options.name, target_names())
+    like = load_target(options.like)
     if options.table is not None:
-        target = target_from_table(options.table, options.name, options.clock, like=options.like)
+        target = target_from_table(options.table, options.name, options.clock, like=like)
     elif options.profile is not None:
         model, shape, path = options.profile
         target = target_from_profile(
@@ -44,21 +50,19 @@ def calibrate(options: argparse.Namespace) -> str:
             input_shape(shape),
             Path(path),
             options.clock,
-            options.like,
+            like,
             options.name,
             options.ticks,
         )
     else:
         timings = [(load_model(model), input_shape(shape), _ms(ms)) for model, shape, ms in options.timing]
-        target = target_from_timings(timings, options.like, options.clock, options.name)
+        target = target_from_timings(timings, like, options.clock, options.name)
     text = describe_prices(target)
-    if options.output:
-        if target.name in target_names():
-            raise ConfigError(
-                f"--name {target.name}: a target of that name exists already, so the file could not be imported"
-            )
+    if options.output is not None:
         write_target(target, options.output)
-        text += f"\n\n{options.output} written: import it, and {target.name!r} is a target"
+        text += (
+            f"\n\n{options.output} written: import it, and {target.name!r} is a target; or give the file as --target"
+        )
     return text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.cli.models import input_shape, load_model
+from nasopt.cli.models import input_shape, load_model, load_target
 from nasopt.errors import ConfigError
 from nasopt.methods.restore import restore
 
@@ -59,7 +59,7 @@ def export(options: argparse.Namespace) -> str:
         example = tensors if len(tensors) > 1 else tensors[0]
     else:
         raise ConfigError("export: give --input (shape of one sample), or --calibration (a file of samples)")
-    more: dict[str, Any] = {"targets": options.target}
+    more: dict[str, Any] = {"targets": [load_target(name) for name in options.target]}
     if suffix == ".pt2":
         return str(formats.to_exported_program(network, example, options.output, **more))
     if suffix == ".tflite":

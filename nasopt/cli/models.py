@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from nasopt.cost.targets import Target, get_target
 from nasopt.errors import ConfigError, nearest
 
 
@@ -50,6 +52,21 @@ def load_model(where: str) -> nn.Module:
         raise ConfigError(
             f"{where!r} is a {type(found).__name__}: name a torch.nn.Module, or a function that builds one"
         )
+    return found
+
+
+def load_target(where: str) -> Target:
+    """A target by its name, or the one in a file of `nasopt calibrate --output`.
+
+    Raises:
+        ConfigError: there is no such target, or the file holds none.
+    """
+    is_file = re.fullmatch(r"(.+\.py)(:\w+)?", where)
+    if is_file is None:
+        return get_target(where)
+    found = load_object(where if is_file[2] else f"{where}:TARGET")
+    if not isinstance(found, Target):
+        raise ConfigError(f"{where!r} is a {type(found).__name__}: name a nasopt.cost.Target")
     return found
 
 

@@ -9,6 +9,7 @@ at the solution gives intervals, and says which network to time next.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from nasopt.cost.network import network_calls
 from nasopt.cost.targets.posterior import NOISE, Posterior
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.target import Target
-from nasopt.errors import ConfigError
+from nasopt.errors import ConfigError, NasoptError
 
 Vector = NDArray[np.float64]
 
@@ -50,13 +51,29 @@ LAYER_LIMIT = 10.0
 
 _LIMIT = 1.6
 """A timing that stays this many times off the law, whatever the prices, is none of the same board and stack."""
+_UNLIKE = 200.0
+"""A board whose cycles for the same work are so many times those of the one it is like: a slip of a unit, a thousand or more."""
 _STEPS = 25
+_SUSPECTS, _LONGEST = 8, 2.0  # timings of which one may contradict the others; longest step in log prices
 
 
-def network_units(model: nn.Module, input_shape: Sequence[Any]) -> Vector:
-    """What a network counts of every price, in the order of `PRICES`: shape `(11,)`."""
-    shapes = [call.shape for call in network_calls(model, input_shape).calls]
-    return units_of_rows(rows_of(shapes)).sum(0)
+def network_units(model: nn.Module, input_shape: Sequence[Any], label: str = "the network") -> Vector:
+    """What a network counts of every price, in the order of `PRICES`: shape `(11,)`.
+
+    Raises:
+        ConfigError: with its label: it is a search model, it does not run, or holds what nobody can price.
+    """
+    if callable(getattr(model, "arch_export", None)):
+        raise ConfigError(
+            f"{label} is of a {type(model).__name__}: give the network that runs on boards, arch_export()"
+        )
+    try:
+        calls = network_calls(model, input_shape)
+    except NasoptError as error:
+        raise ConfigError(f"{label}: {error}") from error
+    if calls.unpriced:
+        raise ConfigError(f"{label}: nobody knows what {', '.join(calls.unpriced)} cost: time a network without")
+    return units_of_rows(rows_of([call.shape for call in calls.calls])).sum(0)
 
 
 def units_of_rows(rows: NDArray[np.integer[Any]]) -> Vector:
@@ -90,6 +107,7 @@ def fit_prices(units: Vector, cycles: Vector, ratios: Vector | None = None, nois
         left = np.concatenate([slopes, pull])
         right = np.concatenate([np.log(cycles / predicted) / noise, -offsets / spread])
         step = np.linalg.lstsq(left, right, rcond=None)[0]
+        step = np.clip(step, -_LONGEST, _LONGEST)
         offsets, scale = offsets + step[:-1], scale + float(step[-1])
     covariance = np.linalg.inv(left.T @ left)
     return Posterior(start * np.exp(scale + offsets), covariance, noise)
@@ -122,7 +140,7 @@ def target_from_timings(
 
     Raises:
         ConfigError: no timings; a time that is not a finite number above 0; timings that contradict each other, with the
-            worst one; `like` has another law.
+            worst one; a network that cannot be priced; times a thousand off in all; `like` has another law.
     """
     base = get_target(like)
     clock = get_target(base, clock_mhz=clock_mhz).clock_mhz
@@ -130,17 +148,18 @@ def target_from_timings(
         raise ConfigError(
             "target_from_timings: no timings, so nothing is known of the board: time at least one network"
         )
-    units, cycles = [], []
+    units: list[Vector] = []
+    cycles: list[float] = []
     for number, timing in enumerate(timings, start=1):
         if not isinstance(timing, (tuple, list)) or len(timing) != 3:
             raise ConfigError(f"timing {number} is no triple: give (model, input_shape, milliseconds)")
         model, shape, ms = timing
-        if isinstance(ms, bool) or not isinstance(ms, (int, float)) or not 0 < ms < math.inf:
+        if isinstance(ms, bool) or not isinstance(ms, numbers.Real) or not 0 < ms < math.inf:
             raise ConfigError(f"timing {number} is {ms!r} ms: give a finite number above 0, in milliseconds")
-        units.append(network_units(model, shape))
-        cycles.append(ms * clock * 1e3)
+        units.append(network_units(model, shape, f"timing {number}"))
+        cycles.append(float(ms) * clock * 1e3)
     labels = [f"timing {number}" for number in range(1, len(timings) + 1)]
-    posterior = fit_checked(np.stack(units), np.asarray(cycles), ratios_of(base), labels)
+    posterior = fit_checked(*_once(np.stack(units), np.asarray(cycles), labels), ratios=ratios_of(base))
     return make_target(
         posterior,
         name=name,
@@ -151,6 +170,27 @@ def target_from_timings(
         active_power_mw=active_power_mw,
         provenance=f"timings, maximum a posteriori from the prices of {base.name}",
     )
+
+
+def _once(units: Vector, cycles: Vector, labels: list[str]) -> tuple[Vector, Vector, list[str]]:
+    """Each network once: the error of a timing is mostly of the law, so timing a network again does not make it less.
+
+    Raises:
+        ConfigError: a network has two times.
+    """
+    found: dict[bytes, list[int]] = {}
+    for i, counted in enumerate(units):
+        found.setdefault(counted.tobytes(), []).append(i)
+    for same in found.values():
+        short_, long = min(same, key=lambda i: cycles[i]), max(same, key=lambda i: cycles[i])
+        if cycles[long] > _LIMIT * cycles[short_]:
+            raise ConfigError(
+                f"the timings contradict: {labels[long]} takes {cycles[long] / cycles[short_]:.1f} times as long as "
+                f"{labels[short_]}, of the same network: check unit and clock, or leave one out"
+            )
+    firsts = [same[0] for same in found.values()]
+    means = np.asarray([np.exp(np.log(cycles[same]).mean()) for same in found.values()])
+    return units[firsts], means, [labels[i] for i in firsts]
 
 
 def ratios_of(target: Target) -> Vector:
@@ -172,29 +212,56 @@ def ratios_of(target: Target) -> Vector:
 def fit_checked(
     units: Vector,
     cycles: Vector,
-    ratios: Vector | None,
     labels: Sequence[str],
+    ratios: Vector,
     noise: float = NOISE,
     limit: float = _LIMIT,
 ) -> Posterior:
     """`fit_prices`, refusing timings that no prices can explain.
 
     Raises:
-        ConfigError: with the worst timing, and by how much it is off; a timing of something without layers.
+        ConfigError: with the worst timing, and by how much it is off; a timing of something without layers; all of them
+            are far from what the board's like takes.
     """
     for label, counted in zip(labels, units, strict=True):
         if not counted.any():
             raise ConfigError(f"{label} is of something without a layer that takes time: time a network with layers")
-    posterior = fit_prices(units, cycles, ratios, noise)
-    off = np.log(cycles / (units @ posterior.prices))
-    worst = int(np.abs(off).argmax())
-    factor = math.exp(abs(off[worst]))
-    if factor > limit:
+    unlike = np.log(cycles / (units @ ratios))
+    middle = float(np.median(unlike))
+    if abs(middle) > math.log(_UNLIKE):
         raise ConfigError(
-            f"the timings contradict: {labels[worst]} takes {factor:.1f} times as {'long' if off[worst] > 0 else 'short'} "
-            f"as the others say, whatever the prices: check its network, unit and clock, or leave it out"
+            f"the board takes {_times(middle)} as the one it is like for the same work: check the units of times (ms, unless "
+            f"a table says another), ticks and clock (MHz)"
         )
-    return posterior
+    if np.abs(unlike - middle).max() < math.log(_UNLIKE):
+        posterior = fit_prices(units, cycles, ratios, noise)
+        off = np.log(cycles / (units @ posterior.prices))
+        if np.abs(off).max() <= math.log(limit):
+            return posterior
+    else:
+        off = unlike - middle
+    worst, by = _contradicting(units, cycles, ratios, noise, off)
+    raise ConfigError(
+        f"the timings contradict: {labels[worst]} takes {_times(by)} as the others say, whatever the prices: check its "
+        f"network, unit and clock, or leave it out"
+    )
+
+
+def _contradicting(units: Vector, cycles: Vector, ratios: Vector, noise: float, off: Vector) -> tuple[int, float]:
+    """The timing without which the others agree best, and the log of how many times longer it takes than they say."""
+    found = []
+    for i in np.argsort(-np.abs(off), kind="stable")[:_SUSPECTS]:
+        rest = np.arange(len(cycles)) != i
+        prices = fit_prices(units[rest], cycles[rest], ratios, noise).prices
+        by = np.log(cycles / (units @ prices))
+        found.append((round(float(np.abs(by[rest]).max()), 3), int(i), float(by[i])))
+    _, worst, by_others = min(found, key=lambda one: one[0])
+    return worst, by_others
+
+
+def _times(log: float) -> str:
+    factor = math.exp(min(abs(log), 700.0))
+    return f"{factor:{',.1f' if factor < 1e6 else '.3g'}} times as {'long' if log > 0 else 'short'}"
 
 
 def make_target(posterior: Posterior, **fields: Any) -> Target:
@@ -229,7 +296,9 @@ def suggest_calibration_models(
             raise ConfigError(
                 f"suggest_calibration_models: candidate {name!r} is {short(one)}: give (network, shape of one sample)"
             )
-    units = np.stack([network_units(model, shape) for model, shape in candidates.values()])
+    units = np.stack(
+        [network_units(model, shape, f"candidate {name!r}") for name, (model, shape) in candidates.items()]
+    )
     names = list(candidates)
     empty = [name for name, counted in zip(names, units) if not counted.any()]
     if empty:

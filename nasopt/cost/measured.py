@@ -72,8 +72,8 @@ def target_from_table(
     posterior = fit_checked(
         units_of_rows(np.asarray(shapes)),
         np.asarray(cycles),
-        ratios_of(base),
         labels,
+        ratios_of(base),
         noise=LAYER_NOISE,
         limit=LAYER_LIMIT,
     )

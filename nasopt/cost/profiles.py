@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from nasopt.arguments import check_number
 from nasopt.checked import checked
 from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import rows_of
@@ -158,6 +159,8 @@ def target_from_profile(
     """
     base = get_target(like)
     clock_mhz = get_target(base, clock_mhz=clock_mhz).clock_mhz
+    if tick_mhz is not None:
+        check_number("target_from_profile: tick_mhz", tick_mhz, above=0)
     calls = [call for call in network_calls(model, input_shape).calls if facts_of(call.shape.kind).multiplies]
     timed = _one_inference([operation for operation in read_profile(profile) if operation.multiplies], len(calls))
     if len(timed) != len(calls):
@@ -178,7 +181,7 @@ def target_from_profile(
         )
     labels = [f"{operation.name} ({call.layer})" for operation, call in zip(timed, calls)]
     units = units_of_rows(rows_of([call.shape for call in calls]))
-    posterior = fit_checked(units, cycles, ratios_of(base), labels, LAYER_NOISE, LAYER_LIMIT)
+    posterior = fit_checked(units, cycles, labels, ratios_of(base), LAYER_NOISE, LAYER_LIMIT)
     summary = f"profile of {len(calls)} layers, from the ratios of {base.name}"
     source = f"profile, maximum a posteriori from the prices of {base.name}"
     return make_target(posterior, name=name, summary=summary, clock_mhz=clock_mhz, provenance=source, **fields)

@@ -195,7 +195,14 @@ def cost_report(
         raise ConfigError(
             f"cost_report: targets are a list of names or Targets, like ['cortex_m4'], got {short(targets)}"
         )
-    platforms = tuple(get_target(target) for target in targets)
+    named: dict[str, Target] = {}
+    for target in map(get_target, targets):
+        if named.setdefault(target.name, target) != target:
+            raise ConfigError(
+                f"cost_report: two targets are named {target.name!r}, and figures stand under names: "
+                f"dataclasses.replace(target, name=...)"
+            )
+    platforms = tuple(named.values())
     engine = None if runtime is None else get_runtime(runtime)
     export = getattr(model, "arch_export", None)
     network = export(verify=False) if callable(export) else model

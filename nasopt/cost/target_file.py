@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nasopt.cost.targets.target import Target
 from nasopt.errors import ConfigError
@@ -13,7 +14,7 @@ _FILE = """# {name!r}: {summary!r}
 
 from nasopt.cost import Target, register_target
 from nasopt.cost.targets.cortex_law import PRICED, cortex_law, cycles
-
+{imports}
 TARGET = register_target(
     Target(
         name={name!r},
@@ -29,10 +30,23 @@ TARGET = register_target(
         ram_bytes={ram_bytes},
         flash_bytes={flash_bytes},
         active_power_mw={active_power_mw!r},
-        provenance={provenance!r},
+        provenance={provenance!r},{uncertainty}
     )
 )
 """
+
+_POSTERIOR = """
+        uncertainty=Posterior.of(
+            prices=[{prices}],
+            covariance=[
+{rows}
+            ],
+            noise={noise!r},
+        ),"""
+
+
+def _listed(values: NDArray[np.float64]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
 
 
 def _prices(target: Target) -> dict[str, float]:
@@ -58,7 +72,7 @@ def describe_prices(target: Target) -> str:
 
 
 def write_target(target: Target, path: str | Path) -> None:
-    """Write a Python file that registers the target when it is imported; its error bars stay behind.
+    """Write a Python file that registers the target, with its error bars, when it is imported.
 
     Raises:
         ConfigError: the file exists or cannot be written; the target has another law.
@@ -66,6 +80,11 @@ def write_target(target: Target, path: str | Path) -> None:
     prices = "\n".join(f"                {name!r}: {price!r}," for name, price in _prices(target).items())
     fields = {name: getattr(target, name) for name in ("name", "summary", "clock_mhz", "ram_bytes", "flash_bytes")}
     fields |= {"active_power_mw": target.active_power_mw, "provenance": target.provenance}
+    fields |= {"imports": "", "uncertainty": ""}
+    if (fitted := target.uncertainty) is not None:
+        rows = "\n".join(f"                [{_listed(row)}]," for row in fitted.covariance)
+        fields["imports"] = "from nasopt.cost.targets.posterior import Posterior\n"
+        fields["uncertainty"] = _POSTERIOR.format(prices=_listed(fitted.prices), rows=rows, noise=fitted.noise)
     try:
         with Path(path).open("x", encoding="utf-8") as file:
             file.write(_FILE.format(prices=prices, **fields))

@@ -112,3 +112,49 @@ def test_timings_that_cannot_be_used():
     with pytest.raises(ConfigError, match=r"the timings contradict: timing 4 takes .* times as long"):
         target_from_timings([*good, wrong])
     assert get_target("cortex_m4").uncertainty is None
+
+
+def test_the_timing_that_contradicts_is_named_with_what_the_others_say():
+    times = [(*NETS[name], ms("cortex_m4", name)) for name in ("keyword", "mobile", "plain")]
+    for i, factor in ((0, 1000.0), (1, 1e-3), (2, 1e6)):
+        slipped = [(*one[:2], one[2] * (factor if j == i else 1)) for j, one in enumerate(times)]
+        with pytest.raises(ConfigError, match=f"contradict: timing {i + 1} takes ") as found:
+            target_from_timings(slipped)
+        said = float(str(found.value).split(" takes ")[1].split(" times")[0].replace(",", ""))
+        assert said == pytest.approx(max(factor, 1 / factor), rel=0.05)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3, 1e6, 1e-300, 1e300])
+def test_times_in_another_unit(factor):
+    times = [(*NETS[name], ms("cortex_m4", name) * factor) for name in ("keyword", "plain")]
+    with pytest.raises(ConfigError, match=r"times as (long|short) as the one it is like .* check the units"):
+        target_from_timings(times)
+
+
+def test_a_network_that_is_timed_again_tells_nothing_new():
+    once = (*NETS["plain"], np.float32(20.0))
+    units = network_units(*NETS["mobile"])
+    alone, often = (target_from_timings([once] * n).uncertainty.factor(units) for n in (1, 9))
+    assert often == pytest.approx(alone)
+    mean = target_from_timings([once, (*NETS["plain"], 28.8)], name="mean")
+    assert network_cost(NETS["plain"][0], latency_metric(mean, "ms"), NETS["plain"][1]) == pytest.approx(24, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"timing 3 takes 2.0 times as long as timing 1, of the same network"):
+        target_from_timings([once, (*NETS["mlp"], 3.0), (*NETS["plain"], 40.0)])
+
+
+def test_what_is_timed_is_a_network_of_a_board():
+    model, shape = NETS["plain"]
+    with pytest.raises(ConfigError, match="timing 1 is of a PIT: give the network that runs on boards"):
+        target_from_timings([(PIT(model, shape), shape, 3.0)])
+    with pytest.raises(ConfigError, match=r"timing 2: .* failed on the example input"):
+        target_from_timings([(model, shape, 3.0), (model, (1, *shape), 3.0)])
+    with pytest.raises(ConfigError, match=r"candidate 'b': .* failed on the example input"):
+        suggest_calibration_models({"a": (model, shape), "b": (model, (9,))}, 1)
+
+
+def test_targets_in_a_report_have_names_of_their_own():
+    model, shape = NETS["plain"]
+    first, second = (target_from_timings([(model, shape, time)]) for time in (20.0, 30.0))
+    with pytest.raises(ConfigError, match="two targets are named 'my_board'"):
+        cost_report(model, shape, targets=[first, second])
+    assert len(cost_report(model, shape, targets=["cortex_m4", "Cortex-M4"]).targets) == 1

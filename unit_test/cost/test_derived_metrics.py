@@ -22,7 +22,7 @@ def test_energy_is_power_times_time():
 
 
 def test_energy_needs_a_power():
-    rows = [{"kind": "linear", "in_channels": "1", "out_channels": str(n), "cycles": str(n)} for n in (1, 2)]
+    rows = [{"kind": "linear", "in_channels": "1", "out_channels": str(n), "cycles": str(1000 * n)} for n in (1, 2)]
     target = target_from_table(rows, "powerless", clock_mhz=1)
     with pytest.raises(ConfigError, match=r"'powerless' has no active power.*active_power_mw"):
         energy_metric(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import pytest
 from torch import nn
@@ -203,7 +204,10 @@ def test_the_command_makes_a_target(tmp_path, capsys, monkeypatch):
     assert network_cost(perceptron(), "latency_ms:desk", (256,)) == pytest.approx(3.5, rel=0.02)
     assert get_target("desk").clock_mhz == 64
     assert main([*arguments, "--output", str(path)]) == 2
-    assert "a target of that name exists already" in capsys.readouterr().err
+    assert "a target named 'desk' exists already" in capsys.readouterr().err
+    for cost_of in (str(path), f"{path}:TARGET", "desk"):  # its error bars are there again
+        assert main(["cost", NET, "--input", "256", "--target", cost_of]) == 0
+        assert re.search(r"90 % interval of the time on desk: 3\.\d+ to 4\.\d+ ms", capsys.readouterr().out)
     registry._OWN.clear()
     assert main([*arguments, "--output", str(path)]) == 2
     assert "cannot be written" in capsys.readouterr().err

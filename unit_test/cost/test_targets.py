@@ -59,7 +59,8 @@ def test_register():
     assert register_target(own) is own
     assert get_target("my_gap8").clock_mhz == 250
     with pytest.raises(ConfigError, match="'my_gap8' exists already"):
-        register_target(replace(own))
+        register_target(replace(own, clock_mhz=100.0))
+    assert register_target(replace(own)) == own  # a file that is read again
     with pytest.raises(ConfigError, match="'gap8' exists already"):
         register_target(get_target("gap8"))
 
@@ -105,8 +106,27 @@ def test_chips_are_found_however_they_are_written():
             get_target(name)
     with pytest.raises(ConfigError, match=r"unknown target 'nrf5284'.*Did you mean 'nrf52840'"):
         get_target("nrf5284")
-    with pytest.raises(ConfigError, match="'nrf52840' exists already"):
-        register_target(replace(get_target("gap8"), name="nrf52840"))
+    with pytest.raises(ConfigError, match="'nRF52840' exists already"):
+        register_target(replace(get_target("gap8"), name="nRF52840"))
+    for name, same in (("nRF 52840", "nrf52840"), (" Cortex M4", "cortex_m4"), ("Cortex-M0+", "cortex_m0plus")):
+        assert get_target(name) == get_target(same)
+    for longer, chip in (("STM32F746NG", "stm32f746"), ("nRF52840-DK", "nrf52840"), ("STM32L4R5ZI-P", "stm32l4r5")):
+        with pytest.raises(ConfigError, match=f"Did you mean '{chip}'"):  # whose flash may be another
+            get_target(longer)
+
+
+@pytest.mark.parametrize("clock", [64e6, 64_000])
+def test_a_clock_in_other_units(clock):
+    with pytest.raises(ConfigError, match="give it in MHz, at most 10,000"):
+        get_target("cortex_m4", clock_mhz=clock)
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": ""}, {"name": "a\nb"}, {"name": " a"}, {"ram_bytes": -1}, {"flash_bytes": -1}]
+)
+def test_fields_of_targets_that_cannot_be(change):
+    with pytest.raises(ConfigError, match=r"printable text|give 0 where"):
+        replace(get_target("cortex_m4"), **change)
 
 
 def test_another_chip_with_the_same_core():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,11 @@ class Posterior:
     prices: NDArray[np.float64]
     covariance: NDArray[np.float64]
     noise: float
+
+    @classmethod
+    def of(cls, prices: Sequence[float], covariance: Sequence[Sequence[float]], noise: float) -> Posterior:
+        """From lists, as files hold them."""
+        return cls(np.asarray(prices, dtype=np.float64), np.asarray(covariance, dtype=np.float64), noise)
 
     def factor(self, units: NDArray[np.float64]) -> float:
         """`f >= 1`: 90 % of the times of a network that counts these units lie within `t / f` and `t f`."""

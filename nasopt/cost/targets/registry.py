@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pkgutil import iter_modules
@@ -74,19 +75,27 @@ def _find(target: str | Target) -> Target:
     if target in _SHIPPED:
         loaded: Target = import_module(f"{shipped.__name__}.{target}").TARGET
         return loaded
-    spelling = target.lower().replace("-", "").replace("_", "")
-    if spelling in CHIPS:
-        return _chip(spelling, CHIPS[spelling])
-    if spelling in WITHOUT_LAW:
+    spelt = spelling(target)
+    if same := [name for name in _SHIPPED if spelling(name) == spelt]:
+        return _find(same[0])
+    if spelt in CHIPS:
+        return _chip(spelt, CHIPS[spelt])
+    if spelt in WITHOUT_LAW:
         raise ConfigError(
-            f"no target for {target}: {WITHOUT_LAW[spelling]}. Write a kernel (README of nasopt/cost), or fit your timings "
+            f"no target for {target}: {WITHOUT_LAW[spelt]}. Write a kernel (README of nasopt/cost), or fit your timings "
             f"with target_from_timings and look at its error bars"
         )
     known = target_names()
-    hint = nearest(target, [*known, *CHIPS])
+    longer = [f" Did you mean {name!r}?" for name in CHIPS if spelt.startswith(name)]  # a package, a board
+    hint = longer[0] if longer else nearest(target, [*known, *CHIPS])
     raise ConfigError(
         f"unknown target {target!r}: known are {', '.join(known)}, {len(CHIPS)} chips (nasopt targets), or pass a Target.{hint}"
     )
+
+
+def spelling(name: str) -> str:
+    """Names of hardware are written in many ways: nRF52840, STM32-L476, Cortex M0+."""
+    return "".join(c for c in name.lower().replace("+", "plus") if c.isalnum())
 
 
 def _chip(name: str, chip: Chip) -> Target:
@@ -106,11 +115,26 @@ def _chip(name: str, chip: Chip) -> Target:
 def register_target(target: Target) -> Target:
     """Make `target` available under its name, to `get_target` and as the regularizer `"latency:NAME"`.
 
+    An equal one may be registered again: a file that does so is read twice, in a notebook say.
+
     Raises:
         ConfigError: another target has that name.
     """
     if not isinstance(target, Target):
         raise ConfigError(f"register_target takes a Target, got {short(target)}")
-    if target.name in _SHIPPED or target.name in CHIPS or _OWN.setdefault(target.name, target) is not target:
+    check_new_name(target.name)
+    known = _OWN.get(target.name, target)
+    if replace(known, uncertainty=None) != replace(target, uncertainty=None):
         raise ConfigError(f"a target named {target.name!r} exists already: choose another name")
+    _OWN[target.name] = target
     return target
+
+
+def check_new_name(name: str, taken: Sequence[str] = ()) -> None:
+    """A target of the user's own may have this name.
+
+    Raises:
+        ConfigError: it is that of a shipped target or chip, however it is written, or taken.
+    """
+    if name in taken or spelling(name) in {*map(spelling, _SHIPPED), *CHIPS, *WITHOUT_LAW}:
+        raise ConfigError(f"a target named {name!r} exists already: choose another name")

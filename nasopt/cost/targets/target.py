@@ -18,6 +18,9 @@ from nasopt.graph.layer_shape import LayerShape
 
 Status = Literal["priced", "free", "unpriced"]
 
+_FASTEST = 10_000
+"""No clock is faster [MHz]: it is given in Hz."""
+
 
 @checked_fields
 @dataclass(frozen=True)
@@ -69,8 +72,16 @@ class Target:
                 )
         if both := sorted(self.priced & self.free):
             raise ConfigError(f"target {self.name!r}: {', '.join(both)} cannot be priced and free: choose one")
-        if not self.clock_mhz > 0:
-            raise ConfigError(f"target {self.name!r}: clock_mhz is {self.clock_mhz!r}: give a positive clock [MHz]")
+        if not self.name.strip() or not self.name.isprintable() or self.name != self.name.strip():
+            raise ConfigError(f"a target's name is {self.name!r}: give printable text without blanks around it")
+        if not 0 < self.clock_mhz <= _FASTEST:
+            what = "a positive clock [MHz]" if self.clock_mhz <= 0 else f"it in MHz, at most {_FASTEST:,}"
+            raise ConfigError(f"target {self.name!r}: clock_mhz is {self.clock_mhz!r}: give {what}")
+        for label in ("ram_bytes", "flash_bytes", "active_power_mw"):
+            if getattr(self, label) < 0:
+                raise ConfigError(
+                    f"target {self.name!r}: {label} is {getattr(self, label)!r}: give 0 where it is not known or there is none"
+                )
         if self.tile_in < 1 or self.tile_out < 1:
             raise ConfigError(
                 f"target {self.name!r}: tiles are {self.tile_in} and {self.tile_out} channels: give at least 1 each"
