@@ -2,13 +2,14 @@
 
 The gradient `g` of the task's loss to the mask of a unit (a block of channels, a ring or distance of a kernel) says how much the
 loss would change without it. Units are ranked by the root of a running mean of `g^2`, over the mean of that in their group (of
-channels that live together, of items along one axis of a kernel), and as many as fit are kept, the highest first
-(`nasopt.search.settle`). Between groups gradients tell little: many layers read some, one reads others. And costs that are
-compared between groups pull them apart: every channel that goes makes those of its partners cheaper, until a layer has one
-channel left between wide ones.
+channels that live together, of items along one axis of a kernel) and the fourth root of what the group costs now, and as many as
+fit are kept, the highest first (`nasopt.search.settle`). Gradients tell little between groups: many layers read some, one reads
+others. Without the cost all layers are cut nearly alike, and after a long training the network is no better than a uniformly
+narrower one; with more of it, or with the cost of a single unit, which falls with every channel that goes, small limits leave
+layers of one channel between wide ones.
 
 Limits stay at the seed's cost for a tenth of the search, to look around, and then fall in a straight line to the wanted ones,
-until three fifths of it are over; then masks rest. Beside widths that are searched masks make up for half of what is too much
+until two fifths of it are over; then masks rest. Beside widths that are searched masks make up for half of what is too much
 until then, the other half is left to the widths. So nothing walks: alpha, beta and gamma are set, and hold the rank of a unit
 in relation to the threshold of its group, 1/2. What is off has a gradient, and may come back.
 
@@ -56,8 +57,8 @@ class Ranking:
 
     memory: float = 0.99
     look: float = 0.1
-    fall: float = 0.6
-    power: float = 0.0
+    fall: float = 0.4
+    power: float = 0.25
     share: float = 1.0
 
 

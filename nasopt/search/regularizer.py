@@ -51,7 +51,7 @@ class Budget:
         named: limits of metrics by name: `size` [weights], `macs` [MAC], `memory` [B], `size_bits` [bit], ...;
             `memory=("tflm", 65_536)` is `{"memory:tflm": 65_536}`, and `flash` alike.
         steps: length of the search [backward passes], e.g. `epochs * len(loader)`. With it limits fall from the seed's cost to
-            the wanted one until three fifths of these steps are over, and masks are set by importance
+            the wanted one until two fifths of these steps are over, and masks are set by importance
             (`nasopt.search.importance`) instead of walking by their gradients: what is recommended wherever the length is known.
 
     Attributes:
