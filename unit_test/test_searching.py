@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import nasopt
 from nasopt import Budget
@@ -122,9 +124,25 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, kill_at: in
         assert torch.equal(value, resumed.network.state_dict()[key]), key
     with pytest.raises(ConfigError, match="is of another search"):
         run(checkpoint=path, budget={"size": 60})
-    path.write_bytes(path.read_bytes()[:999])
+
+
+def test_damaged_checkpoints_and_those_of_other_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "search.pt"
+    plain = run(checkpoint=path, epochs=(0, 4, 0))
+    with pytest.raises(ConfigError, match="is of another search"):
+        run(checkpoint=path, epochs=(0, 4, 0), model=convnet(5))
+    whole = path.read_bytes()
+    place = whole.index(next(iter(plain.network.state_dict().values())).numpy().tobytes()[:16])
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     with pytest.raises(ConfigError, match="no checkpoint of a search, or damaged"):
-        run(checkpoint=path)
+        run(checkpoint=path, epochs=(0, 4, 0))
+    for key, value in (("model", {}), ("optimizer", 7), ("state", {"a": 1}), ("random", None)):
+        torch.save({**torch.load(io.BytesIO(whole), weights_only=True), key: value}, path)
+        with pytest.raises(ConfigError, match="no checkpoint of a search, or damaged"):
+            run(checkpoint=path, epochs=(0, 4, 0))
+    path.write_bytes(whole[:999])
+    with pytest.raises(ConfigError, match="no checkpoint of a search, or damaged"):
+        run(checkpoint=path, epochs=(0, 4, 0))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_the_last_good_epoch(tmp_path: Path) -> None:
@@ -204,9 +222,47 @@ def test_epochs_as_one_number_are_shared_out() -> None:
         ({"loss": lambda outputs, labels: outputs.square()}, r"got a tensor of shape \(12, 3\)$"),
         ({"loss": lambda outputs, labels: outputs.detach().mean()}, "without a gradient"),
         ({"figure": lambda outputs, labels: float("nan")}, "figure on the val split is nan"),
+        (
+            {"figure": lambda outputs, labels: None},
+            r"figure\(outputs, labels\) fails on \(12, 3\) float32, \(12,\) int64: Type",
+        ),
+        ({"loss": nn.CrossEntropyLoss}, r"loss\(outputs, labels\) fails on \(12, 3\) float32"),
+        (
+            {"train_loader": [(x, y.float()) for x, y in batches()]},
+            r"loss\(outputs, labels\) fails on .*\(12,\) float32",
+        ),
+        ({"train_loader": [(x, y + 9) for x, y in batches()]}, r"loss\(outputs, labels\) fails on .*out of bounds"),
+        ({"train_loader": [*batches(), (batches()[0][0].double(), None)]}, "the model fails on .* float64"),
+        ({"val_loader": [(x[:, :2], y) for x, y in batches()]}, r"the model fails on \(12, 2, 6, 6\)"),
+        ({"val_loader": [(x[:0], y[:0]) for x, y in batches()]}, "val_loader gives no samples"),
+        ({"val_loader": [(x * float("nan"), y) for x, y in batches()]}, "outputs on the val split are nan"),
+        ({"train_loader": TensorDataset(*map(torch.cat, zip(*batches())))}, "a TensorDataset of single samples"),
+        ({"precision": "int8"}, "precision 'int8': give bits like 8"),
         ({"train_loader": _Longer(batches())}, "says that it has 99 batches and gave 10"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(**changes)
+
+
+class _Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(torch.relu(self.a(a) + self.b(b)))
+
+
+def test_named_inputs_reach_the_teacher_by_name() -> None:
+    one = ({"b": torch.randn(6, 6), "a": torch.randn(6, 4)}, torch.tensor([0, 1, 2, 0, 1, 2]))
+    found = run(model=_Pair(), teacher=_Pair(), train_loader=[one] * 10, val_loader=[one], budget={"size": 80})
+    assert found.costs["size"]["found"] <= 80
+
+
+def test_a_smaller_last_batch_that_a_norm_cannot_take_is_named() -> None:
+    x, y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    net = nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 3))
+    with pytest.raises(ConfigError, match=r"the model fails on \(1, 4\) float32: .*drop_last=True"):
+        run(model=net, train_loader=[*[(x, y)] * 10, (x[:1], y[:1])], val_loader=[(x, y)])

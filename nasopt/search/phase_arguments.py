@@ -50,6 +50,11 @@ def check_teacher(model: SearchModel, teacher: Any) -> None:
         finally:
             for module, mode in modes.items():
                 module.training = mode
+    if not isinstance(found[0], torch.Tensor):
+        raise ConfigError(
+            f"PhaseSchedule: a teacher teaches one tensor of logits, and {type(model).__name__} gives a "
+            f"{type(found[0]).__name__}: take a model of logits alone, or learn from a teacher in a loss of your own"
+        )
     own, theirs = (getattr(output, "shape", type(output).__name__) for output in found)
     if own != theirs:
         raise ConfigError(

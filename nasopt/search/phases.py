@@ -154,11 +154,14 @@ class PhaseSchedule:
 
     # --- from epoch to epoch
 
-    def step(self) -> None:
-        """Go to the next epoch: call it at the end of every epoch, before a checkpoint is written."""
-        self.set_epoch(self.epoch + 1)
+    def step(self) -> bool:
+        """Go to the next epoch: call it at the end of every epoch, before a checkpoint is written.
 
-    def set_epoch(self, epoch: int) -> None:
+        Returns whether anything left the model, see `after_step`.
+        """
+        return self.set_epoch(self.epoch + 1)
+
+    def set_epoch(self, epoch: int) -> bool:
         """Go to any epoch: in place of `step`, for a loop that counts by itself. A later one ends the current one.
 
         Raises:
@@ -167,11 +170,14 @@ class PhaseSchedule:
         ended = self.epoch
         self._go(epoch)
         if epoch <= ended or self.phase_of(ended) != "search":
-            return
+            return False
+        reports = []
         if self._eliminate and (share := self._branches_left()) < 1:
-            self.model.drop_branches(*self._shrink, share=share, when=ended)
+            reports.append(self.model.drop_branches(*self._shrink, share=share, when=ended))
         if self._shrink and self.model.masks is not None:
-            self.model.shrink(*self._shrink, share=1.0 if self.phase == "finetune" else self._share, when=ended)
+            share = 1.0 if self.phase == "finetune" else self._share
+            reports.append(self.model.shrink(*self._shrink, share=share, when=ended))
+        return any(map(_has_lost, reports))
 
     def _branches_left(self) -> float:
         """Share of the branches that will go in the end, that are left in this epoch."""
@@ -185,7 +191,7 @@ class PhaseSchedule:
         Call it behind every `optimizer.step()` where limits fall (`Budget(steps=)`): what is off leaves as soon as the steps
         that follow pay for it (a step gets cheaper by `sqrt(3 / steps of the fall)` [MAC], 6 % at 800), not at the end of the
         epoch. Without `shrink`, outside of the search and for masks that walk it does nothing. `DistributedDataParallel` and a
-        copy of the weights (an average of them) have to be made anew where it returns True.
+        copy of the weights (an average of them) have to be made anew where it or `step` returns True.
         """
         ranks = self.model.importance
         if self.phase != "search" or ranks is None or not ranks.has_set:
@@ -197,7 +203,7 @@ class PhaseSchedule:
         if removable(self.model) < math.sqrt(_PRICE / max(ranks.last - ranks.first, 1)):
             return False
         report = self.model.shrink(*self._shrink, share=self._share, when=self.epoch)
-        return bool(report["channels"] or report["kernels"])
+        return _has_lost(report)
 
     @property
     def _share(self) -> float:
@@ -238,7 +244,7 @@ class PhaseSchedule:
         # Masks that are set by importance see how their gradients are scaled, so a strength that changes would weigh steps.
         return loss if self.model.importance is not None else self.strength * loss
 
-    def get_teacher_loss(self, outputs: Tensor, *inputs: Any, temperature: float = 4.0) -> Tensor:
+    def get_teacher_loss(self, outputs: Tensor, *inputs: Any, temperature: float = 4.0, **named: Any) -> Tensor:
         """`T^2 KL(teacher || student)` of a batch, a scalar to add to the loss or to mix with it; a plain 0 in the warm-up.
 
         ```python
@@ -248,7 +254,7 @@ class PhaseSchedule:
 
         Args:
             outputs: of the model, logits `(N, classes, ...)`.
-            inputs: from which they come; the teacher runs on them in eval mode.
+            inputs, named: from which they come; the teacher runs on them in eval mode.
             temperature: T > 0 of `nasopt.train.kd_loss`.
 
         Raises:
@@ -259,7 +265,7 @@ class PhaseSchedule:
         if self.phase == "warmup":
             return outputs.new_zeros(())
         with torch.no_grad():
-            answers = self.teacher.eval()(*inputs)
+            answers = self.teacher.eval()(*inputs, **named)
         return kd_loss(outputs, answers, None, temperature=temperature, share=1.0)
 
     # --- checkpoints
@@ -281,3 +287,7 @@ class PhaseSchedule:
     def __repr__(self) -> str:
         lengths = f"warmup={self.warmup}, search={self.search}, finetune={self.finetune}"
         return f"PhaseSchedule({lengths}; epoch {self.epoch}: {self.phase}, strength {self.strength:g})"
+
+
+def _has_lost(report: Mapping[str, Any]) -> bool:
+    return any(report[what] for what in ("channels", "kernels", "branches"))

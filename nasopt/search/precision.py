@@ -107,16 +107,18 @@ class Precision:
 
     @staticmethod
     def of(value: Any) -> Precision:
-        """A `Precision` as it is; an int or several as one for weights, ints alone for activations, too.
+        """A `Precision` as it is; an int or several as one for weights, ints alone for activations, too; text as in `parse`.
 
         Raises:
             ConfigError: neither.
         """
         if isinstance(value, Precision):
             return value
+        if isinstance(value, str):
+            return Precision.parse(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return Precision(weights=value, activations=value, first_last=None if value >= 8 else 8)
-        if isinstance(value, Sequence) and not isinstance(value, str):
+        if isinstance(value, Sequence) and not isinstance(value, bytes):
             return Precision(weights=tuple(value))
         raise ConfigError(f"precision must be a nasopt.Precision, or a width in bits, got {value!r}")
 

@@ -17,7 +17,7 @@ from nasopt.search.parameters import SHRUNK
 from nasopt.search.priced import PricedModel
 from nasopt.search.rounded import RoundedModel
 from nasopt.search.shrink import cut, shrink, taps_of
-from nasopt.search.shrunk import Channels, Shrunk
+from nasopt.search.shrunk import Channels, Shrunk, beginning
 
 
 class ShrinkingModel(RoundedModel):
@@ -125,6 +125,14 @@ def _follow(model: PricedModel, encoded: Tensor) -> dict[str, Any]:
     given: dict[str, Any] = json.loads(bytes(encoded.cpu().tolist()).decode())
     own = model.shrunk or Shrunk()
     analysis = model.analysis
+    seed = json.loads(json.dumps((model.shrunk or beginning(analysis, {})).seed_layers))
+    for layer, here in seed.items():
+        there = given.get("seed_layers", seed).get(layer)
+        if there != here:
+            raise ConfigError(
+                f"load_state_dict: the state is of another seed, in which {layer!r} is {there}; here it is {here}: load it into "
+                "a search model of that one"
+            )
     channels: Channels = {}
     sizes = {layer: len(labels) for layer, labels in analysis.facts.writers}
     for layer, size in sizes.items():

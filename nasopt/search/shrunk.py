@@ -64,7 +64,7 @@ class Shrunk:
 
     def encode(self) -> Tensor:
         """For a state dict: a vector of bytes."""
-        plain = {key: value for key, value in asdict(self).items() if not key.startswith("seed_")}
+        plain = {key: value for key, value in asdict(self).items() if key != "seed_costs"}
         return torch.tensor(list(json.dumps(plain).encode()), dtype=torch.uint8)
 
 

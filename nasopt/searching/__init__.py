@@ -61,7 +61,7 @@ def search(
         method: `PIT`, or `PITSuperNet` for a seed with branches; called as `method(model, input_example=, regularizer=)`.
         loss: `(outputs, labels) -> scalar`, the mean over the batch.
         figure: `(outputs, labels) -> float`, larger is better; None: accuracy of classes, or else the negative loss.
-        precision: bits of weights and activations, as of `PIT`; the warm-up computes in floats.
+        precision: bits of weights and activations, as of `PIT`, or `"w4a8"`; the warm-up computes in floats.
         teacher: a trained network from which search and fine-tuning learn, e.g. the seed after training.
         lr: of the weights.
         patience: epochs of fine-tuning without a better val figure, after which it ends; None: never.

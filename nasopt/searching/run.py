@@ -6,7 +6,6 @@ import copy
 import io
 import itertools
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,13 +18,24 @@ from torch.utils import _pytree as pytree
 
 from nasopt.arguments import check_number
 from nasopt.errors import ConfigError, DivergedError
+from nasopt.search.calibrate import unrounded
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import ParameterHalves
 from nasopt.search.phases import PhaseSchedule
 from nasopt.search.precision import plain_widths
 from nasopt.search.recalibrate import batch_inputs, recalibrate
 from nasopt.search.regularizer import FEWEST, Budget
-from nasopt.searching.given import check_batch, check_loss, enough, first_of, length_of
+from nasopt.searching.given import (
+    called,
+    check_batch,
+    check_loss,
+    damaged,
+    enough,
+    fingerprint,
+    first_of,
+    length_of,
+    read_checkpoint,
+)
 
 Loss = Callable[[Any, Any], Tensor]
 Figure = Callable[[Any, Any], float]
@@ -95,8 +105,8 @@ class Run:
                 f"search: {lengths[1]} epochs of search of {per_epoch} batches are {steps} steps, too few to know what matters: "
                 f"{FEWEST} are the least. Give epochs >= {enough(per_epoch)}, or smaller batches"
             )
-        first = check_batch(first_of(train_loader, "train_loader"))
-        check_batch(first_of(val_loader, "val_loader"))
+        first = first_of(train_loader, "train_loader")
+        self.trial: list[Any] = [first_of(val_loader, "val_loader")]
         if not any(p.requires_grad for p in model.parameters()):
             raise ConfigError(
                 "search: no parameter of the model takes a gradient, so nothing can be trained: model.requires_grad_()"
@@ -128,6 +138,8 @@ class Run:
             "limits": {m.name: limit for m, limit in given.limits},
             "lengths": list(lengths),
             "steps": steps,
+            "method": type(self.model).__name__,
+            "seed": fingerprint(model),
             **({"precision": plain_widths(widths)} if (widths := self.model.precision) is not None else {}),
         }
         self.path = self._writable(checkpoint) if checkpoint is not None else None
@@ -137,6 +149,10 @@ class Run:
 
     def epoch(self) -> None:
         """Train, judge, note, go to the next epoch, save."""
+        if self.trial and not self.state.history:
+            with unrounded(self.model.net):  # whose steps may wait for the first batch
+                self.judge(self.trial)
+        self.trial = []
         phases, started, total, count = self.phases, time.monotonic(), 0.0, 0
         phase = phases.phase
         for group in self.optimizer.param_groups:
@@ -163,7 +179,7 @@ class Run:
         if phase == "search" and self.has_norms:
             least, most = _RECALIBRATION
             recalibrate(self.model, itertools.islice(self.train_loader, max(least, min(count // 16, most))))
-        val = self.judge()
+        val = self.judge(self.val_loader)
         record: dict[str, Any] = {"epoch": phases.epoch, "phase": phase, "loss": total / max(count, 1), "val": val}
         record["seconds"] = seconds
         record |= {m.name: self.model.get_cost(m, discrete=True) for m, _ in self.model.budget.limits}
@@ -175,19 +191,19 @@ class Run:
         self.save()
 
     def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
-        outputs, labels, arguments = self._run(batch)
-        task = self.loss(outputs, labels)
+        outputs, labels, arguments, named = self._run(batch)
+        task = called("loss(outputs, labels)", self.loss, outputs, labels)
         if self.phases.teacher is not None and self.phases.phase != "warmup":
-            taught = self.phases.get_teacher_loss(outputs, *arguments)
+            taught = self.phases.get_teacher_loss(outputs, *arguments, **named)
             task = (1 - _LEARNED) * task + _LEARNED * taught
         return task, self.phases.get_regularization_loss()
 
-    def _run(self, batch: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+    def _run(self, batch: Any) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
         arguments, keywords = batch_inputs(check_batch(batch))
         arguments, keywords, labels = pytree.tree_map_only(
             Tensor, lambda x: x.to(self.device), (arguments, keywords, batch[1])
         )
-        return self.model(*arguments, **keywords), labels, arguments or tuple(keywords.values())
+        return called("the model", self.model, *arguments, **keywords), labels, arguments, keywords
 
     def _rate(self) -> float:
         """Learning rate of this epoch over that of the weights: constant, then half a cosine."""
@@ -196,24 +212,30 @@ class Run:
         return 0.5 * (1 + math.cos(math.pi * done / phases.finetune)) if done > 0 else 1.0
 
     @torch.no_grad()
-    def judge(self) -> float:
-        """The figure on the val split, a mean over the samples; of the network that would be exported."""
+    def judge(self, batches: Iterable[Any]) -> float:
+        """The figure on batches, a mean over their samples; of the network that would be exported."""
         total, samples = 0.0, 0
         self.model.eval()
-        for batch in self.val_loader:
-            outputs, labels, arguments = self._run(batch)
-            count = len(arguments[0])
-            total += count * float((self.figure or self._figure)(outputs, labels))
+        for batch in batches:
+            outputs, labels, arguments, named = self._run(batch)
+            if any(isinstance(x, Tensor) and bool(x.isnan().any()) for x in pytree.tree_leaves(outputs)):
+                raise ConfigError("search: outputs on the val split are nan: look for a NaN in its samples")
+            count = len(next(x for x in pytree.tree_leaves((arguments, named)) if isinstance(x, Tensor)))
+            total += count * called("figure(outputs, labels)", self._judged, outputs, labels)
             samples += count
         if not samples:
-            raise ConfigError("search: val_loader has become empty: it has to yield the same batches every time")
+            raise ConfigError(
+                "search: val_loader gives no samples, so networks cannot be judged: it has to yield the same batches every time"
+            )
         if math.isnan(total):
             raise ConfigError(
                 "search: the figure on the val split is nan, so epochs cannot be compared: let it be a number"
             )
         return total / samples
 
-    def _figure(self, outputs: Any, labels: Any) -> float:
+    def _judged(self, outputs: Any, labels: Any) -> float:
+        if self.figure is not None:
+            return float(self.figure(outputs, labels))
         is_classes = (
             isinstance(outputs, Tensor) and outputs.dim() == 2 and isinstance(labels, Tensor) and labels.dim() == 1
         )
@@ -288,20 +310,18 @@ class Run:
         """Go on from the checkpoint, if there is one."""
         if self.path is None or not self.path.exists():
             return
-        try:
-            content = torch.load(self.path, map_location=self.device, weights_only=True)
-            settings, version = content["settings"], content["format"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-            raise ConfigError(
-                f"search: {self.path} is no checkpoint of a search, or damaged ({type(error).__name__}): remove it to begin anew"
-            ) from error
+        content = read_checkpoint(self.path, self.device)
+        settings, version = content["settings"], content["format"]
         if settings != self.settings or version != _FORMAT:
             raise ConfigError(
                 f"search: {self.path} is of another search, {settings} there, {self.settings} here: remove it, or name another"
             )
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.phases.load_state_dict(content["phases"])
-        self.state = _State(**content["state"])
+        try:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.phases.load_state_dict(content["phases"])
+            self.state = _State(**content["state"])
+            torch.set_rng_state(content["random"].cpu())
+        except Exception as error:
+            raise ConfigError(damaged(self.path, error)) from error
         self.good = copy.deepcopy(self.model.state_dict())
-        torch.set_rng_state(content["random"].cpu())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from nasopt import PIT, Budget, PhaseSchedule
 from nasopt.errors import ConfigError
@@ -220,6 +221,29 @@ def test_falling_limits_shrink_within_an_epoch_and_change_no_output() -> None:
     assert not phases.after_step()
 
 
+@pytest.mark.parametrize("within", [True, False])
+def test_averages_are_made_anew_where_something_left(within: bool) -> None:
+    model = PIT(convnet(8), SHAPE, regularizer=Budget(size=80, steps=40))
+    optimizer = torch.optim.Adam(model.param_groups(lr=1e-2))
+    phases = PhaseSchedule(model, search=4, finetune=1, shrink=optimizer)
+    averages = [AveragedModel(model)]
+    x, y = batch(8)
+    for _ in range(phases.epochs):
+        for _ in range(10):
+            optimizer.zero_grad()
+            (F.cross_entropy(model(x), y) + phases.get_regularization_loss()).backward()
+            optimizer.step()
+            if within and phases.after_step():
+                averages.append(AveragedModel(model))
+            averages[-1].update_parameters(model)  # torch raises where shapes differ
+        before = len(model.shrunk.history) if model.shrunk is not None else 0
+        if phases.step():
+            averages.append(AveragedModel(model))
+        assert (len(model.shrunk.history) > before) == (averages[-1].n_averaged == 0)
+    assert len(averages) > 2
+    assert averages[-1].module.arch_structure() == model.arch_structure()
+
+
 def test_masks_that_hide_nothing_and_rest_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     model = PIT(convnet(8), SHAPE, regularizer=Budget(size=80)).eval()
     x, _ = batch(4)
@@ -272,6 +296,15 @@ def test_a_search_that_can_decide_nothing_is_refused(
         )
 
 
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = convnet()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.net(x), "input": x}
+
+
 def test_a_teacher_is_heard_after_the_warm_up() -> None:
     model, teacher = METHODS["pit"](), convnet().train()
     phases = PhaseSchedule(model, warmup=1, search=1, strength=1.0, teacher=teacher)
@@ -293,6 +326,9 @@ def test_a_teacher_is_heard_after_the_warm_up() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             PhaseSchedule(model, search=1, strength=1.0, teacher=stranger)
+    pair = PIT(Pair(), SHAPE)
+    with pytest.raises(ConfigError, match="teaches one tensor of logits, and PIT gives a dict"):
+        PhaseSchedule(pair, search=1, strength=1.0, teacher=Pair())
     with pytest.raises(ConfigError, match="holds no parameter of this PIT"):
         PhaseSchedule(model, search=1, strength=1.0, shrink=torch.optim.SGD(teacher.parameters(), 0.1))
 

@@ -255,7 +255,7 @@ def test_explain_tells_what_stays_in_floats() -> None:
     ("precision", "message"),
     [
         (3.5, r"precision must be a nasopt.Precision, or a width in bits, got 3.5"),
-        ("8", r"precision must be a nasopt.Precision"),
+        ("int8", "precision .int8.: give bits like 8"),
         (True, r"precision must be a nasopt.Precision"),
         (9, r"no quantizer has 9 bits. Widths are 1, 2"),
     ],

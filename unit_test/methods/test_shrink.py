@@ -259,6 +259,20 @@ def test_a_checkpoint_of_a_shrunk_model_loads_into_a_fresh_one_and_into_one_that
         model.load_state_dict(other.state_dict())
 
 
+@pytest.mark.parametrize("wider", [5, 7])
+def test_a_state_of_a_shrunk_model_of_another_seed_is_named(wider: int) -> None:
+    models = [PIT(nn.Sequential(nn.Linear(4, n), nn.ReLU(), nn.Linear(n, 2)), (4,)) for n in (6, wider)]
+    for model in models:
+        scattered(model)
+        assert model.shrink()["channels"]
+    before = {key: value.clone() for key, value in models[1].state_dict().items()}
+    fresh = PIT(nn.Sequential(nn.Linear(4, wider), nn.ReLU(), nn.Linear(wider, 2)), (4,))
+    for model in (models[1], fresh):
+        with pytest.raises(ConfigError, match=f"of another seed, in which '0' is .*: 6,.*; here it is .*: {wider},"):
+            model.load_state_dict(models[0].state_dict())
+    assert all(torch.equal(before[key], value) for key, value in models[1].state_dict().items())
+
+
 # --- bad input
 
 
