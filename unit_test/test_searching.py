@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import nasopt
 from nasopt import Budget
-from nasopt.errors import ConfigError, DivergedError
+from nasopt.errors import ConfigError, DivergedError, NoEffectWarning
 from unit_test.methods.phase_toys import SHAPE, convnet
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -266,3 +266,9 @@ def test_a_smaller_last_batch_that_a_norm_cannot_take_is_named() -> None:
     net = nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 3))
     with pytest.raises(ConfigError, match=r"the model fails on \(1, 4\) float32: .*drop_last=True"):
         run(model=net, train_loader=[*[(x, y)] * 10, (x[:1], y[:1])], val_loader=[(x, y)])
+
+
+def test_a_joint_search_of_a_seed_without_branches_searches_its_channels() -> None:
+    with pytest.warns(NoEffectWarning, match="finds no SuperNetModule"):
+        found = run(method=nasopt.PITSuperNet, epochs=(0, 4, 0))
+    assert found.costs["size"]["found"] <= 70

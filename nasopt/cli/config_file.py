@@ -19,6 +19,7 @@ _OWN = ("help", "config", "print-config")
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """`--config` and `--print-config`."""
+    parser.allow_abbrev = False  # `--conf` would be read too late
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options by name; those given here go first")
     parser.add_argument("--print-config", action="store_true", help="print the options as such a file and do nothing")
 
@@ -30,19 +31,30 @@ def parse_with_config(parser: argparse.ArgumentParser, arguments: Sequence[str])
         ConfigError: the file cannot be read, or holds what the command does not take.
         MissingExtraError: PyYAML is not installed.
     """
-    options = parser.parse_args(arguments)
-    if getattr(options, "config", None) is None:
-        return options
-    own = _command_parser(parser, options.command)
-    words = _words(options.config, own)
-    return parser.parse_args([arguments[0], *words, *arguments[1:]])
+    commands = _commands(parser)
+    own = commands.get(arguments[0]) if arguments else None
+    config = _given_config(arguments) if own is not None and "--config" in own._option_string_actions else None
+    if own is None or config is None:
+        return parser.parse_args(arguments)
+    return parser.parse_args([arguments[0], *_words(config, own), *arguments[1:]])
+
+
+def _given_config(arguments: Sequence[str]) -> Path | None:
+    """Read before anything else: the file may hold what the command cannot do without."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config", type=Path)
+    try:
+        found: Path | None = first.parse_known_args(arguments)[0].config
+    except argparse.ArgumentError:  # without a value; the command's own parser says so
+        found = None
+    return found
 
 
 def print_config(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
     """The options as a YAML file that gives them again; those that are left to the recipe are left out."""
     yaml = import_extra("yaml", "config", "--print-config")
     found: dict[str, Any] = {}
-    for name, action in _options(_command_parser(parser, options.command)).items():
+    for name, action in _options(_commands(parser)[options.command]).items():
         value = getattr(options, action.dest)
         if action.nargs == 0:
             if value is not None and value == action.const:
@@ -52,10 +64,9 @@ def print_config(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     return str(yaml.safe_dump(found, sort_keys=False)).rstrip()
 
 
-def _command_parser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     actions = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    found: argparse.ArgumentParser = next(actions).choices[command]
-    return found
+    return dict(next(actions).choices)
 
 
 def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

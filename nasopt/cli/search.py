@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nasopt.arguments import check_number
+from nasopt.arguments import check_number, short
 from nasopt.cli.config_file import add_config_options, count
 from nasopt.cli.models import load_model, load_object
 from nasopt.cost import get_metric
@@ -67,7 +67,11 @@ def run_search(options: argparse.Namespace) -> str:
     more: dict[str, Any] = {} if options.lr is None else {"lr": check_number("--lr", options.lr, above=0)}
     precision = None if options.precision is None else Precision.parse(options.precision)
     folder: Path = options.output
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--output {short(str(folder))} cannot be made a folder: {reason}") from error
     torch.manual_seed(options.seed)
     result = search(
         load_model(options.model),
@@ -118,7 +122,7 @@ def _loader(where: str, option: str) -> Any:
 def _budget(texts: list[str]) -> dict[str, float]:
     limits: dict[str, float] = {}
     for part in ",".join(texts).split(","):
-        name, equals, number = part.rpartition("=")
+        name, equals, number = (word.strip() for word in part.rpartition("="))
         try:
             value = float(number)
         except ValueError:

@@ -42,6 +42,11 @@ def eliminate(model: PricedModel, optimizers: Sequence[Optimizer], share: float,
     return drop(model, gone, optimizers, when)
 
 
+def has_branches(model: PricedModel) -> bool:
+    """Whether there is anything to choose from."""
+    return model.choices is not None and bool(model._prepared.decisions.choices.names)
+
+
 def _eliminable(model: PricedModel) -> dict[str, Choice]:
     """Choices between branches that are weighed against each other."""
     found = choices_of(model.net)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from nasopt.arguments import check_count, check_flag, check_items
 from nasopt.errors import ConfigError
 from nasopt.search import importance
+from nasopt.search.eliminate import has_branches
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import MASKS, ParameterHalves
 from nasopt.search.phase_arguments import check_freeze, check_steps_of, check_teacher, make_strength
@@ -118,8 +119,8 @@ class PhaseSchedule:
             else tuple(check_items("PhaseSchedule: shrink", shrink, Optimizer, "optimizers"))
         )
         self._eliminate = check_flag("PhaseSchedule: eliminate", eliminate)
-        if eliminate and model.choices is None:
-            raise ConfigError(f"PhaseSchedule: eliminate drops branches, and {type(model).__name__} searches none")
+        if eliminate and not has_branches(model):
+            raise ConfigError(f"PhaseSchedule: eliminate drops branches, and this {type(model).__name__} searches none")
         if self._shrink and model.masks is None and not eliminate:
             raise ConfigError(
                 f"PhaseSchedule: shrink removes channels, and {type(model).__name__} has no masks: leave it out, or let branches "

@@ -111,7 +111,7 @@ def called(what: str, function: Callable[..., Any], *arguments: Any, **named: An
     try:
         return function(*arguments, **named)
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
-        if isinstance(error, (NasoptError, torch.OutOfMemoryError)):
+        if isinstance(error, (NasoptError, torch.cuda.OutOfMemoryError)):
             raise
         given = pytree.tree_map(lambda x: _form(x), (*arguments, *named.values()))
         sizes = {x.shape[:1] for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)}

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from nasopt.arguments import check_number
 from nasopt.errors import ConfigError, DivergedError
 from nasopt.search.calibrate import unrounded
+from nasopt.search.eliminate import has_branches
 from nasopt.search.model import SearchModel
 from nasopt.search.parameters import ParameterHalves
 from nasopt.search.phases import PhaseSchedule
@@ -127,7 +128,7 @@ class Run:
             search=search_epochs,
             finetune=finetune,
             shrink=self.optimizer,
-            eliminate=self.model.choices is not None,
+            eliminate=has_branches(self.model),
             teacher=teacher,
             steps=length_of(train_loader),
         )

@@ -65,7 +65,11 @@ def test_search_keeps_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
         (["--budget", "size=60", "--epochs", "18", "--method", "pitt"], "Did you mean 'pit'?"),
         (["--budget", "size=60", "--epochs", "18", "--seed", str(2**70)], "from 0 to 2**63 - 1"),
         (["--budget", "size=60", "--epochs", "18", "--lr", "nan"], "--lr must be a finite number > 0"),
-        (["--budget", "size=60", "--epochs", "18", "--output", "my_searches.py"], "File exists"),
+        (
+            ["--budget", "size=60", "--epochs", "18", "--output", "my_searches.py"],
+            "cannot be made a folder: File exists",
+        ),
+        (["--budget", "size=60", "--epochs", "18", "--output", "a\0b"], "cannot be made a folder: embedded null"),
         (["--budget", "size=60", "--epochs", "18", "--val", "my_searches.py:broken"], "fails: OSError: no data"),
         (["--budget", "size=60", "--epochs", "18", "--val", "my_searches.py:no"], "has no 'no'"),
         (["--budget", "size=60", "--epochs", "18", "--config", "none.yaml"], "cannot be read"),
@@ -79,6 +83,18 @@ def test_what_cannot_be_searched(words: list[str], message: str, capsys: pytest.
     assert not list(Path.cwd().rglob("*.pt"))
     with pytest.raises(SystemExit):
         main([*WORDS, "--budget", "size=60", "--epochs", "18", "--threads", "0"])
+
+
+def test_required_options_may_stand_in_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("yaml")
+    given = {"train": "my_searches.py:train", "val": "my_searches.py:val", "budget": "size = 1", "epochs": [3, 8, 2]}
+    Path("own.yaml").write_text(json.dumps(given))
+    assert main(["search", "my_searches.py:build", "--config", "own.yaml"]) == 2
+    assert "the limit on size is 1 weights" in capsys.readouterr().err
+    for words in (["--config"], ["--config", "own.yaml", "--epochz", "3"]):
+        with pytest.raises(SystemExit):
+            main(["search", "my_searches.py:build", *words])
+        assert "error: " in capsys.readouterr().err
 
 
 def test_options_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasopt import PIT, Budget, PhaseSchedule, PITSuperNet, SuperNet, SuperNetModule
-from nasopt.errors import ConfigError
+from nasopt.errors import ConfigError, NoEffectWarning
 from unit_test.methods.phase_toys import SHAPE, alternatives, convnet, unit
 
 OUTER, INNER = "0", "0.branches.0"
@@ -176,6 +176,11 @@ def test_channels_of_what_is_gone_hold_no_others() -> None:
     model.eval().arch_export()
 
 
+def without_branches() -> Any:
+    with pytest.warns(NoEffectWarning, match="finds no SuperNetModule"):
+        return make(convnet(), PITSuperNet)[0]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -187,7 +192,11 @@ def test_channels_of_what_is_gone_hold_no_others() -> None:
         ),
         (
             lambda: PhaseSchedule(make(convnet(), PIT)[0], search=1, strength=1.0, eliminate=True),
-            "eliminate drops branches, and PIT searches none",
+            "eliminate drops branches, and this PIT searches none",
+        ),
+        (
+            lambda: PhaseSchedule(without_branches(), search=1, strength=1.0, eliminate=True),
+            "eliminate drops branches, and this PITSuperNet searches none",
         ),
         (
             lambda: PhaseSchedule(
