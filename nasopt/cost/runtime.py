@@ -275,7 +275,7 @@ TFLM = register_runtime(
         planning_base_bytes=0,
         planning_tensor_bytes=32,
         planning_buffer_bytes=40,
-        planning_operation_bytes={"MEAN": 264, "SUM": 264},  # three scratch buffers
+        planning_operation_bytes={"MEAN": 264, "SUM": 264, "MIRROR_PAD": 168},  # three scratch buffers, two
         planning_least={
             "CONV_2D": (640, 12),
             "TRANSPOSE_CONV": (640, 12),

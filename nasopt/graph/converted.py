@@ -173,13 +173,24 @@ class Converted:
             now = sources[0] if sources else name
             kinds = _AROUND.get(getattr(walk.module_of(node), "padding_mode", "zeros"), ("PAD",))
             if parts_of(walk.module_of(node), node, value, walk.value(node))[0].kinds[0] == "MAX_POOL_2D":
-                kinds = ("MIRROR_PAD",)
+                return self._rings(node, now, sources, around, space)
             inner = source in self._padded and walk.flow.inputs[source][0].op != "placeholder"
             if inner and value.dim() == 3 and self._is_branched(source):
                 kinds = ("TRANSPOSE", "TRANSPOSE", *kinds, "TRANSPOSE")  # it leaves the order of channels last for that
             return walk.extra(
                 f"{node.name}:pad", now, prod(padding), space, sources, kinds, (("PAD", _margins(around)),)
             )
+        return sources
+
+    def _rings(self, node: fx.Node, now: str, sources: list[str], around: Any, space: int) -> list[str]:
+        """Copies of the rim, one step for each row and column: converters know no more of them at once."""
+        padded, sizes = around
+        for ring in range(1, max(p - n for p, n in zip(padded, sizes)) // 2 + 1):
+            grown = tuple(min(p, n + 2 * ring) for p, n in zip(padded, around[1]))
+            constants = (("PAD", _margins((grown, sizes))),)
+            name = f"{node.name}:pad{ring}"
+            sources = self._walk.extra(name, now, prod(grown), space, sources, ("MIRROR_PAD",), constants)
+            now, space, sizes = name, prod(grown), grown
         return sources
 
     def finish(self, node: fx.Node, sources: list[str]) -> list[str]:

@@ -62,6 +62,37 @@ def test_other_networks_fit_where_they_were_said_to(name):
     assert low * needed <= calls_of(name).total("memory:tflm") <= high * needed
 
 
+@pytest.mark.parametrize(
+    ("pool", "needed"), [((3, 2, 1), 3312), ((5, 2, 2), 3712), ((7, 2, 3), 4080), ((9, 2, 4), 4480), ((2,), 2880)]
+)
+def test_copies_of_the_rim_take_their_bytes_while_the_engine_plans(pool, needed):
+    """What TFLM's interpreter needed for the file of `to_tflite`, in steps of 16 B."""
+    layers = [
+        nn.Conv1d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool1d(*pool),
+        nn.Conv1d(8, 4, 1),
+        nn.AdaptiveAvgPool1d(1),
+    ]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 2))
+    assert needed - 32 < network_calls(network, (3, 40)).total("memory:tflm") <= needed
+
+
+@pytest.mark.parametrize(
+    ("pool", "needed"), [((5, 2, 2), 8080), ((7, 2, 3), 9488), (((5, 3), 2, (2, 1)), 7776), (((5, 1), 2, (2, 0)), 7152)]
+)
+def test_copies_of_the_rim_are_made_row_by_row(pool, needed):
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(*pool),
+        nn.Conv2d(8, 4, 1),
+        nn.AdaptiveAvgPool2d(1),
+    ]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 2))
+    assert 0.99 * needed < network_calls(network, (3, 16, 16)).total("memory:tflm") <= needed
+
+
 def test_what_a_layer_becomes_follows_from_where_its_input_lies():
     def kinds(*layers: nn.Module) -> list[str]:
         calls = network_calls(nn.Sequential(nn.Conv2d(3, 8, 3), *layers), (3, 9, 9))
@@ -77,6 +108,15 @@ def test_what_a_layer_becomes_follows_from_where_its_input_lies():
     # 7 x 7 with one element around it at stride 2 is the runtime's "same", 8 x 8 is not; no kernel counts zeros in a mean.
     assert kinds(nn.MaxPool2d(3, 2, 1)) == ["MAX_POOL_2D"]
     assert kinds(nn.ConstantPad2d((0, 1, 0, 1), 1.0), nn.MaxPool2d(3, 2, 1))[1:] == ["MIRROR_PAD", "MAX_POOL_2D"]
+    # Converters copy one row and column of the rim at once.
+    for pool, rings in (
+        ((7, 2, 2), 2),
+        (((7, 3), 2, (2, 1)), 2),
+        (((1, 7), 2, (0, 2)), 2),
+        ((7, 2, 3), 0),
+        ((9, 1, 3), 3),
+    ):
+        assert kinds(nn.MaxPool2d(*pool)) == ["MIRROR_PAD"] * rings + ["MAX_POOL_2D"]
     assert kinds(nn.AvgPool2d(3, 1, 1)) == ["PAD", "AVERAGE_POOL_2D"]
     # Only the first activation is part of its convolution.
     assert kinds(nn.ReLU(), nn.Hardswish()) == ["HARD_SWISH"]
