@@ -15,7 +15,7 @@ from nasopt.graph.buffers import Buffer
 from nasopt.graph.file_orders import Orders
 from nasopt.graph.lowered import GIVEN, Part, parts_of
 from nasopt.graph.materialised import fuses, inside_of, joins, splits
-from nasopt.graph.windows import Around, knows_padding, padding_of, zeros_around
+from nasopt.graph.windows import Around, knows_padding, padding_of, takes_maxima, zeros_around
 
 if TYPE_CHECKING:
     from nasopt.graph.activations import Walk
@@ -172,7 +172,7 @@ class Converted:
             around = (tuple(padding), tuple(value.shape[2:]))
             now = sources[0] if sources else name
             kinds = _AROUND.get(getattr(walk.module_of(node), "padding_mode", "zeros"), ("PAD",))
-            if parts_of(walk.module_of(node), node, value, walk.value(node))[0].kinds[0] == "MAX_POOL_2D":
+            if takes_maxima(walk.module_of(node), node):
                 return self._rings(node, now, sources, around, space)
             inner = source in self._padded and walk.flow.inputs[source][0].op != "placeholder"
             if inner and value.dim() == 3 and self._is_branched(source):
@@ -232,7 +232,7 @@ class Converted:
             return False
         user = walk.module_of(users[0]), users[0]
         cuts = min(min(sides) for sides in around) < 0
-        if zeros_around(*user) is None and (cuts or not knows_padding(*user)):
+        if zeros_around(*user) is None and (cuts or not knows_padding(*user) or takes_maxima(*user)):
             return False
         self._padded[node] = around
         return True
@@ -241,7 +241,10 @@ class Converted:
         """Whether a node cuts some sides off and pads others of what one convolution or pooling reads, which pads itself."""
         walk, users = self._walk, list(self._walk.flow.users[node])
         own = None if self.orders.pads_in_torch_order(node) else zeros_around(walk.module_of(node), node)
-        if own is None or len(users) != 1 or not knows_padding(walk.module_of(users[0]), users[0]):
+        if own is None or len(users) != 1:
+            return False
+        user = walk.module_of(users[0]), users[0]
+        if not knows_padding(*user) or takes_maxima(*user):
             return False
         before = self._padded.get(walk.flow.inputs[node][0], ((0, 0),) * len(own))
         own = tuple((a + c, b + d) for (a, b), (c, d) in zip(own, before, strict=True))

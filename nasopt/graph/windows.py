@@ -112,6 +112,11 @@ def _window(module: nn.Module | None, node: fx.Node) -> tuple[Any, Any, Any, Any
     return None
 
 
+def takes_maxima(module: nn.Module | None, node: fx.Node) -> bool:
+    """Whether a node is a max pool: zeros that others put around its input are no padding of its own, which is -inf."""
+    return isinstance(module, (nn.MaxPool1d, nn.MaxPool2d)) or function_of(node) in (F.max_pool1d, F.max_pool2d)
+
+
 def _averages(node: fx.Node) -> bool:
     return function_of(node) in (F.avg_pool1d, F.avg_pool2d)
 

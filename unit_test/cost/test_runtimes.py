@@ -79,6 +79,22 @@ def test_copies_of_the_rim_take_their_bytes_while_the_engine_plans(pool, needed)
 
 
 @pytest.mark.parametrize(
+    ("zeros", "pool", "needed"),
+    [
+        (1, (3, 2), 6768),
+        (1, (3, 2, 1), 8080),
+        (1, (5, 2, 2), 9504),
+        ((0, 1, 0, 1), (3, 2), 6496),
+        ((0, 1, 0, 1), (3, 2, 1), 6496),
+    ],
+)
+def test_zeros_around_a_maximum_are_an_operation_of_their_own(zeros, pool, needed):
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.ZeroPad2d(zeros), nn.MaxPool2d(*pool), nn.Conv2d(8, 4, 1)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    assert 0.99 * needed < network_calls(network, (3, 16, 16)).total("memory:tflm") <= needed
+
+
+@pytest.mark.parametrize(
     ("pool", "needed"), [((5, 2, 2), 8080), ((7, 2, 3), 9488), (((5, 3), 2, (2, 1)), 7776), (((5, 1), 2, (2, 0)), 7152)]
 )
 def test_copies_of_the_rim_are_made_row_by_row(pool, needed):
