@@ -43,6 +43,8 @@ from nasopt.search.recalibrate import recalibrate
 from nasopt.search.schedule import Schedule
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+_AVERAGES = {"WeightAveraging", "StochasticWeightAveraging"}
+"""Callbacks of Lightning that keep a copy of the weights."""
 
 
 def _callback_class() -> Any:
@@ -133,6 +135,12 @@ class SearchCallback(_callback_class()):  # type: ignore[misc]
                 f"SearchCallback: {'shrink' if self.shrink else 'eliminate'}=True is for one process: DistributedDataParallel "
                 "would have to be built anew after every "
                 "epoch. Leave it out, or call model.shrink() in a loop of your own"
+            )
+        kinds = {base.__name__: type(one).__name__ for one in trainer.callbacks for base in type(one).__mro__}
+        if (self.shrink or self.eliminate) and (average := kinds.keys() & _AVERAGES):
+            raise ConfigError(
+                f"SearchCallback: {kinds[average.pop()]} averages weights that lose channels or branches in the search: leave "
+                "out shrink and eliminate, or average in the training of what was found"
             )
         self.phases = PhaseSchedule(
             model,

@@ -251,6 +251,17 @@ def test_what_is_off_leaves_and_validation_sees_statistics_of_today() -> None:
         SearchCallback(recalibrate=-1)
 
 
+@pytest.mark.parametrize("name", ["StochasticWeightAveraging", "EMAWeightAveraging", "WeightAveraging"])
+def test_averages_of_weights_and_shrinking_do_not_go_together(name: str) -> None:
+    average = getattr(lightning().callbacks, name, None)
+    if average is None:
+        pytest.skip("an older Lightning")
+    average = average(swa_lrs=1e-2) if name == "StochasticWeightAveraging" else average()
+    search = SearchCallback(search=2, finetune=1, shrink=True, strength=0.1)
+    with pytest.raises(ConfigError, match=f"{name} averages weights that lose channels"):
+        trainer([search, average]).fit(Lit(make("pit")), loader(), loader())
+
+
 def test_alternating_steps_under_manual_optimization() -> None:
     search = SearchCallback(strength=0.5)
     lit = alternating_class()(make("nasb"), search)
