@@ -259,7 +259,7 @@ def test_averages_of_weights_and_shrinking_do_not_go_together(name: str) -> None
     average = average(swa_lrs=1e-2) if name == "StochasticWeightAveraging" else average()
     search = SearchCallback(search=2, finetune=1, shrink=True, strength=0.1)
     with pytest.raises(ConfigError, match=f"{name} averages weights that lose channels"):
-        trainer([search, average]).fit(Lit(make("pit")), loader(), loader())
+        trainer([search, average]).fit(Lit(make("pit")), loader())
 
 
 def test_alternating_steps_under_manual_optimization() -> None:
