@@ -20,11 +20,11 @@ from torch import nn
 from nasopt.arguments import short
 from nasopt.checked import checked
 from nasopt.cost.latency import evaluate, rows_of
-from nasopt.cost.network import network_calls
+from nasopt.cost.network import calls_on_board
 from nasopt.cost.targets.posterior import NOISE, Posterior
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.target import Target
-from nasopt.errors import ConfigError, NasoptError
+from nasopt.errors import ConfigError
 
 Vector = NDArray[np.float64]
 
@@ -63,14 +63,7 @@ def network_units(model: nn.Module, input_shape: Sequence[Any], label: str = "th
     Raises:
         ConfigError: with its label: it is a search model, it does not run, or holds what nobody can price.
     """
-    if callable(getattr(model, "arch_export", None)):
-        raise ConfigError(
-            f"{label} is of a {type(model).__name__}: give the network that runs on boards, arch_export()"
-        )
-    try:
-        calls = network_calls(model, input_shape)
-    except NasoptError as error:
-        raise ConfigError(f"{label}: {error}") from error
+    calls = calls_on_board(model, input_shape, label)
     if calls.unpriced:
         raise ConfigError(f"{label}: nobody knows what {', '.join(calls.unpriced)} cost: time a network without")
     return units_of_rows(rows_of([call.shape for call in calls.calls])).sum(0)

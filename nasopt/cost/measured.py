@@ -24,6 +24,7 @@ _REQUIRED = ("kind", "in_channels", "out_channels")
 _OPTIONAL = ("kernel", "output_size", "stride", "groups")
 _NAMES = {"in_channels": ("in_channels", "cin", "in"), "out_channels": ("out_channels", "cout", "out")}
 """Other heads of a column that are known."""
+_MOST = 10**9
 
 
 @checked_but("table")
@@ -180,8 +181,8 @@ def _number(where: str, column: str, text: str) -> float:
 
 def _channels(where: str, row: Mapping[str, str], column: str) -> int:
     count = _number(where, column, row[column])
-    if count != int(count):
-        raise ConfigError(f"{where}: {column} is {row[column]!r}: give a whole number")
+    if count != int(count) or count >= _MOST:
+        raise ConfigError(f"{where}: {column} is {row[column]!r}: give a whole number below {_MOST:,}")
     return int(count)
 
 

@@ -14,7 +14,7 @@ from nasopt.checked import checked, checked_but
 from nasopt.cost.memory import live_bytes
 from nasopt.cost.metrics import AnyMetric, Metric, PeakMetric, RatioMetric, get_metric
 from nasopt.cost.runtime import LIVE, Runtime
-from nasopt.errors import UnpricedError
+from nasopt.errors import ConfigError, NasoptError, UnpricedError
 from nasopt.graph.activations import activation_memory
 from nasopt.graph.buffers import ActivationMemory
 from nasopt.graph.example import make_example
@@ -130,6 +130,22 @@ def network_calls(
     unpriced = tuple(dict.fromkeys(facts.unpriced))
     free = (name for name in facts.called() if name not in unpriced and name not in {t.layer for t in terms})
     return NetworkCalls(tuple(calls), unpriced, tuple(free), analysis)
+
+
+def calls_on_board(model: nn.Module, input_shape: Sequence[Any], label: str) -> NetworkCalls:
+    """The calls of a network that was timed.
+
+    Raises:
+        ConfigError: with its label: it is a search model, or does not run.
+    """
+    if callable(getattr(model, "arch_export", None)):
+        raise ConfigError(
+            f"{label} is of a {type(model).__name__}: give the network that runs on boards, arch_export()"
+        )
+    try:
+        return network_calls(model, input_shape)
+    except NasoptError as error:
+        raise ConfigError(f"{label}: {error}") from error
 
 
 @checked_but("metric")

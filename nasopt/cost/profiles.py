@@ -25,7 +25,7 @@ from nasopt.arguments import check_number
 from nasopt.checked import checked
 from nasopt.cost.calibration import LAYER_LIMIT, LAYER_NOISE, fit_checked, make_target, ratios_of, units_of_rows
 from nasopt.cost.latency import rows_of
-from nasopt.cost.network import network_calls
+from nasopt.cost.network import calls_on_board
 from nasopt.cost.read_table import SECONDS, Lines, column, number, plain, read_text, split, unit_of
 from nasopt.cost.targets.registry import get_target
 from nasopt.cost.targets.target import Target
@@ -161,7 +161,8 @@ def target_from_profile(
     clock_mhz = get_target(base, clock_mhz=clock_mhz).clock_mhz
     if tick_mhz is not None:
         check_number("target_from_profile: tick_mhz", tick_mhz, above=0)
-    calls = [call for call in network_calls(model, input_shape).calls if facts_of(call.shape.kind).multiplies]
+    network = calls_on_board(model, input_shape, "the profile")
+    calls = [call for call in network.calls if facts_of(call.shape.kind).multiplies]
     timed = _one_inference([operation for operation in read_profile(profile) if operation.multiplies], len(calls))
     if len(timed) != len(calls):
         raise ConfigError(

@@ -8,6 +8,7 @@ import re
 import pytest
 from torch import nn
 
+from nasopt import PIT
 from nasopt.cli import main
 from nasopt.cost import get_target, latency_metric, network_calls, network_cost, read_profile, target_from_profile
 from nasopt.cost.targets import registry
@@ -211,6 +212,14 @@ def test_the_command_makes_a_target(tmp_path, capsys, monkeypatch):
     registry._OWN.clear()
     assert main([*arguments, "--output", str(path)]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_profile_is_of_a_network_on_a_board():
+    seed = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(ConfigError, match="the profile is of a PIT: give the network that runs on boards"):
+        target_from_profile(PIT(seed, (4,)), (4,), "FULLY_CONNECTED took 9 ticks\n" * 2, 64)
+    with pytest.raises(ConfigError, match=r"the profile: .* failed on the example input"):
+        target_from_profile(seed, (5,), "FULLY_CONNECTED took 9 ticks\n" * 2, 64)
 
 
 def test_the_command_takes_tables_and_profiles(tmp_path, capsys):

@@ -136,6 +136,7 @@ def test_a_layer_that_was_timed_twice():
     [
         ("kind,in_channels,out_channels,cycles\nlinear,1,5,6,7\n", "row 2: 5 values under 4 heads: quote"),
         ("kind,in_channels,out_channels,cycles\nlinear,1.5,5,6\n", "row 2: in_channels is '1.5': give a whole number"),
+        ("kind,in_channels,out_channels,cycles\nlinear,1e30,5,6\n", "in_channels is '1e30': give a whole number below"),
         ("kind,in_channels,out_channels,ms\nlinear,1,5,0,25\n", "row 2: 5 values under 4 heads: quote"),
         ("kind,in_channels,out_channels,ms\nlinear,1,5,soon\n", "row 2: ms is 'soon'"),
         ("kind,in_channels,cycles\nlinear,1,5\n", "row 2: 'out_channels' is missing"),
