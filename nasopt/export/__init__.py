@@ -2,6 +2,7 @@
 
 from nasopt.export.accuracy import top1
 from nasopt.export.c import CReport, to_c
+from nasopt.export.calibration_files import write_calibration_models
 from nasopt.export.executorch import to_executorch
 from nasopt.export.int8 import to_int8_onnx
 from nasopt.export.integer import IntegerProgram, integer_program
@@ -32,4 +33,5 @@ __all__ = [
     "to_torch_layers",
     "top1",
     "vela_cost",
+    "write_calibration_models",
 ]

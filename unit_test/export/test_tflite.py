@@ -21,8 +21,9 @@ from toys.table import randomise
 from benchmarks.device_networks import NETWORKS
 from benchmarks_mlperf_tiny import networks
 from nasopt import NASB, PIT, PITSuperNet, SuperNet, with_candidates
+from nasopt.cost import suggest_calibration_models
 from nasopt.errors import ConfigError, ExportError
-from nasopt.export import ExportReport, to_tflite
+from nasopt.export import ExportReport, to_tflite, write_calibration_models
 from nasopt.nn import LightResidual, MeanVarianceECA, MultiHeadDepthwise, ReafConv2d, fractal_block
 from unit_test.methods.nasb_seeds import SHAPE as NASB_SHAPE
 from unit_test.methods.nasb_seeds import Residual
@@ -417,3 +418,32 @@ def test_large_networks(name: str, tmp_path: Path) -> None:
     assert report.device.steps <= 3
     assert report.device.in_float == ()
     assert "TRANSPOSE" not in report.device.operations
+
+
+def test_files_of_the_networks_to_time(tmp_path: Path) -> None:
+    candidates: dict[str, Any] = {
+        "small": (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)), (1, 8, 8)),
+        "wide": (nn.Sequential(nn.Conv2d(3, 16, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (3, 6, 6)),
+        "mlp": (nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)), (12,)),
+    }
+    files = write_calibration_models(candidates, tmp_path / "to" / "time", k=2)
+    assert list(files) == suggest_calibration_models(candidates, 2)
+    for name, path in files.items():
+        assert path == tmp_path / "to" / "time" / f"{name}.tflite"
+        assert int8_input(path).dtype == np.int8
+    (tmp_path / "file").write_text("kept")
+    for folder, names, message in (
+        (tmp_path / "file", candidates, "no folder to write to"),
+        (tmp_path, {"a/b": candidates["mlp"]}, "'a/b' is no name of a file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            write_calibration_models(names, folder, k=1)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def int8_input(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(os.fspath(path))
+    interpreter.allocate_tensors()
+    return interpreter.get_tensor(interpreter.get_input_details()[0]["index"])
