@@ -199,7 +199,8 @@ LEFT_OUT = {
         "a record that the library fills",
     ),
     **dict.fromkeys(
-        ("export.to_tflite", "export.to_executorch", "export.vela_cost"), "needs an environment of its own"
+        ("export.to_tflite", "export.to_executorch", "export.vela_cost", "export.write_calibration_models"),
+        "needs an environment of its own",
     ),
     **dict.fromkeys(
         (f"cost.targets.{name}" for name in ("Target", "get_target", "register_target", "target_names", "chip_names")),

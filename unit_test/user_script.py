@@ -136,6 +136,7 @@ def files(net: nn.Module, loader: Batches) -> list[export.ExportReport]:
     program: export.IntegerProgram = export.integer_program(net)
     c: export.CReport = export.to_c(net, "found_c")
     vela: export.VelaCost = export.vela_cost("found.tflite")
+    print(export.write_calibration_models({"a": (net, SHAPE)}, "to_time", k=1)["a"].name)
     reports = [
         export.to_onnx(net, "found.onnx", x),
         export.to_int8_onnx(net, "found-int8.onnx", loader, data=loader, metric=export.top1),
