@@ -37,6 +37,7 @@ from nasopt.graph.program_buffers import is_taken_over, unrounded
 from nasopt.graph.registry import Memory, memory_of
 from nasopt.graph.sharing import is_changed_in_place
 from nasopt.graph.values import UNKNOWN
+from nasopt.graph.walk import Walk
 
 _FIELDS = {"values": 0, "indices": 1}
 """Of maxima and minima."""
@@ -63,7 +64,7 @@ class ActivationWalks:
 
     def under(self, decisions: Decisions, materialised: bool = False, accumulators: bool = False) -> ActivationMemory:
         """What is left under decisions; with `accumulators` as programs of integers have it."""
-        return Walk(self, self._flows.under(decisions), materialised, decisions, accumulators).run()
+        return ActivationWalk(self, self._flows.under(decisions), materialised, decisions, accumulators).run()
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, None for a function."""
@@ -79,7 +80,7 @@ class ActivationWalks:
         return self._memory[node]
 
 
-class Walk:
+class ActivationWalk(Walk):
     """One pass over the graph."""
 
     def __init__(

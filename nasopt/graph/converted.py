@@ -7,7 +7,7 @@ operation before it changes the order, and one after it changes it back where a 
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -15,10 +15,8 @@ from nasopt.graph.buffers import Buffer
 from nasopt.graph.file_orders import Orders
 from nasopt.graph.lowered import GIVEN, Part, parts_of
 from nasopt.graph.materialised import fuses, inside_of, joins, splits
+from nasopt.graph.walk import Walk
 from nasopt.graph.windows import Around, knows_padding, padding_of, takes_maxima, zeros_around
-
-if TYPE_CHECKING:
-    from nasopt.graph.activations import Walk
 
 _AROUND = {"circular": ("PAD", "SELECT_V2") * 6 + ("SLICE",) * 4}
 """Operations of paddings that are more than one."""

@@ -7,17 +7,15 @@ time makes are images of height 1.
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
 from nasopt.graph.lowered import is_turned, parts_of
 from nasopt.graph.materialised import is_folded, is_moved, order_of, permutation_of
+from nasopt.graph.walk import Walk
 from nasopt.graph.windows import zeros_around
-
-if TYPE_CHECKING:
-    from nasopt.graph.activations import Walk
 
 Order = Literal["last", "first"]
 
