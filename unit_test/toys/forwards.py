@@ -120,9 +120,9 @@ class ConstantSizes(nn.Module):
         return self.head(x)
 
 
-@toy("sizes_as_values", (3, 6, 6), channels=5)
+@toy("sizes_as_values", (3, 6, 6), channels=9)
 class SizesAsValues(nn.Module):
-    """`x / sqrt(channels)` changes its value when channels go: these stay. Checks on sizes and types are just answered."""
+    """`x / sqrt(channels)` goes on with the seed's number when channels go. Checks on sizes and types are just answered."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -58,9 +58,9 @@ class Attention(nn.Module):
         return self.head((x + self.feed_forward(x)).mean(1))
 
 
-@toy("attention_by_matmul", (6, 4), channels=9)
+@toy("attention_by_matmul", (6, 4), channels=4 + 9)
 class AttentionByMatmul(nn.Module):
-    """Written by hand: queries, keys and values stay, as does what is added to their product."""
+    """Written by hand: queries, keys and values of one layer, and of all heads, keep the same channels."""
 
     def __init__(self) -> None:
         super().__init__()
