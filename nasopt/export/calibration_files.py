@@ -33,7 +33,8 @@ def write_calibration_models(
     Their ranges are those of random inputs, which changes what they compute and not how long it takes.
 
     ```python
-    files = write_calibration_models({"a": (net_a, (3, 32, 32)), "b": (net_b, (1, 49, 10))}, "to_time", k=1)
+    candidates = {"a": (net_a, (3, 32, 32)), "b": (net_b, (1, 49, 10))}
+    files = write_calibration_models(candidates, "to_time", k=1)
     board = target_from_timings([(*candidates[name], ms) for name, ms in timed.items()])  # once they are timed
     ```
 

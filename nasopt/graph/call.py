@@ -109,11 +109,12 @@ class Call:
         return self.node not in self._facts.activations
 
     @property
-    def meets_channels(self) -> bool:
-        """Whether an argument that is computed from an input of the model has channels."""
-        facts = self._facts
-        found = [x for n in self.node.all_input_nodes if n in facts.computed for x in flatten(facts.resolve(n))]
-        return any(isinstance(x, Tensor) and bool((squash(x)[0] != NO_LABEL).any()) for x in found)
+    def is_bare(self) -> bool:
+        """Whether it reads what is computed from inputs of the model, and nothing of that has channels."""
+        read = flatten([self._facts.resolve(n) for n in self.node.all_input_nodes if n in self._facts.computed])
+        return any(isinstance(x, Tensor) for x in read) and not any(
+            isinstance(x, Tensor) and bool((squash(x)[0] != NO_LABEL).any()) for x in read
+        )
 
     # --- channels
 

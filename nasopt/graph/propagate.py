@@ -125,7 +125,7 @@ def _use_as_values(facts: Facts, call: Call) -> None:
     for node in call.node.all_input_nodes:
         sizes = [] if isinstance(node.meta["value"], Tensor) else flatten(facts.resolve(node))
         labels = [line for size in sizes if isinstance(size, Extent) for line in size.labels]
-        if labels and facts.counts_channels(node):
+        if labels and facts.counts_channels(node) and node not in facts.samples:
             facts.as_values.append((call.node, node))
         elif labels:
             call.fix(labels, "their number is used as a value")

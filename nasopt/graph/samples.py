@@ -13,7 +13,9 @@ def sample_nodes(module: fx.GraphModule) -> set[fx.Node]:
     """Data, sizes of its first dimension, and what is made of these; positions that are made of other sizes are no such nodes."""
     found: set[fx.Node] = set()
     for node in module.graph.nodes:
-        if node.op == "placeholder" or (any(one in found for one in node.all_input_nodes) and _is_of_samples(node)):
+        # What another tensor gives its type alone is none of that tensor's samples.
+        read = node.all_input_nodes[:1] if node.target in ("to", "type_as") else node.all_input_nodes
+        if node.op == "placeholder" or (any(one in found for one in read) and _is_of_samples(node)):
             found.add(node)
     return found
 

@@ -62,25 +62,29 @@ def test_other_networks_fit_where_they_were_said_to(name):
     assert low * needed <= calls_of(name).total("memory:tflm") <= high * needed
 
 
+def between(*layers: nn.Module, dims: int = 2) -> nn.Module:
+    """Layers behind a convolution and before another one, a mean and a linear layer."""
+    convolution, mean = ((nn.Conv1d, nn.AdaptiveAvgPool1d), (nn.Conv2d, nn.AdaptiveAvgPool2d))[dims - 1]
+    first, last = (convolution(3, 8, 3, padding=1), nn.ReLU()), (convolution(8, 4, 1), mean(1))
+    return nn.Sequential(*first, *layers, *last, nn.Flatten(), nn.Linear(4, 2))
+
+
 @pytest.mark.parametrize(
     ("pool", "needed"), [((3, 2, 1), 3312), ((5, 2, 2), 3712), ((7, 2, 3), 4080), ((9, 2, 4), 4480), ((2,), 2880)]
 )
 def test_copies_of_the_rim_take_their_bytes_while_the_engine_plans(pool, needed):
     """What TFLM's interpreter needed for the file of `to_tflite`, in steps of 16 B."""
-    layers = [
-        nn.Conv1d(3, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool1d(*pool),
-        nn.Conv1d(8, 4, 1),
-        nn.AdaptiveAvgPool1d(1),
-    ]
-    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 2))
+    network = between(nn.MaxPool1d(*pool), dims=1)
     assert needed - 32 < network_calls(network, (3, 40)).total("memory:tflm") <= needed
 
 
 @pytest.mark.parametrize(
     ("zeros", "pool", "needed"),
     [
+        (0, (5, 2, 2), 8080),
+        (0, (7, 2, 3), 9488),
+        (0, ((5, 3), 2, (2, 1)), 7776),
+        (0, ((5, 1), 2, (2, 0)), 7152),
         (1, (3, 2), 6768),
         (1, (3, 2, 1), 8080),
         (1, (5, 2, 2), 9504),
@@ -88,24 +92,9 @@ def test_copies_of_the_rim_take_their_bytes_while_the_engine_plans(pool, needed)
         ((0, 1, 0, 1), (3, 2, 1), 6496),
     ],
 )
-def test_zeros_around_a_maximum_are_an_operation_of_their_own(zeros, pool, needed):
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.ZeroPad2d(zeros), nn.MaxPool2d(*pool), nn.Conv2d(8, 4, 1)]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    assert 0.99 * needed < network_calls(network, (3, 16, 16)).total("memory:tflm") <= needed
-
-
-@pytest.mark.parametrize(
-    ("pool", "needed"), [((5, 2, 2), 8080), ((7, 2, 3), 9488), (((5, 3), 2, (2, 1)), 7776), (((5, 1), 2, (2, 0)), 7152)]
-)
-def test_copies_of_the_rim_are_made_row_by_row(pool, needed):
-    layers = [
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(*pool),
-        nn.Conv2d(8, 4, 1),
-        nn.AdaptiveAvgPool2d(1),
-    ]
-    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 2))
+def test_copies_of_the_rim_are_made_row_by_row_and_zeros_around_it_first(zeros, pool, needed):
+    around = (nn.ZeroPad2d(zeros),) if zeros else ()
+    network = between(*around, nn.MaxPool2d(*pool))
     assert 0.99 * needed < network_calls(network, (3, 16, 16)).total("memory:tflm") <= needed
 
 

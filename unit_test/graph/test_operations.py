@@ -32,6 +32,7 @@ class Between(nn.Module):
         self.b, self.head = nn.LazyConv2d(5, 1), nn.Linear(5, 3)
         self.p = nn.Parameter(torch.randn(8))
         self.register_buffer("k", torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])).repeat(8, 1, 1, 1))
+        self.register_buffer("mask", torch.ones(40, 40).tril())
         self.body = [body]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,6 +53,13 @@ def two_halves(x: Tensor, y: Tensor) -> Tensor:
     result[:, :8] = x
     result[:, 8:] = y
     return result
+
+
+def attended(x: Tensor, mask: Tensor) -> Tensor:
+    """Attention with a table of what is seen, by hand."""
+    steps = x.size(1)
+    scores = (x @ x.transpose(1, 2) / math.sqrt(x.size(-1))).masked_fill(mask[:steps, :steps] == 0, -math.inf)
+    return scores.softmax(-1) @ x
 
 
 def changed(x: Tensor, _result: Any) -> Tensor:
@@ -144,6 +152,13 @@ NUMBERS: dict[str, tuple[Body, int, int]] = {
     "size_as_groups_transposed": (lambda s, x: F.conv_transpose2d(x, s.k, None, 1, 1, 0, x.size(1)), 8, 0),
     "size_as_norm_groups": (lambda s, x: F.group_norm(x, x.shape[1]), 8, 0),
     "filter_of_size": (lambda s, x: F.conv2d(x, s.k[:1].expand(x.size(1), -1, -1, -1), None, 1, 1, 1, x.size(1)), 8, 0),
+    "constructor_scaled": (lambda s, x: x + 0.5 * torch.zeros(x.size(0), x.size(1), 1, 1), 8, 0),
+    "masked_attention": (lambda s, x: attended(x.flatten(2).transpose(1, 2), s.mask).transpose(1, 2).view_as(x), 8, 0),
+    "filter_of_its_type": (
+        lambda s, x: F.conv2d(x, s.k[:1].to(x).repeat(x.size(1), 1, 1, 1), padding=1, groups=x.size(1)),
+        8,
+        0,
+    ),
     "filter_repeated": (
         lambda s, x: F.conv2d(x, s.k[:1].repeat(x.size(1), 1, 1, 1), padding=1, groups=x.size(1)),
         8,
@@ -227,3 +242,29 @@ def test_tensors_made_in_forward_are_made_at_every_call() -> None:
     scramble(model)
     network = model.arch_export()
     assert torch.equal(network(x), network(x))
+
+
+class FiltersOfSamples(nn.Module):
+    """Every sample has filters of its own, stacked along the channels of one convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.filters = nn.Conv2d(3, 4, 1), nn.Linear(4, 36)
+        self.second, self.head = nn.Conv2d(4, 5, 1), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        b, c, h, w = x.shape
+        filters = self.filters(x.mean((2, 3))).view(-1, 1, 3, 3)
+        y = F.conv2d(x.reshape(1, -1, h, w), filters, padding=1, groups=filters.shape[0])
+        return self.head(self.second(y.view(b, c, h, w)).mean((2, 3)))
+
+
+def test_filters_of_every_sample_are_those_of_any_batch() -> None:
+    torch.manual_seed(0)
+    model = PIT(FiltersOfSamples(), (3, 5, 5), unpriced="ignore").eval()
+    scramble(model, "uniform")
+    network = model.arch_export()
+    for samples in (1, 2, 5):
+        x = torch.randn(samples, 3, 5, 5)
+        assert largest_difference(model(x), network(x)) < 1e-5

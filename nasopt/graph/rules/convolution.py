@@ -51,12 +51,10 @@ def convolution_function(call: Call) -> Any:
     if weight is None or (call.argument_node(2, "bias") is not None and bias is None):
         spatial, samples = tensor.dim() - 2, call.batch
         filters = call.argument(1, "weight")
-        if (
-            call.argument_node(2, "bias") is None
-            and _is_depthwise(tensor, groups)
-            and call.labels.varying(filters) == [0]
-        ):
-            return _own_filters(call, filters, tensor, groups)
+        is_one_each = _is_depthwise(tensor, groups) and call.labels.varying(filters) == [0]
+        is_shared = call.argument_node(1, "weight") not in call.facts.samples
+        if is_one_each and is_shared and call.argument_node(2, "bias") is None:
+            return _made_filters(call, filters, tensor, groups)
         # A weight for every sample: all of them lie along the channels, in a group each.
         is_apart = call.value.shape[0] == 1 < samples and groups % samples == 0
         outputs = tensor.shape[0] // samples if is_apart else tensor.shape[0]
@@ -70,8 +68,8 @@ def convolution_function(call: Call) -> Any:
     return call.spread(written, 1 - tensor.dim())
 
 
-def _own_filters(call: Call, filters: Tensor, tensor: Tensor, groups: int) -> Tensor:
-    """A depthwise convolution whose filters are activations, or made for as many channels as there are."""
+def _made_filters(call: Call, filters: Tensor, tensor: Tensor, groups: int) -> Tensor:
+    """A depthwise convolution whose filters are made for as many channels as there are; the same for all samples."""
     spatial = tensor.dim() - 2
     read, written = call.channels(call.argument(0, "input"), -spatial - 1), call.labels.line(filters, 0)
     call.unite(written, read.repeat_interleave(tensor.shape[0] // groups))

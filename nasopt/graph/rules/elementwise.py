@@ -107,7 +107,7 @@ _OPERATORS += [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, 
 
 @function_rule(*dict.fromkeys(_ARITHMETIC), *_OPERATORS, memory="in_place")
 def arithmetic(call: Call) -> Any:
-    if not call.of_parameters and not call.meets_channels:  # a mask of attention, a table of positions: used as it is
+    if call.is_bare:  # a mask of attention, a table of positions: used as it is
         return call.fixed_unit("meets a tensor without channels")
     return meet(call, call.tensors, call.value.shape)
 
